@@ -34,3 +34,7 @@ configure() {
     meson setup "$directory" "$repository" "$@"
   fi
 }
+
+# How `build` is configured: optimised, with the assertions on, which stay in what users run.
+# shellcheck disable=SC2034 # used by those who source this file
+release_options=(-Dbuildtype=release -Db_ndebug=false)
