@@ -1,0 +1,74 @@
+// Counters and histograms that cost one relaxed add on a cache line few threads share.
+//
+// Each has kShards padded cells; a thread keeps to the cell of its number. Readers sum the cells,
+// so a sum taken while writers run is a moment's view, never torn below a value seen before.
+#pragma once
+
+#include <array>
+#include <atomic>
+#include <bit>
+#include <cstddef>
+#include <cstdint>
+
+namespace dynamicfs {
+
+// A small number of this thread, dense from 0 while threads are few; taken modulo kShards.
+unsigned thread_shard();
+
+inline constexpr unsigned kShards = 16;
+
+class Counter {
+ public:
+  void add(std::uint64_t n = 1) {
+    cells_[thread_shard()].value.fetch_add(n, std::memory_order_relaxed);
+  }
+  std::uint64_t sum() const {
+    std::uint64_t total = 0;
+    for (const Cell& cell : cells_) total += cell.value.load(std::memory_order_relaxed);
+    return total;
+  }
+
+ private:
+  struct alignas(64) Cell {
+    std::atomic<std::uint64_t> value{0};
+  };
+  std::array<Cell, kShards> cells_;
+};
+
+// Powers of two: bucket b holds values in [2^(b-1), 2^b); bucket 0 holds 0. Percentiles are the
+// upper bound of the bucket they fall in, so at most twice the true value.
+class Histogram {
+ public:
+  static constexpr std::size_t kBuckets = 48;
+
+  void record(std::uint64_t value) {
+    const std::size_t bucket = std::bit_width(value) < kBuckets ? std::bit_width(value) : kBuckets - 1;
+    buckets_[bucket].fetch_add(1, std::memory_order_relaxed);
+    sum_.add(value);
+  }
+  std::uint64_t count() const {
+    std::uint64_t total = 0;
+    for (const auto& bucket : buckets_) total += bucket.load(std::memory_order_relaxed);
+    return total;
+  }
+  std::uint64_t sum() const { return sum_.sum(); }
+  std::uint64_t bucket(std::size_t i) const { return buckets_[i].load(std::memory_order_relaxed); }
+  // `fraction` in (0, 1]; 0 if nothing was recorded.
+  std::uint64_t percentile(double fraction) const {
+    const std::uint64_t total = count();
+    std::uint64_t seen = 0;
+    for (std::size_t i = 0; i < kBuckets; ++i) {
+      seen += bucket(i);
+      if (total != 0 && static_cast<double>(seen) >= fraction * static_cast<double>(total)) {
+        return i == 0 ? 0 : (std::uint64_t{1} << i) - 1;
+      }
+    }
+    return 0;
+  }
+
+ private:
+  std::array<std::atomic<std::uint64_t>, kBuckets> buckets_{};
+  Counter sum_;
+};
+
+}  // namespace dynamicfs
