@@ -1,0 +1,82 @@
+// Extent and chunk changes: bytes to struct and back. A journal record is a sequence of changes,
+// each {type u8, length u32, body}; types 64 to 127 are ours, lower ones belong to fs/.
+//
+// Replaying is idempotent per record: a put replaces, a clear of nothing clears nothing.
+//
+// Format  man/format.md, "Extent changes".
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "base/bytes.hpp"
+#include "base/ids.hpp"
+#include "base/result.hpp"
+#include "extent/extent_map.hpp"
+#include "journal/superblock.hpp"
+
+namespace dynamicfs::extent {
+
+enum class ChangeType : std::uint8_t {
+  kExtentPut = 64,
+  kExtentClear = 65,
+  kExtentReserve = 66,
+  kChunkPut = 67,
+  kChunkRemove = 68,
+  kReferenceCount = 69,  // reserved for shared blocks: {chunk, block, count, references}
+};
+inline constexpr std::uint8_t kExtentChangeFirst = 64;
+inline constexpr std::uint8_t kExtentChangeLast = 127;
+
+// The generation is the LSN of the record.
+struct ExtentPut {
+  InodeId inode;
+  FileBlock first;
+  Encoding encoding = Encoding::kPlain;
+  std::vector<Piece> pieces;
+  std::vector<std::uint32_t> crcs;
+};
+struct ExtentClear {
+  InodeId inode;
+  FileBlock first;
+  std::uint64_t count = 0;
+};
+struct ExtentReserve {
+  InodeId inode;
+  FileBlock first;
+  std::uint64_t count = 0;
+};
+
+// One place of a chunk: a slot on a disk.
+struct Place {
+  DiskId disk;
+  SlotId slot;
+  bool operator==(const Place&) const = default;
+};
+struct ChunkPut {
+  ChunkId chunk;
+  journal::Policy layout;    // replica(r) has r places of equal content; ec(k,m) has k+m
+  std::vector<Place> places; // fewer than the layout asks for: made while disks were away
+  bool operator==(const ChunkPut&) const = default;
+};
+struct ChunkRemove {
+  ChunkId chunk;
+};
+
+// Each appends one whole change.
+void encode(ByteWriter& out, InodeId inode, FileBlock first, std::span<const Piece> pieces,
+            std::span<const std::uint32_t> crcs);  // an ExtentPut, without a copy
+void encode(ByteWriter& out, const ExtentClear& change);
+void encode(ByteWriter& out, const ExtentReserve& change);
+void encode(ByteWriter& out, const ChunkPut& change);
+void encode(ByteWriter& out, const ChunkRemove& change);
+
+// `body` without type and length. kFormatInvalid for anything that encode() would not write.
+Result<ExtentPut> decode_extent_put(std::span<const std::byte> body);
+Result<ExtentClear> decode_extent_clear(std::span<const std::byte> body);
+Result<ExtentReserve> decode_extent_reserve(std::span<const std::byte> body);
+Result<ChunkPut> decode_chunk_put(std::span<const std::byte> body);
+Result<ChunkRemove> decode_chunk_remove(std::span<const std::byte> body);
+
+}  // namespace dynamicfs::extent

@@ -1,0 +1,151 @@
+// The data of a pool: chunks on slots of disks, where blocks are allocated, written on every copy,
+// read back verified, repaired and freed.
+//
+// Write   Space from a write point (an open chunk), one device write per copy, never over data that
+//         a mapping names. Nobody sees the blocks until the caller publishes them in a FileMap.
+// Read    Optimistic: pin, copy the mappings without a lock, read the best copy, verify every
+//         block's CRC-32C, compare generations; see read().
+// Free    INV-3: a freed block is *pending* until the record that freed it is covered
+//         (Journal::covered) and no read that could aim at it is outstanding. A slot of an empty
+//         chunk obeys the same rule behind its ChunkRemove record.
+// Degraded  Chunks with a place on a disk that is away take no new blocks. With fewer healthy disks
+//         than the policy asks for, new chunks have as many places as there are disks.
+//
+// Threads  Every method may be called from any thread.
+// Locks    The allocator's mutex and the chunk table's are leaves; chunk records are appended to the
+//         journal under the allocator's (an append takes no lock).
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "base/executor.hpp"
+#include "base/metrics.hpp"
+#include "base/result.hpp"
+#include "extent/epoch.hpp"
+#include "extent/extent_format.hpp"
+#include "extent/extent_lock.hpp"
+#include "extent/extent_map.hpp"
+#include "journal/change_gate.hpp"
+#include "journal/journal.hpp"
+#include "journal/pool.hpp"
+#include "journal/run.hpp"
+
+namespace dynamicfs::extent {
+
+struct StoreMetrics {
+  Counter reads_optimistic;       // file reads answered without a lock
+  Counter read_retries;           // ... that had to look again because a generation had changed
+  Counter read_fallbacks;         // ... that took the locks after three tries
+  Counter read_failovers;         // pieces read from another copy than the first choice
+  Counter checksum_errors;        // blocks that failed their checksum, mapping unchanged
+  Counter checksum_stale;         // ... with a changed generation: must stay 0 (INV-3)
+  Counter repairs;                // copies rewritten
+  Counter unrecoverable_blocks;   // no good copy was left
+  Counter blocks_allocated, blocks_freed, blocks_reused;
+  Counter chunks_opened, chunks_removed;
+  Counter space_drains;           // pending space was drained before an answer of "no space"
+  Counter data_bytes_written;     // by callers, before copies
+};
+
+// In bytes; truthful for statfs. `usable` counts what the policy can hold over the present disks.
+struct SpaceReport {
+  std::uint64_t usable_bytes = 0;
+  std::uint64_t free_bytes = 0;        // of usable; pending space counts as free, promises do not
+  std::uint64_t pending_bytes = 0;
+  std::uint64_t promised_bytes = 0;
+  std::uint64_t reserve_bytes = 0;     // kept back so that deleting and metadata always work
+  std::uint64_t degraded_chunks = 0;   // with fewer readable places than their layout asks for
+  std::vector<std::pair<DiskId, std::uint64_t>> used_by_disk;  // bytes of slots in use
+};
+
+struct WriteHint {
+  InodeId inode;
+  FileBlock first;                   // consecutive small writes of one file are placed together
+  journal::Policy policy;
+  scheduler::IoClass io_class = scheduler::IoClass::kWrite;
+  // How many of the blocks replace promised (reserved) or mapped ones, so may use the reserve.
+  std::uint64_t replaced_blocks = 0;
+};
+
+struct Written {
+  std::vector<Piece> pieces;         // in the order of the data
+  std::vector<std::uint32_t> crcs;   // one per block
+};
+
+class Store final : public journal::SlotSource {
+ public:
+  // Recovery comes first: load and replay chunks and mappings, then start().
+  Store(Executor& executor, journal::Pool& pool, journal::ChangeGate& gate);
+  ~Store() override;
+
+  // ---- Recovery: one thread, before start(). -----------------------------------------------------
+  Result<void> replay(const ChunkPut& change);
+  Result<void> replay(const ChunkRemove& change);
+  // The run named by the manifest keeps its slots.
+  void keep_run(const journal::Manifest& manifest);
+  // Called once for every data mapping of the recovered state. kFormatInvalid: unknown chunk, block
+  // out of range, or mapped twice.
+  Result<void> note_live(const Mapping& mapping);
+  void note_reserved(std::uint64_t blocks);
+  // Everything not noted is free. The journal is used from now on.
+  void start(journal::Journal& journal);
+
+  // ---- Data ------------------------------------------------------------------------------------
+  // Writes whole blocks (at most 257: 1 MiB, unaligned) to new space on every copy and computes
+  // their checksums. On success at least one copy, and every copy on a disk that is healthy now, is
+  // complete (not flushed). A disk that fails is reported to the pool. Errors: kNoSpace (after
+  // pending space was drained), kReadOnly, kDiskWrite. `data` is aligned to kBlockBytes and stays
+  // valid and unchanged until completion.
+  Task<Result<Written>> write(WriteHint hint, std::span<const std::byte> data);
+  // Gives back blocks that were written but will not be published.
+  void discard(const Written& written);
+  // These mappings were replaced or cleared by the record `lsn`.
+  void free(const Freed& freed, Lsn lsn);
+
+  // Promises space to fallocate. kNoSpace if it is not there, after draining.
+  Task<Result<void>> promise(std::uint64_t blocks, journal::Policy policy);
+  void unpromise(std::uint64_t blocks);
+
+  // Reads blocks [first, first + out.size()/4096) of a file as one point in time; holes and reserved
+  // extents are zeros. `out` is aligned. Errors: kCorrupt (detail: block) when no good copy is left,
+  // kDiskGone when the disks that have it are away.
+  // Algorithm: design section 5. A single-extent read whose checksum is good is a legal snapshot
+  // even if the mapping changed meanwhile; a read over several extents of which one changed is
+  // retried; after three tries the mappings are copied and pinned under the extent locks.
+  Task<Result<void>> read(const FileMap& map, InodeId inode, FileBlock first,
+                          std::span<std::byte> out, scheduler::IoClass io_class);
+
+  // Called when a block of a file turns out unreadable, no lock held.
+  void on_unrecoverable(std::function<void(InodeId, FileBlock)> listener);
+
+  ExtentLocks& locks();
+  EpochTracker& memory_epochs();
+
+  // ---- Housekeeping ------------------------------------------------------------------------------
+  // Releases pending space that has become safe and removes empty chunks (appending their records).
+  // Called after journal progress and periodically; cheap when there is nothing to do.
+  Task<void> reclaim();
+  SpaceReport space(journal::Policy policy) const;
+  const StoreMetrics& metrics() const;
+
+  // ---- Checkpoint --------------------------------------------------------------------------------
+  // All chunks, ascending; called inside ChangeGate::exclusively.
+  std::vector<ChunkPut> chunks() const;
+  std::optional<SlotId> take_run_slot(DiskId disk) override;
+  void drop_run_slots(DiskId disk, std::span<const SlotId> slots) override;
+  // A durable manifest has replaced `old`: its slots are free once no disk that may be mounted can
+  // still point at them (they wait for the next covered record like everything else).
+  void retire_run(const journal::Manifest& old);
+  // Disks for a run's copies: healthy, most free slots first, `copies` of them or as many as exist.
+  std::vector<DiskId> run_disks(std::size_t copies) const;
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace dynamicfs::extent

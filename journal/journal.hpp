@@ -1,0 +1,146 @@
+// The metadata journal: records, committed in batches to a ring on every member disk.
+//
+// A change to the namespace or to an extent map has happened when its record is durable here; the
+// maps in memory are a cache of checkpoint + journal.
+//
+// Commit  "Commit while busy": the first waiter starts a batch at once; whoever arrives while it is
+//         in flight shares the next. One batch in flight. Phases of a batch: take every published
+//         record from the RAM ring in LSN order; flush each disk with unflushed writes (all of them
+//         completed before their records were appended); then one durable write to every member.
+//         Header: pool uuid, epoch number and tag, sequence, CRC of the previous header, first and
+//         last LSN, watermark, length, CRC-32C of header and payload.
+// Invariants  LSNs grow by one per record; after recovery they skip ahead by more than could have
+//             been in flight, so no LSN is ever used for two records.
+//             A batch n+1 is never on disk anywhere before batch n was durable on all members.
+//             covered() is what INV-3 asks for: everything up to it is durable, and so is a later
+//             header that says so.
+// Failure     A member that fails a write or flush is ejected (Pool::report_failure), then the batch
+//             is rewritten from RAM under the new epoch to those left. When the pool has become
+//             read-only the journal stops: every later sync() fails with kJournalStopped.
+// Recovery    From the manifest's log position: per sequence number any valid copy of the members
+//             found; stops at the first sequence no member can supply. A valid batch of a later
+//             sequence within kBatchBytesMax behind that point tells rot from a torn tail: then
+//             kCorrupt. Members that lack a batch get it (or, new ones, all of them) before open()
+//             returns. Idempotent; nothing else is written.
+// Threads     Every method may be called from any thread.
+// Locks       append() takes none; committing holds one of its own, a leaf.
+// Format      man/format.md, "Journal".
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <span>
+
+#include "base/executor.hpp"
+#include "base/ids.hpp"
+#include "base/metrics.hpp"
+#include "base/result.hpp"
+#include "journal/pool.hpp"
+
+namespace dynamicfs::journal {
+
+inline constexpr std::size_t kRecordBytesMax = 128 * kKiB;
+inline constexpr std::size_t kBatchBytesMax = 1 * kMiB;
+// Records that can wait in RAM for their commit.
+inline constexpr std::uint64_t kRingRecords = 16 * kKiB;
+inline constexpr std::uint64_t kRingBytesMax = 32 * kMiB;
+
+struct JournalMetrics {
+  Counter appends;
+  Counter group_commits;        // batches made durable
+  Counter group_commit_ops;     // records in them
+  Counter group_commit_waiters; // sync() calls they satisfied
+  Counter batch_bytes;          // payload and header, before copies
+  Counter flushes;              // of data disks, before log writes
+  Counter reserve_waits;        // reserve() had to wait
+  Counter log_space_waits;      // a commit had to wait for a checkpoint
+  Histogram commit_latency_us;
+  Histogram batch_records;
+};
+
+// What recovery did, for the log and `status`.
+struct RecoveryReport {
+  std::uint64_t records_replayed = 0;
+  std::uint64_t batches_replayed = 0;
+  std::uint64_t batches_repaired = 0;  // copied to a member that lacked them
+  bool torn_tail = false;
+  Lsn last;                            // the last LSN there is
+  Duration took{0};
+};
+
+class Journal;
+
+// Room for records, taken before any lock so that append() never waits. Gives back what is unused.
+class Credit {
+ public:
+  Credit() = default;
+  Credit(Credit&& other) noexcept;
+  Credit& operator=(Credit&& other) noexcept;
+  ~Credit();
+
+ private:
+  friend class Journal;
+  Journal* journal_ = nullptr;
+  std::uint32_t records_ = 0;
+  std::uint64_t bytes_ = 0;
+};
+
+class Journal {
+ public:
+  // Called for every surviving record behind the manifest's LSN, oldest first.
+  using Apply = std::function<Result<void>(Lsn, std::span<const std::byte> payload)>;
+
+  // Recovers (see above), then calls pool.begin(). With a read-only pool nothing is written.
+  // `pool` outlives the journal.
+  static Task<Result<std::unique_ptr<Journal>>> open(Executor& executor, Pool& pool, Apply apply);
+  // No call may be outstanding; close() first unless the process is about to die anyway.
+  ~Journal();
+
+  // Waits until `records` records with together `bytes` payload fit in RAM, starting a commit if
+  // that is what makes room. Never fails: a stopped journal grants too, and sync() reports.
+  Task<Credit> reserve(std::uint32_t records, std::uint64_t bytes);
+
+  // Adds one record within `credit`: lock-free, never waits, never fails. The record is complete in
+  // RAM on return and durable after sync(). payload.size() is 1 to kRecordBytesMax.
+  Lsn append(Credit& credit, std::span<const std::byte> payload);
+
+  // Completes once every record up to `upto` is durable on all current members, and with it all data
+  // written before those records were appended. kJournalStopped: the outcome is unknown and the
+  // journal accepts nothing more.
+  Task<Result<void>> sync(Lsn upto);
+  // sync(appended()), then a header that covers it: afterwards covered() == durable() if nothing
+  // new came. Two device trips; one if there was nothing to commit; none if already covered.
+  Task<Result<void>> drain();
+
+  Lsn appended() const;   // the newest record handed in
+  Lsn durable() const;
+  Lsn covered() const;    // see Invariants
+  bool stopped() const;
+  // Stops: sync() fails from now on. For a failure found elsewhere.
+  void stop();
+
+  // Called after durable() or covered() has grown, by the committing thread, no lock held.
+  void on_progress(std::function<void()> listener);
+
+  // Bytes of the log in use and its size; a checkpoint should start well before they meet.
+  std::uint64_t log_used_bytes() const;
+  std::uint64_t log_capacity_bytes() const;
+  // Where recovery must start if everything up to `lsn` is in a checkpoint: the first batch with a
+  // later record, or the place of the next batch to come.
+  LogPosition position_after(Lsn lsn) const;
+  // The space before `position` is free: the manifest that names it is durable.
+  void trim(LogPosition position);
+
+  const JournalMetrics& metrics() const;
+  const RecoveryReport& recovery() const;
+
+ private:
+  friend class Credit;
+  struct Impl;
+  explicit Journal(std::unique_ptr<Impl> impl);
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace dynamicfs::journal

@@ -1,0 +1,125 @@
+// The disks of one pool, opened together: which are here, which count, and every change of that.
+//
+// A change of membership (a disk missing at mount, failing while running, coming back) begins a new
+// epoch: its number, a random tag and who took part are durable on every disk that is left before
+// anything else happens (INV-5). Superblocks are written by this class alone.
+//
+// Threads  Every method may be called from any thread.
+// Locks    An AsyncMutex serialises superblock writes; a leaf Mutex guards the fields.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/executor.hpp"
+#include "base/mutex.hpp"
+#include "base/result.hpp"
+#include "base/waiters.hpp"
+#include "journal/superblock.hpp"
+#include "scheduler/disk.hpp"
+
+namespace dynamicfs::journal {
+
+struct FormatOptions {
+  Policy policy;
+  std::string label;
+};
+
+enum class DiskHealth : std::uint8_t {
+  kHealthy,
+  kMissing,   // not found at mount
+  kFailed,    // a write or flush failed, or it vanished, since the mount
+  kStale,     // here again after it was away: reads verify, what it missed has one copy less
+};
+const char* disk_health_name(DiskHealth health);
+
+struct DiskStatus {
+  DiskRecord record;
+  DiskHealth health = DiskHealth::kHealthy;
+  bool member = false;
+  std::string reason;   // for kFailed: what happened, in words
+};
+
+// What one disk's superblocks said, for mount, `create` and `dump`. Reads both copies.
+// kFormatMagic when neither is ours. Nothing is changed.
+Task<Result<Superblock>> read_superblock(scheduler::Disk& disk);
+
+class Pool {
+ public:
+  // Writes zeros over the journal regions and the first superblocks of a new pool with these disks
+  // (ids 0, 1, ... in order) and flushes. Errors: kPoolExists (detail: index) if a disk has a
+  // superblock already; kTooFewDisks; kInvalid (detail: index) for a volume below kVolumeBytesMin.
+  static Task<Result<Uuid>> format(Executor& executor, std::vector<scheduler::Disk*> disks,
+                                   FormatOptions options);
+
+  struct Opening {
+    // Takes the disks; which is which is read from their superblocks, order does not matter.
+    std::vector<std::unique_ptr<scheduler::Disk>> disks;
+    bool read_only = false;
+  };
+  // What stands in the way of opening, in words for the user; filled when open() fails.
+  struct Problem {
+    std::string text;                   // names the disks by path, says what to do
+    std::vector<DiskRecord> missing;
+  };
+  // Decides who is current, stale or missing. Changes nothing on disk: begin() does. Errors, each
+  // with `problem` filled: kFormatMagic, kFormatVersion, kNotInPool (disks of different pools),
+  // kSplitBrain, kDiskMissing (more disks are missing than the policy tolerates, or no member of the
+  // newest epoch is here), kChecksum.
+  static Task<Result<std::unique_ptr<Pool>>> open(Executor& executor, Opening opening,
+                                                  Problem* problem);
+  ~Pool();
+
+  // After recovery, before the first record: if the set of disks here differs from the one the
+  // superblock knows, starts a new epoch with new members (all disks up to three) and makes it
+  // durable on all of them; marks the pool not clean. Sets `stale_since` of disks that are away to
+  // `last`, the last LSN recovered, unless set already. Old members first, then by id.
+  Task<Result<void>> begin(Lsn last);
+
+  Superblock superblock() const;       // a copy of the current state
+  Uuid uuid() const;
+  Policy policy() const;
+  EpochRecord epoch() const;
+  // The disk, or nullptr when missing or failed. Valid until the pool is destroyed.
+  scheduler::Disk* disk(DiskId id) const;
+  // Ids of disks that can be written now, ascending; a snapshot, immutable, cheap to take.
+  std::shared_ptr<const std::vector<DiskId>> healthy() const;
+  std::vector<DiskId> members() const;
+  // Members of the superblock as it was found, before begin(): where the old log is.
+  std::vector<DiskId> members_found() const;
+  std::vector<DiskStatus> status() const;
+  bool degraded() const;               // any disk missing, failed or stale
+  // More disks lost than the policy tolerates, or no member left: nothing may be written any more.
+  bool read_only() const;
+  // A place of a chunk: offset of a slot on a disk's volume.
+  std::uint64_t slot_offset(DiskId id, SlotId slot) const;
+  std::uint32_t slot_count(DiskId id) const;
+
+  // A write or flush on this disk failed, or a read said it is gone. It is failed for good
+  // (Disk::fail()), leaves the members, and a new epoch without it is durable on the others when
+  // this completes; every caller that reports the same disk waits for that. `stale_since` is what
+  // on_failure's `last_durable` says. Errors: kReadOnly if too much is lost now.
+  Task<Result<void>> report_failure(DiskId id, Error cause);
+  // Called after each membership change, on some thread, with no lock held.
+  void on_change(std::function<void()> listener);
+  // Asked for the last durable LSN when a disk fails. Set by the journal.
+  void set_durable_source(std::function<Lsn()> source);
+
+  // Switches to a new checkpoint, durable on all healthy disks when it completes. The caller has
+  // flushed what the manifest names.
+  Task<Result<void>> commit_manifest(Manifest manifest);
+  // The last thing of an orderly shutdown, after a checkpoint.
+  Task<Result<void>> mark_clean();
+  // Remembers where disks are found now; written with the next superblock.
+  void set_path(DiskId id, std::string path);
+
+ private:
+  struct Impl;
+  explicit Pool(std::unique_ptr<Impl> impl);
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace dynamicfs::journal

@@ -1,0 +1,136 @@
+// Who belongs to the pool, which epoch it is in, and where its metadata is: the first thing read
+// and the last thing switched.
+//
+// Every disk of the pool carries two copies of the superblock, written alternately, so at least one
+// is whole after any crash; a pool of two disks has four.
+//
+// Invariants  `sequence` grows with every write. The epoch history only grows at its end.
+//             A disk whose newest epoch is in another disk's history, but not its newest, is stale.
+//             Two disks of which neither has the other's newest epoch were mounted apart.
+// Format      man/format.md, "Superblock".
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/bytes.hpp"
+#include "base/ids.hpp"
+#include "base/result.hpp"
+#include "base/uuid.hpp"
+
+namespace dynamicfs::journal {
+
+inline constexpr std::uint32_t kFormatVersion = 1;
+
+// A volume: superblock A at 0, B at kSuperblockBytes; the journal region at kJournalOffset; slots
+// from `first_slot_offset` (a multiple of kSlotBytes) to the end.
+inline constexpr std::uint64_t kSuperblockBytes = 64 * kKiB;
+inline constexpr std::uint64_t kJournalOffset = 1 * kMiB;
+// The smallest volume: superblocks, the smallest journal and eight slots.
+inline constexpr std::uint64_t kJournalBytesMin = 7 * kMiB;
+inline constexpr std::uint64_t kJournalBytesMax = 255 * kMiB;
+inline constexpr std::uint64_t kVolumeBytesMin = 40 * kMiB;
+inline constexpr std::size_t kDisksMax = 64;
+
+// Size of the journal region of a volume: about 1/64 of it, within the bounds above, such that the
+// first slot is aligned.
+constexpr std::uint64_t journal_bytes_for(std::uint64_t volume_bytes) {
+  const std::uint64_t wanted = align_down(volume_bytes / 64, kSlotBytes);
+  const std::uint64_t bounded = wanted < 8 * kMiB ? 8 * kMiB : wanted > 256 * kMiB ? 256 * kMiB : wanted;
+  return bounded - kJournalOffset;
+}
+
+// How data is protected. `single` is replica(1).
+struct Policy {
+  enum class Kind : std::uint8_t { kReplica = 1, kErasure = 2 };
+  Kind kind = Kind::kReplica;
+  std::uint8_t copies_or_data = 1;  // r, or k
+  std::uint8_t parity = 0;          // m
+  bool operator==(const Policy&) const = default;
+  // Disks that may be lost without losing data.
+  unsigned tolerance() const { return kind == Kind::kReplica ? copies_or_data - 1u : parity; }
+  unsigned width() const { return copies_or_data + (kind == Kind::kErasure ? parity : 0u); }
+  std::string text() const;                          // "single", "replica:2", "ec:4+2"
+  static std::optional<Policy> parse(std::string_view text);
+};
+
+// What the pool remembers of a disk. Whether it is here now is Pool's to say.
+enum class DiskState : std::uint8_t {
+  kActive = 1,   // took part in the current epoch
+  kAway = 2,     // missing when the current epoch began, or failed since
+};
+
+struct DiskRecord {
+  DiskId id;
+  Uuid uuid;
+  std::string path;                     // where it was last seen
+  std::uint64_t size_bytes = 0;
+  std::uint64_t journal_bytes = 0;
+  std::uint64_t first_slot_offset = 0;
+  std::uint32_t slots = 0;
+  DiskState state = DiskState::kActive;
+  // Extents published after this may lack their copy here, because the disk was away; 0: none.
+  Lsn stale_since;
+  bool operator==(const DiskRecord&) const = default;
+};
+
+struct EpochRecord {
+  Epoch number;
+  std::uint64_t tag = 0;  // random, so that epochs of equal number made apart differ
+  bool operator==(const EpochRecord&) const = default;
+};
+
+// A place in the log: batch `sequence` is, or will be, at `offset` of the journal region, and its
+// header names `previous_crc`.
+struct LogPosition {
+  BatchSequence sequence{1};
+  std::uint64_t offset = 0;
+  std::uint32_t previous_crc = 0;
+  bool operator==(const LogPosition&) const = default;
+};
+
+struct RunCopy {
+  DiskId disk;
+  std::vector<SlotId> slots;
+  bool operator==(const RunCopy&) const = default;
+};
+
+// The current checkpoint: all metadata as of `lsn`, and where the log goes on from there.
+struct Manifest {
+  std::uint64_t run_id = 0;    // 0: no run yet, the log alone is everything
+  Lsn lsn;                     // records up to this one are in the run
+  std::uint64_t run_bytes = 0;
+  std::vector<RunCopy> copies;
+  LogPosition log_start;
+  bool operator==(const Manifest&) const = default;
+};
+
+struct Superblock {
+  std::uint32_t reader_min = kFormatVersion;
+  std::uint32_t writer_min = kFormatVersion;
+  Uuid pool;
+  std::string label;
+  std::uint64_t sequence = 0;
+  DiskId this_disk;                      // the disk this copy lies on
+  Policy policy;
+  std::vector<EpochRecord> epochs;       // oldest first; the last is the current one
+  std::vector<DiskId> members;           // hold the log in the current epoch
+  std::vector<DiskRecord> disks;         // ids are never reused
+  Manifest manifest;
+  bool clean = false;                    // unmounted in order: the log behind the manifest is empty
+  std::uint64_t created_unix_s = 0;
+
+  const DiskRecord* find(DiskId id) const;
+  DiskRecord* find(DiskId id);
+  bool operator==(const Superblock&) const = default;
+};
+
+// Whole blocks, at most kSuperblockBytes; too large a pool is kFormatInvalid.
+Result<Bytes> encode(const Superblock& superblock);
+// kFormatMagic: not ours. kChecksum: ours, damaged. kFormatVersion: reader_min is newer than this
+// program (detail: that version). kFormatInvalid: impossible contents.
+Result<Superblock> decode(std::span<const std::byte> bytes);
+
+}  // namespace dynamicfs::journal
