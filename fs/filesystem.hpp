@@ -1,0 +1,219 @@
+// The POSIX tree: every operation, in our words. No fuse type crosses this line, so the same code
+// runs under the kernel and in the simulation.
+//
+// Durability  Every operation is one journal record: after a crash it is there completely or not at
+//             all, and if it is there so is every earlier one (INV-6). It is durable when fsync(),
+//             sync() or the commit interval has passed (INV-5).
+// Permissions Checked by the kernel (default_permissions) before we are called; only what the
+//             kernel cannot know is checked here.
+// Names       Any bytes but '/' and NUL, 1 to 255 long; "." and ".." are answered by lookup() only.
+// Times       Nanoseconds since 1970; the kernel owns mtime and ctime of cached writes.
+// Threads     Every method may be called from any thread.
+// Locks       ChangeGate, then inodes by ascending number, then extent locks, then leaves. None is
+//             held across a suspension (INV-1).
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/buffer.hpp"
+#include "base/executor.hpp"
+#include "base/result.hpp"
+#include "extent/store.hpp"
+#include "journal/journal.hpp"
+#include "journal/pool.hpp"
+
+namespace dynamicfs::fs {
+
+inline constexpr std::size_t kNameBytesMax = 255;
+inline constexpr std::size_t kSymlinkBytesMax = 4095;
+inline constexpr std::size_t kXattrValueBytesMax = 64 * kKiB;
+inline constexpr std::size_t kXattrListBytesMax = 64 * kKiB;
+inline constexpr std::uint32_t kLinksMax = 1'000'000;
+inline constexpr std::uint64_t kFileBytesMax = std::uint64_t{1} << 62;
+
+struct Attributes {
+  InodeId inode;
+  std::uint32_t mode = 0;       // type and permission bits as in stat(2)
+  std::uint32_t nlink = 0;
+  std::uint32_t uid = 0;
+  std::uint32_t gid = 0;
+  std::uint32_t rdev = 0;
+  std::uint64_t size_bytes = 0;
+  std::uint64_t blocks_512 = 0;
+  std::int64_t atime_ns = 0;
+  std::int64_t mtime_ns = 0;
+  std::int64_t ctime_ns = 0;
+  std::int64_t btime_ns = 0;
+};
+
+// Who makes a file: becomes its owner (the group of a setgid directory wins).
+struct Caller {
+  std::uint32_t uid = 0;
+  std::uint32_t gid = 0;
+};
+
+// What setattr changes; absent fields stay.
+struct AttributeChange {
+  std::optional<std::uint32_t> mode;
+  std::optional<std::uint32_t> uid;
+  std::optional<std::uint32_t> gid;
+  std::optional<std::uint64_t> size_bytes;
+  std::optional<std::int64_t> atime_ns;
+  std::optional<std::int64_t> mtime_ns;
+  std::optional<std::int64_t> ctime_ns;
+  bool atime_now = false;
+  bool mtime_now = false;
+  bool kill_suid_sgid = false;   // the kernel asks us to clear them with this change
+};
+
+struct WriteOptions {
+  bool cached = false;           // writeback of the page cache: the kernel keeps size and times
+  bool kill_suid_sgid = false;
+};
+
+// Bytes [begin, begin + size) of `buffer` are the answer; size may be short at the end of the file.
+struct ReadReply {
+  Buffer buffer;
+  std::size_t begin = 0;
+  std::size_t size_bytes = 0;
+};
+
+struct DirectoryEntry {
+  std::string_view name;         // valid during the callback
+  InodeId inode;
+  std::uint32_t type_bits = 0;   // S_IFMT part of the mode
+  std::uint64_t next_cookie = 0; // continue behind this entry; stable while the entry exists
+  const Attributes* attributes = nullptr;  // readdirplus only; null for "." and ".."
+};
+// False: the buffer is full; the entry was not taken. Called with the directory locked: copies
+// memory and nothing else.
+using DirectorySink = std::function<bool(const DirectoryEntry&)>;
+
+enum class RenameMode { kReplace, kNoReplace, kExchange };
+enum class FallocateMode { kAllocate, kKeepSize, kPunchHole, kZeroRange, kZeroRangeKeepSize };
+enum class SeekKind { kData, kHole };
+enum class XattrMode { kEither, kCreate, kReplace };
+
+struct StatFs {
+  std::uint64_t total_bytes = 0;      // usable under the pool's policy
+  std::uint64_t free_bytes = 0;
+  std::uint64_t available_bytes = 0;  // free less what is kept back
+  std::uint64_t files = 0;
+};
+
+struct FilesystemOptions {
+  // Data and metadata written without fsync are durable after this.
+  Duration commit_interval{std::chrono::seconds{5}};
+  // A checkpoint starts when the log is this full (percent), or this old with anything in it.
+  unsigned checkpoint_log_percent = 50;
+  Duration checkpoint_interval{std::chrono::seconds{30}};
+  bool read_only = false;
+};
+
+struct FilesystemMetrics {
+  Counter lookups, creates, unlinks, renames, reads, writes, fsyncs, readdirs, setattrs;
+  Counter read_bytes, written_bytes;
+  Counter bytes_copied;        // user-space copies on the write path (unaligned edges)
+  Counter merges;              // unaligned writes that had to read a block first
+  Counter merge_redos;         // ... again, because the block had changed meanwhile
+  Counter checkpoints;
+  Histogram checkpoint_ms;
+  Histogram fsync_latency_us;
+};
+
+// What the last mount found, for the log and `status`.
+struct MountReport {
+  journal::RecoveryReport journal;
+  std::uint64_t inodes = 0;
+  std::uint64_t orphans_removed = 0;   // unlinked but open when the power went
+  std::uint64_t run_entries = 0;
+  Duration took{0};
+};
+
+class Filesystem {
+ public:
+  // Recovers: run, then journal, then orphans; starts housekeeping. A pool without any record gets
+  // its root directory (mode 0755, owner root). The disks are those of `pool`.
+  static Task<Result<std::unique_ptr<Filesystem>>> mount(Executor& executor,
+                                                         std::unique_ptr<journal::Pool> pool,
+                                                         FilesystemOptions options);
+  // Everything durable, a checkpoint written, the pool marked clean; housekeeping has ended. No
+  // operation may be outstanding or follow. Without it the destructor abandons RAM, like a crash.
+  Task<Result<void>> unmount();
+  ~Filesystem();
+
+  // ---- Names -------------------------------------------------------------------------------------
+  // A success of lookup, mknod, mkdir, symlink, link and create adds one kernel reference, which
+  // forget() gives back; so does every readdirplus entry the sink took, but "." and "..".
+  Task<Result<Attributes>> lookup(InodeId parent, std::string name);
+  void forget(InodeId inode, std::uint64_t references);
+  // Regular files, FIFOs, sockets, device nodes; create() is mknod of a regular file.
+  Task<Result<Attributes>> mknod(InodeId parent, std::string name, std::uint32_t mode,
+                                 std::uint32_t rdev, Caller caller);
+  Task<Result<Attributes>> mkdir(InodeId parent, std::string name, std::uint32_t mode, Caller caller);
+  Task<Result<Attributes>> symlink(InodeId parent, std::string name, std::string target, Caller caller);
+  Task<Result<Attributes>> link(InodeId inode, InodeId parent, std::string name);
+  Task<Result<void>> unlink(InodeId parent, std::string name);
+  Task<Result<void>> rmdir(InodeId parent, std::string name);
+  Task<Result<void>> rename(InodeId from_parent, std::string from_name, InodeId to_parent,
+                            std::string to_name, RenameMode mode);
+  Task<Result<std::string>> readlink(InodeId inode);
+  // From behind `cookie` (0: from the start, which begins with "." and "..").
+  Task<Result<void>> readdir(InodeId directory, std::uint64_t cookie, bool plus, DirectorySink sink);
+
+  // ---- Attributes --------------------------------------------------------------------------------
+  Task<Result<Attributes>> getattr(InodeId inode);
+  Task<Result<Attributes>> setattr(InodeId inode, AttributeChange change);
+  Task<Result<std::string>> getxattr(InodeId inode, std::string name);
+  Task<Result<void>> setxattr(InodeId inode, std::string name, std::string value, XattrMode mode);
+  Task<Result<void>> removexattr(InodeId inode, std::string name);
+  // Names, each followed by NUL.
+  Task<Result<std::string>> listxattr(InodeId inode);
+  // Never suspends, takes one lock at most: the kernel asks for security.capability often.
+  bool has_xattrs(InodeId inode);
+
+  // ---- Data --------------------------------------------------------------------------------------
+  Task<Result<ReadReply>> read(InodeId inode, std::uint64_t offset_bytes, std::size_t size_bytes);
+  // All of `data` or an error. No copy is made when offset, size and address of the data are
+  // multiples of 4 KiB (the end of the file may be in the last block if the memory behind it, to
+  // the block's end, may be overwritten with zeros: `data` then has `spare` bytes behind it).
+  // `data` stays valid until completion.
+  Task<Result<void>> write(InodeId inode, std::uint64_t offset_bytes, std::span<std::byte> data,
+                           std::size_t spare_bytes, WriteOptions options);
+  Task<Result<void>> fallocate(InodeId inode, FallocateMode mode, std::uint64_t offset_bytes,
+                               std::uint64_t size_bytes);
+  Task<Result<std::uint64_t>> seek(InodeId inode, std::uint64_t offset_bytes, SeekKind kind);
+  // File or directory: everything done to it before is durable.
+  Task<Result<void>> fsync(InodeId inode);
+  // Everything done before is durable.
+  Task<Result<void>> sync();
+
+  StatFs statfs();
+
+  // ---- Operation ---------------------------------------------------------------------------------
+  // Writes all metadata as a new run and trims the log. Several callers share one.
+  Task<Result<void>> checkpoint();
+  journal::Pool& pool();
+  journal::Journal& journal();
+  extent::Store& store();
+  const FilesystemMetrics& metrics() const;
+  const MountReport& mount_report() const;
+  std::uint64_t inode_count() const;
+  std::uint64_t metadata_memory_bytes() const;   // estimate
+  // Files with blocks that no copy could supply, as paths (newest first, at most 64).
+  std::vector<std::string> damaged_files() const;
+
+ private:
+  struct Impl;
+  explicit Filesystem(std::unique_ptr<Impl> impl);
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace dynamicfs::fs
