@@ -1,0 +1,261 @@
+// The order of requests at one disk, as arithmetic: the clock is an argument.
+#include "scheduler/io_queue.hpp"
+
+#include <doctest/doctest.h>
+
+#include <deque>
+#include <random>
+#include <set>
+#include <vector>
+
+#include "tests/support/seed.hpp"
+
+namespace dynamicfs::scheduler {
+namespace {
+
+using std::chrono::microseconds;
+using std::chrono::milliseconds;
+
+constexpr std::array<IoClass, kIoClasses> kAll = {
+    IoClass::kCritical, IoClass::kHotRead, IoClass::kRead, IoClass::kWrite, IoClass::kBackground};
+
+// A queue and the requests in it; names them by the order in which they were pushed.
+struct Queue {
+  explicit Queue(IoQueueOptions options = {}) : queue(options) {}
+
+  int push(IoClass io_class, Duration at = {}) {
+    IoRequest& request = requests.emplace_back();
+    request.io_class = io_class;
+    request.tag = requests.size() - 1;
+    queue.push(request, TimePoint{at});
+    return static_cast<int>(request.tag);
+  }
+  // The number of the next request, -1 if there is none.
+  int pop() {
+    const IoRequest* request = queue.pop();
+    return request == nullptr ? -1 : static_cast<int>(request->tag);
+  }
+  // How many of `count` requests of this class may be at the device together.
+  unsigned started(IoClass io_class, unsigned count) {
+    for (unsigned i = 0; i < count; ++i) push(io_class);
+    unsigned n = 0;
+    while (pop() >= 0) ++n;
+    return n;
+  }
+
+  IoQueue queue;
+  std::deque<IoRequest> requests;
+};
+
+TEST_SUITE("io_queue") {
+  TEST_CASE("an empty queue has nothing to start") {
+    Queue q;
+    CHECK(q.pop() == -1);
+    CHECK_FALSE(q.queue.startable());
+    CHECK(q.queue.queued() == 0);
+    CHECK(q.queue.drain() == nullptr);
+  }
+
+  TEST_CASE("of requests that came together the more urgent class goes first") {
+    Queue q;
+    for (std::size_t i = kIoClasses; i-- > 0;) q.push(kAll[i]);
+    for (int expected = kIoClasses - 1; expected >= 0; --expected) CHECK(q.pop() == expected);
+    CHECK(q.pop() == -1);
+  }
+
+  TEST_CASE("a class is first in, first out") {
+    for (const IoClass io_class : kAll) {
+      Queue q({.depth = 64, .rotational = false});
+      const int a = q.push(io_class, milliseconds{5});
+      // Even if the clocks of two submitting threads disagree.
+      const int b = q.push(io_class, milliseconds{4});
+      const int c = q.push(io_class, milliseconds{6});
+      CHECK(q.pop() == a);
+      CHECK(q.pop() == b);
+      CHECK(q.pop() == c);
+    }
+  }
+
+  TEST_CASE("a request that has waited longer than its offset overtakes") {
+    const std::vector<std::pair<IoClass, Duration>> offsets = {
+        {IoClass::kHotRead, milliseconds{1}},
+        {IoClass::kRead, milliseconds{4}},
+        {IoClass::kWrite, milliseconds{20}},
+        {IoClass::kBackground, milliseconds{250}}};
+    for (const bool rotational : {false, true}) {
+      for (const auto& [io_class, offset] : offsets) {
+        const Duration wait = rotational ? offset * 4 : offset;
+        Queue before({.depth = 32, .rotational = rotational});
+        before.push(io_class);
+        const int critical = before.push(IoClass::kCritical, wait - microseconds{1});
+        CHECK(before.pop() == critical);
+
+        Queue after({.depth = 32, .rotational = rotational});
+        const int waiting = after.push(io_class);
+        after.push(IoClass::kCritical, wait + microseconds{1});
+        CHECK(after.pop() == waiting);
+      }
+    }
+  }
+
+  TEST_CASE("two that are due together: the more urgent class goes first") {
+    Queue q;
+    q.push(IoClass::kRead, milliseconds{0});
+    const int hot = q.push(IoClass::kHotRead, milliseconds{3});
+    CHECK(q.pop() == hot);
+  }
+
+  TEST_CASE("no more than the depth is at the device") {
+    for (const unsigned depth : {1U, 2U, 3U, 8U, 32U, 64U}) {
+      Queue q({.depth = depth, .rotational = false});
+      CHECK(q.started(IoClass::kCritical, 100) == depth);
+      CHECK(q.queue.in_flight() == depth);
+      CHECK_FALSE(q.queue.startable());
+    }
+  }
+
+  TEST_CASE("one slot is kept for critical requests") {
+    for (const unsigned depth : {2U, 3U, 8U, 32U}) {
+      Queue q({.depth = depth, .rotational = false});
+      CHECK(q.started(IoClass::kRead, 100) == depth - 1);
+      const int critical = q.push(IoClass::kCritical);
+      CHECK(q.queue.startable());
+      CHECK(q.pop() == critical);
+    }
+  }
+
+  TEST_CASE("the kept slot is not taken by another class while critical ones use their own") {
+    Queue q({.depth = 4, .rotational = false});
+    q.push(IoClass::kCritical);
+    CHECK(q.pop() == 0);
+    CHECK(q.started(IoClass::kRead, 100) == 3);
+    CHECK(q.queue.in_flight() == 4);
+  }
+
+  TEST_CASE("writes get at most three quarters, background at most one quarter") {
+    Queue writes({.depth = 32, .rotational = false});
+    CHECK(writes.started(IoClass::kWrite, 100) == 24);
+    CHECK(writes.started(IoClass::kRead, 100) == 7);
+
+    Queue background({.depth = 32, .rotational = false});
+    CHECK(background.started(IoClass::kBackground, 100) == 8);
+    CHECK(background.started(IoClass::kWrite, 100) == 23);
+  }
+
+  TEST_CASE("each class gets at least one slot, however short the device queue") {
+    for (const unsigned depth : {1U, 2U, 3U}) {
+      for (const IoClass io_class : kAll) {
+        Queue q({.depth = depth, .rotational = false});
+        CHECK(q.started(io_class, 10) >= 1);
+      }
+    }
+  }
+
+  TEST_CASE("a class whose slots are taken is passed over, and is next when one comes back") {
+    Queue q({.depth = 4, .rotational = false});
+    const int first = q.push(IoClass::kBackground);
+    const int second = q.push(IoClass::kBackground);
+    CHECK(q.pop() == first);
+    CHECK(q.pop() == -1);
+    const int late = q.push(IoClass::kRead, std::chrono::seconds{10});
+    CHECK(q.pop() == late);
+    q.queue.completed(IoClass::kBackground);
+    CHECK(q.pop() == second);
+  }
+
+  TEST_CASE("drain takes everything that waits, whatever the slots, and counts nothing in flight") {
+    Queue q({.depth = 1, .rotational = false});
+    std::set<std::uint64_t> pushed;
+    for (const IoClass io_class : kAll) {
+      pushed.insert(static_cast<std::uint64_t>(q.push(io_class)));
+      pushed.insert(static_cast<std::uint64_t>(q.push(io_class)));
+    }
+    pushed.erase(static_cast<std::uint64_t>(q.pop()));
+    std::set<std::uint64_t> drained;
+    while (const IoRequest* request = q.queue.drain()) drained.insert(request->tag);
+    CHECK(drained == pushed);
+    CHECK(q.queue.in_flight() == 1);
+    CHECK(q.queue.queued() == 0);
+  }
+
+  TEST_CASE("background is served under an endless stream of every other class") {
+    // The device serves one request each 100 us; the others always have somebody waiting.
+    Queue q({.depth = 2, .rotational = false});
+    Duration now{};
+    for (int i = 0; i < 4; ++i) q.push(IoClass::kBackground);
+    Duration served{};
+    int left = 4;
+    while (left > 0 && now < std::chrono::seconds{10}) {
+      for (std::size_t c = 0; c + 1 < kIoClasses; ++c) {
+        if (q.queue.queued(kAll[c]) < 4) q.push(kAll[c], now);
+      }
+      while (const IoRequest* request = q.queue.pop()) {
+        if (request->io_class == IoClass::kBackground) {
+          --left;
+          served = now;
+        }
+        now += microseconds{100};
+        q.queue.completed(request->io_class);
+        break;
+      }
+    }
+    CHECK(left == 0);
+    // All four came together; each is overtaken for its offset and no longer.
+    CHECK(served <= milliseconds{255});
+  }
+
+  TEST_CASE("100 000 random operations lose, repeat and reorder nothing within a class") {
+    const std::uint64_t seed = test::seed_from_environment(1);
+    CAPTURE(seed);
+    std::mt19937_64 random(seed);
+    for (const unsigned depth : {1U, 2U, 7U, 32U}) {
+      IoQueue queue({.depth = depth, .rotational = depth == 7});
+      std::vector<IoRequest> requests(100'000);
+      std::array<std::deque<std::uint64_t>, kIoClasses> waiting;  // the model
+      std::vector<IoRequest*> at_device;
+      std::size_t pushed = 0;
+      std::size_t popped = 0;
+      TimePoint now{};
+      while (popped < requests.size()) {
+        now = now + microseconds{random() % 200};
+        const std::uint64_t choice = random() % 3;
+        if (choice == 0 && pushed < requests.size()) {
+          IoRequest& request = requests[pushed];
+          request.tag = pushed++;
+          request.io_class = kAll[random() % kIoClasses];
+          waiting[static_cast<std::size_t>(request.io_class)].push_back(request.tag);
+          queue.push(request, now);
+        } else if (choice == 1) {
+          const bool startable = queue.startable();
+          IoRequest* request = queue.pop();
+          REQUIRE((request != nullptr) == startable);
+          if (request == nullptr) continue;
+          auto& expected = waiting[static_cast<std::size_t>(request->io_class)];
+          REQUIRE_FALSE(expected.empty());
+          REQUIRE(request->tag == expected.front());
+          expected.pop_front();
+          at_device.push_back(request);
+          ++popped;
+        } else if (!at_device.empty()) {
+          const std::size_t i = random() % at_device.size();
+          queue.completed(at_device[i]->io_class);
+          at_device[i] = at_device.back();
+          at_device.pop_back();
+        }
+        std::size_t model_queued = 0;
+        for (std::size_t c = 0; c < kIoClasses; ++c) {
+          REQUIRE(queue.queued(kAll[c]) == waiting[c].size());
+          model_queued += waiting[c].size();
+        }
+        REQUIRE(queue.queued() == model_queued);
+        REQUIRE(queue.in_flight() == at_device.size());
+        REQUIRE(at_device.size() <= depth);
+        // Whoever waits while nothing is at the device may start: no request is stuck.
+        REQUIRE((model_queued == 0 || !at_device.empty() || queue.startable()));
+      }
+    }
+  }
+}
+
+}  // namespace
+}  // namespace dynamicfs::scheduler
