@@ -9,8 +9,10 @@
 #include <string>
 #include <string_view>
 #include <type_traits>
+#include <utility>
 #include <vector>
 
+#include "base/assert.hpp"
 #include "base/ids.hpp"
 
 namespace dynamicfs {
@@ -34,6 +36,8 @@ void store(std::byte* at, T value) {
 template <class T>
   requires std::is_integral_v<T>
 T load(const std::byte* at) {
+  // A bool that is neither 0 nor 1 is undefined behaviour, and a disk can hold any byte.
+  if constexpr (std::is_same_v<T, bool>) return *at != std::byte{0};
   T value;
   std::memcpy(&value, at, sizeof value);
   return value;
@@ -58,9 +62,10 @@ class ByteWriter {
   void put_bytes(std::span<const std::byte> bytes) {
     out_.insert(out_.end(), bytes.begin(), bytes.end());
   }
-  // Length as `Length`, then the bytes.
+  // Length as `Length`, which must be able to hold it, then the bytes.
   template <class Length>
   void put_sized(std::span<const std::byte> bytes) {
+    DFS_ASSERT(std::in_range<Length>(bytes.size()));
     put(static_cast<Length>(bytes.size()));
     put_bytes(bytes);
   }

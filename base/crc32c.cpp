@@ -121,6 +121,7 @@ void crc32c_blocks(std::span<const std::byte> bytes, std::span<std::uint32_t> ou
 void copy_crc32c_blocks(std::span<std::byte> to, std::span<const std::byte> from,
                         std::span<std::uint32_t> out) {
   DFS_ASSERT(to.size() == from.size());
+  DFS_ASSERT(from.size() == out.size() * kBlockBytes);
   // In steps that stay in the first-level cache, so that the data comes from memory once.
   constexpr std::size_t kStepBlocks = 3;
   for (std::size_t block = 0; block < out.size(); block += kStepBlocks) {
