@@ -21,6 +21,23 @@ struct Pool {
   std::array<std::vector<std::byte*>, kClasses> free DFS_GUARDED_BY(mutex);
   std::uint64_t pooled_bytes DFS_GUARDED_BY(mutex) = 0;
   std::atomic<std::uint64_t> in_use_bytes{0};
+
+  // Whether one more of `size_class` fits, after others gave way: a pool full of what a past load
+  // used would otherwise help nobody for good.
+  bool make_room(std::size_t size_class, std::vector<std::byte*>& evicted) DFS_REQUIRES(mutex) {
+    const std::uint64_t needed = std::uint64_t{1} << size_class;
+    while (pooled_bytes + needed > kPooledBytesMax) {
+      std::size_t largest = size_class;
+      for (std::size_t i = 0; i < kClasses; ++i) {
+        if (free[i].size() << i > free[largest].size() << largest) largest = i;
+      }
+      if (largest == size_class || needed > kPooledBytesMax) return false;
+      evicted.push_back(free[largest].back());
+      free[largest].pop_back();
+      pooled_bytes -= std::uint64_t{1} << largest;
+    }
+    return true;
+  }
 };
 
 Pool& pool() {
@@ -57,15 +74,18 @@ void Buffer::reset() {
   if (data_ == nullptr) return;
   Pool& to = pool();
   to.in_use_bytes.fetch_sub(capacity_, std::memory_order_relaxed);
+  const auto size_class = static_cast<std::size_t>(std::countr_zero(capacity_));
   bool keep = false;
+  std::vector<std::byte*> evicted;  // freed after the lock is released
   {
     LockGuard lock(to.mutex);
-    keep = to.pooled_bytes + capacity_ <= kPooledBytesMax;
+    keep = to.make_room(size_class, evicted);
     if (keep) {
-      to.free[static_cast<std::size_t>(std::countr_zero(capacity_))].push_back(data_);
+      to.free[size_class].push_back(data_);
       to.pooled_bytes += capacity_;
     }
   }
+  for (std::byte* const other : evicted) std::free(other);
   if (!keep) std::free(data_);
   data_ = nullptr;
   size_ = 0;
