@@ -36,23 +36,34 @@ class Counter {
 };
 
 // Powers of two: bucket b holds values in [2^(b-1), 2^b); bucket 0 holds 0. Percentiles are the
-// upper bound of the bucket they fall in, so at most twice the true value.
+// upper bound of the bucket they fall in, so less than twice the true value; the last bucket takes
+// whatever is larger. 7 KiB each.
 class Histogram {
  public:
   static constexpr std::size_t kBuckets = 48;
 
   void record(std::uint64_t value) {
-    const std::size_t bucket = std::bit_width(value) < kBuckets ? std::bit_width(value) : kBuckets - 1;
-    buckets_[bucket].fetch_add(1, std::memory_order_relaxed);
-    sum_.add(value);
+    const std::size_t bucket =
+        std::bit_width(value) < kBuckets ? std::bit_width(value) : kBuckets - 1;
+    Cell& cell = cells_[thread_shard()];
+    cell.buckets[bucket].fetch_add(1, std::memory_order_relaxed);
+    cell.sum.fetch_add(value, std::memory_order_relaxed);
   }
   std::uint64_t count() const {
     std::uint64_t total = 0;
-    for (const auto& bucket : buckets_) total += bucket.load(std::memory_order_relaxed);
+    for (std::size_t i = 0; i < kBuckets; ++i) total += bucket(i);
     return total;
   }
-  std::uint64_t sum() const { return sum_.sum(); }
-  std::uint64_t bucket(std::size_t i) const { return buckets_[i].load(std::memory_order_relaxed); }
+  std::uint64_t sum() const {
+    std::uint64_t total = 0;
+    for (const Cell& cell : cells_) total += cell.sum.load(std::memory_order_relaxed);
+    return total;
+  }
+  std::uint64_t bucket(std::size_t i) const {
+    std::uint64_t total = 0;
+    for (const Cell& cell : cells_) total += cell.buckets[i].load(std::memory_order_relaxed);
+    return total;
+  }
   // `fraction` in (0, 1]; 0 if nothing was recorded.
   std::uint64_t percentile(double fraction) const {
     const std::uint64_t total = count();
@@ -67,8 +78,11 @@ class Histogram {
   }
 
  private:
-  std::array<std::atomic<std::uint64_t>, kBuckets> buckets_{};
-  Counter sum_;
+  struct alignas(64) Cell {
+    std::array<std::atomic<std::uint64_t>, kBuckets> buckets{};
+    std::atomic<std::uint64_t> sum{0};
+  };
+  std::array<Cell, kShards> cells_;
 };
 
 }  // namespace dynamicfs
