@@ -4,6 +4,16 @@
 
 namespace dynamicfs {
 
+namespace {
+
+void pause() {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#endif
+}
+
+}  // namespace
+
 thread_local int Mutex::held_ = 0;
 
 std::uint64_t Mutex::lock_contended() {
@@ -11,7 +21,7 @@ std::uint64_t Mutex::lock_contended() {
   // About a microsecond: sections are memory operations, so the holder is likely on its way out.
   bool taken = false;
   for (int spin = 0; spin < 64 && !taken; ++spin) {
-    __builtin_ia32_pause();
+    pause();
     std::uint32_t expected = kFree;
     taken = state_.compare_exchange_weak(expected, kHeld, std::memory_order_acquire);
   }

@@ -1,5 +1,5 @@
-// The one mutex: four bytes, annotated for Clang's -Wthread-safety, counting contention only where
-// there is some. An uncontended lock is one compare-and-swap and one relaxed load of nothing else.
+// The one mutex: four bytes, annotated for Clang's -Wthread-safety, reading the clock only where
+// there is contention. An uncontended lock is one compare-and-swap and one thread-local increment.
 //
 // Method: Ulrich Drepper, "Futexes Are Tricky", mutex 2, over C++20 atomic wait.
 #pragma once
