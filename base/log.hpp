@@ -2,7 +2,9 @@
 // background, to its log file. Never on a hot path.
 #pragma once
 
+#include <string>
 #include <string_view>
+#include <utility>
 
 #include <fmt/format.h>
 
@@ -29,7 +31,7 @@ void log_error(fmt::format_string<Args...> format, Args&&... args) {
   log_line(LogLevel::kError, fmt::format(format, std::forward<Args>(args)...));
 }
 
-// "disk read (Input/output error), detail 4096"
+// "disk read (Input/output error), at 4096"
 std::string describe(const Error& error);
 
 }  // namespace dynamicfs

@@ -128,17 +128,19 @@ class [[nodiscard]] Result<void> {
 
 }  // namespace dynamicfs
 
-// Unwraps, or returns the error from the enclosing function. Not for coroutines.
-#define TRY(expression)                                            \
-  __extension__({                                                  \
-    auto try_result_ = (expression);                               \
-    if (!try_result_.has_value()) return try_result_.error();      \
-    std::move(try_result_).value();                                \
-  })
-
-// The same for coroutines, as statements: g++ 12 breaks on co_await inside a statement expression.
 #define DFS_CONCAT_(a, b) a##b
 #define DFS_CONCAT(a, b) DFS_CONCAT_(a, b)
+
+// Unwraps, or returns the error from the enclosing function. Not for coroutines.
+#define TRY_(name, expression)                         \
+  __extension__({                                      \
+    auto name = (expression);                          \
+    if (!name.has_value()) return name.error();        \
+    std::move(name).value();                           \
+  })
+#define TRY(expression) TRY_(DFS_CONCAT(try_, __COUNTER__), expression)
+
+// The same for coroutines, as statements: g++ 12 breaks on co_await inside a statement expression.
 #define CO_TRY_ASSIGN_(name, declaration, expression)     \
   auto name = expression;                                 \
   if (!name.has_value()) co_return name.error();          \

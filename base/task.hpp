@@ -12,8 +12,11 @@
 // no capturing coroutine lambdas.
 //
 // Threads  A task may resume on another thread than it suspended on; one thread at a time runs it.
-// Errors   Tasks return Result<T>; an exception that leaves a task ends the process, except
-//          std::bad_alloc on the synchronous part of a FUSE request, which is caught there.
+// Errors   Tasks return Result<T>; an exception that leaves a task ends the process, since nobody
+//          can tell what it left half done. std::bad_alloc of the outermost frame is thrown by the
+//          call that would have made it, before anything has started, and may be caught there.
+// Lifetime The frame, and the parameters in it, live until the Task object dies: in `co_await f(x)`
+//          until the end of that statement. A task that has started must end before it dies.
 #pragma once
 
 #include <atomic>
@@ -53,6 +56,7 @@ class TaskPromiseBase {
 
   // Starts the task; true if it is still running and will resume `continuation`.
   bool start(std::coroutine_handle<> self, std::coroutine_handle<> continuation) {
+    DFS_ASSERT(!continuation_);  // awaited once
     continuation_ = continuation;
     self.resume();
     return !other_side_.exchange(true, std::memory_order_acq_rel);
@@ -67,7 +71,8 @@ template <class T>
 class TaskPromise : public TaskPromiseBase {
  public:
   Task<T> get_return_object() noexcept;
-  template <class U>
+  // U defaults to T so that `co_return {};` works.
+  template <class U = T>
   void return_value(U&& value) {
     value_.emplace(std::forward<U>(value));
   }
@@ -162,6 +167,8 @@ struct WhenAllCounter {
 template <class T>
 Detached when_all_child(Task<T> task, std::optional<T>* slot, WhenAllCounter* counter) {
   slot->emplace(co_await std::move(task));
+  // Parameters go with the frame, before the waiting side may tear down what they refer to.
+  task = {};
   if (counter->arrive()) counter->continuation.resume();
 }
 
