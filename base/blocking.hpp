@@ -21,6 +21,8 @@ struct BlockingState {
 template <class T>
 Detached block_child(Task<T> task, BlockingState<T>* state) {
   T value = co_await std::move(task);
+  // Parameters go with the frame, before the waiting side may tear down what they refer to.
+  task = {};
   // Notified under the lock: the waiting side destroys the state as soon as it sees the result.
   std::lock_guard lock(state->mutex);
   state->result.emplace(std::move(value));

@@ -6,7 +6,8 @@
 //
 // A thread that resumes coroutines because of an outside event (a FUSE reader, a disk worker, a
 // timer) does so inside a DriverScope. Whatever is posted meanwhile runs on that same thread when
-// the scope ends: no wake-up, no recursion, and never while the poster still holds a lock.
+// the scope ends: no wake-up, no recursion, and never while the poster still holds a lock. Only a
+// flood goes elsewhere: coroutines that keep posting must not hold the thread for good.
 #pragma once
 
 #include <chrono>

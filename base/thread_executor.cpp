@@ -1,7 +1,7 @@
 #include <pthread.h>
 
+#include <algorithm>
 #include <condition_variable>
-#include <deque>
 #include <mutex>
 #include <queue>
 #include <random>
@@ -13,6 +13,15 @@
 namespace dynamicfs {
 namespace {
 
+// How many coroutines the end of one DriverScope runs before the rest goes to the housekeeping
+// thread. Without a bound, coroutines that keep yielding to each other would never give the thread
+// back, be it the one that would fire the timer or reap the I/O they wait for. A guess: far above
+// what one event wakes, and a fraction of a millisecond.
+constexpr std::size_t kDrainMax = 4096;
+
+// A timer at the end of time must not overflow the clock's arithmetic.
+constexpr Duration kSleepMax = std::chrono::hours(1);
+
 // What was posted on this thread inside a DriverScope and waits for the scope to end.
 struct LocalQueue {
   int depth = 0;
@@ -22,7 +31,9 @@ thread_local LocalQueue local_queue;
 
 class ThreadExecutor final : public Executor {
  public:
-  ThreadExecutor() : thread_([this] { run(); }) { pthread_setname_np(thread_.native_handle(), "dfs-timer"); }
+  ThreadExecutor() : thread_([this] { run(); }) {
+    pthread_setname_np(thread_.native_handle(), "dfs-timer");
+  }
 
   ~ThreadExecutor() override {
     {
@@ -34,8 +45,8 @@ class ThreadExecutor final : public Executor {
   }
 
   TimePoint now() const override {
-    return {std::chrono::duration_cast<Duration>(
-        std::chrono::steady_clock::now().time_since_epoch())};
+    return {
+        std::chrono::duration_cast<Duration>(std::chrono::steady_clock::now().time_since_epoch())};
   }
   Duration wall_now() const override {
     return std::chrono::duration_cast<Duration>(
@@ -84,37 +95,50 @@ class ThreadExecutor final : public Executor {
       --local_queue.depth;
       return;
     }
+    auto& ready = local_queue.ready;
     // By index: a resumed coroutine may post more.
-    for (std::size_t i = 0; i < local_queue.ready.size(); ++i) local_queue.ready[i].resume();
-    local_queue.ready.clear();
+    std::size_t done = 0;
+    while (done < ready.size() && done < kDrainMax) ready[done++].resume();
+    if (done < ready.size()) {
+      {
+        std::lock_guard lock(mutex_);
+        posted_.insert(posted_.end(), ready.begin() + static_cast<std::ptrdiff_t>(done),
+                       ready.end());
+      }
+      wake_.notify_one();
+    }
+    ready.clear();
     --local_queue.depth;
   }
 
   void run() {
+    // In rounds of what was posted and what is due, so that neither starves the other.
+    std::vector<std::coroutine_handle<>> round;
     std::unique_lock lock(mutex_);
     while (true) {
-      std::coroutine_handle<> next;
-      if (!posted_.empty()) {
-        next = posted_.front();
-        posted_.pop_front();
-      } else if (!timers_.empty() && timers_.top().when <= now()) {
-        next = timers_.top().handle;
-        timers_.pop();
-      } else if (stopping_) {
+      round.swap(posted_);
+      if (!timers_.empty()) {
+        for (const TimePoint due = now(); !timers_.empty() && timers_.top().when <= due;
+             timers_.pop()) {
+          round.push_back(timers_.top().handle);
+        }
+      }
+      if (round.empty()) {
         // Timers that are left belong to coroutines whose owners have drained; none resumes now.
-        return;
-      } else if (timers_.empty()) {
-        wake_.wait(lock);
-        continue;
-      } else {
-        wake_.wait_for(lock, timers_.top().when - now());
+        if (stopping_) return;
+        if (timers_.empty()) {
+          wake_.wait(lock);
+        } else {
+          wake_.wait_for(lock, std::min(timers_.top().when - now(), kSleepMax));
+        }
         continue;
       }
       lock.unlock();
-      {
+      for (const std::coroutine_handle<> next : round) {
         DriverScope scope(*this);
         next.resume();
       }
+      round.clear();
       lock.lock();
     }
   }
@@ -122,7 +146,7 @@ class ThreadExecutor final : public Executor {
   // std::mutex here, not ours: this is the one place that must wait on a condition variable.
   std::mutex mutex_;
   std::condition_variable wake_;
-  std::deque<std::coroutine_handle<>> posted_;
+  std::vector<std::coroutine_handle<>> posted_;
   std::priority_queue<Timer> timers_;
   std::uint64_t next_timer_ = 0;
   bool stopping_ = false;
