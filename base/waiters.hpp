@@ -5,6 +5,7 @@
 #pragma once
 
 #include <coroutine>
+#include <utility>
 #include <vector>
 
 #include "base/executor.hpp"
@@ -19,12 +20,14 @@ class AsyncEvent {
 
   void set() {
     std::vector<std::coroutine_handle<>> waiting;
+    // Whoever sees the event set may destroy it, even before all are posted.
+    Executor& executor = executor_;
     {
       LockGuard lock(mutex_);
       set_ = true;
       waiting.swap(waiting_);
     }
-    for (const auto handle : waiting) executor_.post(handle);
+    for (const auto handle : waiting) executor.post(handle);
   }
   bool is_set() const {
     LockGuard lock(mutex_);
