@@ -111,9 +111,8 @@ struct StatFs {
 struct FilesystemOptions {
   // Data and metadata written without fsync are durable after this.
   Duration commit_interval{std::chrono::seconds{5}};
-  // A checkpoint starts when the log is this full (percent), or this old with anything in it.
+  // A checkpoint starts when the log is this full (percent): what bounds replay is its size.
   unsigned checkpoint_log_percent = 50;
-  Duration checkpoint_interval{std::chrono::seconds{30}};
   bool read_only = false;
 };
 
@@ -210,8 +209,9 @@ class Filesystem {
   // Files with blocks that no copy could supply, as paths (newest first, at most 64).
   std::vector<std::string> damaged_files() const;
 
+  struct Impl;  // filesystem_impl.hpp; of no use elsewhere
+
  private:
-  struct Impl;
   explicit Filesystem(std::unique_ptr<Impl> impl);
   std::unique_ptr<Impl> impl_;
 };

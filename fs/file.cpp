@@ -1,0 +1,441 @@
+// Data of files: read, write, truncate, fallocate, seek.
+//
+// Every change writes new blocks first, waits for nothing but the disks, then publishes: inside a
+// ChangeScope, with the extent locks of the windows (and the inode's mutex when size or times
+// change), it appends one record and swaps the mappings. A block that is only partly covered is read
+// and merged beforehand; if its mapping changed until the publishing, the whole is done again.
+//
+// Invariant  Bytes of a block behind the end of the file are zeros on disk. So extending a file
+//            reads nothing, and truncating to the middle of a block rewrites that block.
+#include <sys/stat.h>
+
+#include <algorithm>
+#include <cstring>
+
+#include "fs/filesystem_impl.hpp"
+
+namespace dynamicfs::fs {
+namespace {
+
+// mtime and ctime of writes advance in steps, like the coarse clock of kernel file systems at
+// 250 Hz, so that most small overwrites need no attribute in their record.
+constexpr std::int64_t kWriteTimeStepNs = 4'000'000;
+// What an ExtentPut adds per piece and per block, with room to spare.
+constexpr std::uint64_t kPutFixedBytes = 512;
+constexpr std::uint64_t kPutBytesPerBlock = 4 + 8;
+
+bool has_data(const extent::MappingSet& seen) {
+  return std::any_of(seen.mappings.begin(), seen.mappings.end(), [](const extent::Mapping& mapping) {
+    return mapping.kind == extent::MappingKind::kData;
+  });
+}
+
+bool is_block_aligned(const void* address) {
+  return reinterpret_cast<std::uintptr_t>(address) % kBlockBytes == 0;
+}
+
+}  // namespace
+
+Task<Result<ReadReply>> Filesystem::read(InodeId id, std::uint64_t offset_bytes,
+                                         std::size_t size_bytes) {
+  impl_->metrics.reads.add();
+  CO_TRY_ASSIGN(const InodeRef inode, impl_->find(id));
+  if (!inode->is_regular()) co_return inode->is_directory() ? Code::kIsDirectory : Code::kInvalid;
+  const std::uint64_t file_bytes = inode->size_bytes.load(std::memory_order_acquire);
+  ReadReply reply;
+  if (offset_bytes >= file_bytes || size_bytes == 0) co_return reply;
+  reply.size_bytes = std::min<std::uint64_t>(size_bytes, file_bytes - offset_bytes);
+  reply.begin = offset_bytes % kBlockBytes;
+  const FileBlock first{offset_bytes / kBlockBytes};
+  reply.buffer = Buffer{align_up(reply.begin + reply.size_bytes, kBlockBytes)};
+  CO_TRY(co_await impl_->store->read(*inode->map, id, first, reply.buffer.span(),
+                                     scheduler::IoClass::kRead));
+  impl_->metrics.read_bytes.add(reply.size_bytes);
+
+  // relatime, in memory; it goes to disk with the inode's next record.
+  const std::int64_t atime = inode->atime_ns.load(std::memory_order_relaxed);
+  const std::int64_t now = impl_->now_ns();
+  constexpr std::int64_t kDayNs = 86'400'000'000'000;
+  if (!impl_->options.read_only &&
+      (atime <= inode->mtime_ns.load(std::memory_order_relaxed) ||
+       atime <= inode->ctime_ns.load(std::memory_order_relaxed) || now - atime >= kDayNs)) {
+    inode->atime_ns.store(now, std::memory_order_relaxed);
+  }
+  co_return reply;
+}
+
+Task<Result<void>> Filesystem::Impl::read_block(Inode& inode, FileBlock block,
+                                                std::span<std::byte> into) {
+  co_return co_await store->read(*inode.map, inode.id, block, into, scheduler::IoClass::kRead);
+}
+
+Task<Result<void>> Filesystem::write(InodeId id, std::uint64_t offset_bytes,
+                                     std::span<std::byte> data, std::size_t spare_bytes,
+                                     WriteOptions options) {
+  co_return co_await impl_->write(id, offset_bytes, data, spare_bytes, options);
+}
+
+Task<Result<void>> Filesystem::Impl::write(InodeId id, std::uint64_t offset_bytes,
+                                           std::span<std::byte> data, std::size_t spare_bytes,
+                                           WriteOptions write_options) {
+  CO_TRY(writable());
+  CO_TRY_ASSIGN(const InodeRef inode, find(id));
+  if (!inode->is_regular()) co_return inode->is_directory() ? Code::kIsDirectory : Code::kInvalid;
+  if (data.empty()) co_return {};
+  if (offset_bytes > kFileBytesMax || data.size() > kFileBytesMax - offset_bytes) {
+    co_return Code::kFileTooBig;
+  }
+  const std::uint64_t end = offset_bytes + data.size();
+  const FileBlock first{offset_bytes / kBlockBytes};
+  const FileBlock last{(end - 1) / kBlockBytes};
+  const std::uint64_t blocks = last.raw - first.raw + 1;
+  const std::size_t head_bytes = offset_bytes % kBlockBytes;
+  const std::size_t tail_bytes = end % kBlockBytes == 0 ? 0 : kBlockBytes - end % kBlockBytes;
+  const bool in_place = head_bytes == 0 && is_block_aligned(data.data()) && spare_bytes >= tail_bytes;
+
+  // The blocks that go to disk: the caller's memory where it fits, else a copy.
+  Buffer copy;
+  std::span<std::byte> whole{data.data(), blocks * kBlockBytes};
+  if (!in_place) {
+    copy = Buffer{blocks * kBlockBytes};
+    whole = copy.span();
+    std::memcpy(whole.data() + head_bytes, data.data(), data.size());
+    metrics.bytes_copied.add(data.size());
+  }
+  Buffer old_head;
+  Buffer old_tail;
+  extent::MappingSet seen_head;
+  extent::MappingSet seen_tail;
+  while (true) {
+    seen_head.clear();
+    seen_tail.clear();
+    const bool one_block = first == last;
+    if (head_bytes != 0) {
+      inode->map->snapshot(first, 1, seen_head);
+      if (has_data(seen_head)) {
+        if (old_head.size() == 0) old_head = Buffer{kBlockBytes};
+        CO_TRY(co_await read_block(*inode, first, old_head.span()));
+        std::memcpy(whole.data(), old_head.data(), head_bytes);
+        metrics.merges.add();
+      } else {
+        std::memset(whole.data(), 0, head_bytes);
+      }
+    }
+    if (tail_bytes != 0) {
+      inode->map->snapshot(last, 1, seen_tail);
+      std::byte* const tail = whole.data() + whole.size() - tail_bytes;
+      // Behind the end of the file there are zeros, so only data in front of it must be kept.
+      const bool keep = has_data(seen_tail) && end < inode->size_bytes.load(std::memory_order_acquire);
+      if (!keep) {
+        std::memset(tail, 0, tail_bytes);
+      } else if (one_block && head_bytes != 0 && old_head.size() != 0 && has_data(seen_head)) {
+        std::memcpy(tail, old_head.data() + kBlockBytes - tail_bytes, tail_bytes);
+      } else {
+        if (old_tail.size() == 0) old_tail = Buffer{kBlockBytes};
+        CO_TRY(co_await read_block(*inode, last, old_tail.span()));
+        std::memcpy(tail, old_tail.data() + kBlockBytes - tail_bytes, tail_bytes);
+        metrics.merges.add();
+      }
+      metrics.bytes_copied.add(tail_bytes);
+    }
+
+    extent::WriteHint hint;
+    hint.inode = id;
+    hint.first = first;
+    hint.policy = pool->policy();
+    hint.replaced_blocks = blocks - inode->map->holes(first, blocks);
+    CO_TRY_ASSIGN(const extent::Written written, co_await store->write(hint, whole));
+    journal::Credit credit =
+        co_await journal->reserve(1, kPutFixedBytes + blocks * kPutBytesPerBlock);
+
+    extent::Freed freed;
+    Lsn lsn;
+    bool redo = false;
+    bool published = false;
+    bool with_mutex = !write_options.cached || write_options.kill_suid_sgid ||
+                      end > inode->size_bytes.load(std::memory_order_acquire);
+    const std::int64_t now = align_down(static_cast<std::uint64_t>(now_ns()), kWriteTimeStepNs);
+    while (!published && !redo) {
+      const journal::ChangeScope scope(gate);
+      capture(*inode);
+      std::optional<LockGuard> attributes;
+      if (with_mutex) attributes.emplace(inode->mutex);
+      const auto extents = store->locks().lock(id, first, blocks);
+      // Growing needs the mutex; the size may have shrunk since it was looked at.
+      const bool grows = end > inode->size_bytes.load(std::memory_order_acquire);
+      if (grows && !with_mutex) {
+        with_mutex = true;
+        continue;
+      }
+      redo = (head_bytes != 0 && !inode->map->unchanged(first, 1, seen_head)) ||
+             (tail_bytes != 0 && !inode->map->unchanged(last, 1, seen_tail));
+      if (redo) break;
+      RecordWriter record;
+      if (with_mutex) {
+        bool attributes_changed = grows;
+        if (grows) inode->size_bytes.store(end, std::memory_order_release);
+        if (!write_options.cached && (now > inode->mtime_ns.load(std::memory_order_relaxed) ||
+                                      now > inode->ctime_ns.load(std::memory_order_relaxed))) {
+          inode->mtime_ns.store(now, std::memory_order_relaxed);
+          inode->ctime_ns.store(now, std::memory_order_relaxed);
+          attributes_changed = true;
+        }
+        if (write_options.kill_suid_sgid && (inode->mode & (S_ISUID | S_ISGID)) != 0) {
+          kill_suid_sgid(*inode);
+          attributes_changed = true;
+        }
+        if (attributes_changed) record.inode_put(image_of(*inode));
+      }
+      extent::encode(record.raw(), id, first, written.pieces, written.crcs);
+      lsn = append(credit, record, {inode.get()});
+      inode->map->put(first, written.pieces, written.crcs, Generation{lsn.raw}, freed);
+      published = true;
+    }
+    if (redo) {
+      store->discard(written);
+      metrics.merge_redos.add();
+      continue;
+    }
+    store->free(freed, lsn);
+    metrics.writes.add();
+    metrics.written_bytes.add(data.size());
+    co_return {};
+  }
+}
+
+// Writes the new contents of the blocks at the ends of an edit; what has been written when one
+// fails is given back.
+Task<Result<void>> Filesystem::Impl::prepare_edges(Inode& inode, Edit* plan) {
+  Result<void> outcome;
+  for (Edit::Edge& edge : plan->edges) {
+    inode.map->snapshot(edge.block, 1, edge.seen);
+    if (!has_data(edge.seen)) continue;
+    Buffer block{kBlockBytes};
+    outcome = co_await read_block(inode, edge.block, block.span());
+    if (!outcome.has_value()) break;
+    std::memset(block.data() + edge.zero_from, 0, edge.zero_to - edge.zero_from);
+    extent::WriteHint hint;
+    hint.inode = inode.id;
+    hint.first = edge.block;
+    hint.policy = pool->policy();
+    hint.replaced_blocks = 1;
+    auto written = co_await store->write(hint, block.span());
+    if (!written.has_value()) {
+      outcome = written.error();
+      break;
+    }
+    edge.written = std::move(written).value();
+    edge.mapped = true;
+  }
+  if (!outcome.has_value()) discard_edges(*plan);
+  co_return outcome;
+}
+
+void Filesystem::Impl::discard_edges(const Edit& plan) {
+  for (const Edit::Edge& edge : plan.edges) {
+    if (edge.mapped) store->discard(edge.written);
+  }
+}
+
+// Prepares the edges, then publishes the edit and `change` as one record. `*again` is set when the
+// file changed meanwhile and the caller must plan anew.
+Task<Result<void>> Filesystem::Impl::edit(InodeRef inode, Edit plan, AttributeChange change,
+                                          bool* again) {
+  *again = false;
+  CO_TRY(co_await prepare_edges(*inode, &plan));
+  journal::Credit credit =
+      co_await journal->reserve(1, 3 * kPutFixedBytes + plan.edges.size() * kPutBytesPerBlock);
+
+  extent::Freed freed;
+  Lsn lsn;
+  std::uint64_t reserved = 0;
+  {
+    const journal::ChangeScope scope(gate);
+    LockGuard attributes(inode->mutex);
+    capture_locked(*inode);
+    // One guard over everything the edit touches: the order of records and of memory must agree
+    // for every window.
+    const bool to_end = plan.clear_count == ~std::uint64_t{0};
+    std::uint64_t low = ~std::uint64_t{0};
+    std::uint64_t high = 0;
+    const auto cover = [&](std::uint64_t first, std::uint64_t count) {
+      if (count == 0) return;
+      low = std::min(low, first);
+      high = std::max(high, first + count);
+    };
+    for (const Edit::Edge& edge : plan.edges) cover(edge.block.raw, 1);
+    if (to_end) low = std::min(low, plan.clear_first.raw);
+    else cover(plan.clear_first.raw, plan.clear_count);
+    cover(plan.reserve_first.raw, plan.reserve_count);
+    std::optional<extent::ExtentLocks::Guard> extents;
+    if (to_end) {
+      extents.emplace(store->locks().lock(inode->id, FileBlock{low}, ~std::uint64_t{0}));
+    } else if (high != 0) {
+      extents.emplace(store->locks().lock(inode->id, FileBlock{low}, high - low));
+    }
+    *again = plan.size_seen != inode->size_bytes.load(std::memory_order_relaxed);
+    for (const Edit::Edge& edge : plan.edges) {
+      *again |= !inode->map->unchanged(edge.block, 1, edge.seen);
+    }
+    if (plan.reserve_count != 0 && plan.clear_count == 0) {
+      *again |= inode->map->holes(plan.reserve_first, plan.reserve_count) > plan.promised_blocks;
+    }
+    if (!*again) {
+      const std::int64_t now = now_ns();
+      if (plan.new_size) inode->size_bytes.store(*plan.new_size, std::memory_order_release);
+      if (plan.touch_mtime) {
+        inode->mtime_ns.store(change.mtime_ns.value_or(now), std::memory_order_relaxed);
+      }
+      if (change.atime_ns) inode->atime_ns.store(*change.atime_ns, std::memory_order_relaxed);
+      inode->ctime_ns.store(change.ctime_ns.value_or(now), std::memory_order_relaxed);
+      if (change.kill_suid_sgid) kill_suid_sgid(*inode);
+      RecordWriter record;
+      record.inode_put(image_of(*inode));
+      if (plan.clear_count != 0) {
+        extent::encode(record.raw(), extent::ExtentClear{.inode = inode->id,
+                                                         .first = plan.clear_first,
+                                                         .count = plan.clear_count});
+      }
+      for (const Edit::Edge& edge : plan.edges) {
+        if (edge.mapped) {
+          extent::encode(record.raw(), inode->id, edge.block, edge.written.pieces,
+                         edge.written.crcs);
+        }
+      }
+      if (plan.reserve_count != 0) {
+        extent::encode(record.raw(), extent::ExtentReserve{.inode = inode->id,
+                                                           .first = plan.reserve_first,
+                                                           .count = plan.reserve_count});
+      }
+      lsn = append(credit, record, {inode.get()});
+      const Generation generation{lsn.raw};
+      if (plan.clear_count != 0) inode->map->clear(plan.clear_first, plan.clear_count, freed);
+      for (const Edit::Edge& edge : plan.edges) {
+        if (edge.mapped) {
+          inode->map->put(edge.block, edge.written.pieces, edge.written.crcs, generation, freed);
+        }
+      }
+      if (plan.reserve_count != 0) {
+        reserved = inode->map->reserve(plan.reserve_first, plan.reserve_count, generation);
+      }
+    }
+  }
+  if (*again) {
+    discard_edges(plan);
+    if (plan.promised_blocks != 0) store->unpromise(plan.promised_blocks);
+    co_return {};
+  }
+  if (plan.promised_blocks > reserved) store->unpromise(plan.promised_blocks - reserved);
+  store->free(freed, lsn);
+  co_return {};
+}
+
+Task<Result<void>> Filesystem::Impl::truncate(InodeRef inode, std::uint64_t size_bytes,
+                                              AttributeChange change) {
+  if (size_bytes > kFileBytesMax) co_return Code::kFileTooBig;
+  while (true) {
+    Edit plan;
+    plan.size_seen = inode->size_bytes.load(std::memory_order_acquire);
+    plan.new_size = size_bytes;
+    if (size_bytes < plan.size_seen) {
+      plan.clear_first = FileBlock{ceil_div(size_bytes, kBlockBytes)};
+      plan.clear_count = ~std::uint64_t{0};
+      if (size_bytes % kBlockBytes != 0) {
+        Edit::Edge edge;
+        edge.block = FileBlock{size_bytes / kBlockBytes};
+        edge.zero_from = size_bytes % kBlockBytes;
+        edge.zero_to = kBlockBytes;
+        plan.edges.push_back(std::move(edge));
+      }
+    }
+    bool again = false;
+    CO_TRY(co_await edit(inode, std::move(plan), change, &again));
+    if (!again) co_return {};
+  }
+}
+
+Task<Result<void>> Filesystem::fallocate(InodeId id, FallocateMode mode, std::uint64_t offset_bytes,
+                                         std::uint64_t size_bytes) {
+  co_return co_await impl_->fallocate(id, mode, offset_bytes, size_bytes);
+}
+
+Task<Result<void>> Filesystem::Impl::fallocate(InodeId id, FallocateMode mode,
+                                               std::uint64_t offset_bytes,
+                                               std::uint64_t size_bytes) {
+  CO_TRY(writable());
+  CO_TRY_ASSIGN(const InodeRef inode, find(id));
+  if (!inode->is_regular()) co_return inode->is_directory() ? Code::kIsDirectory : Code::kNoDevice;
+  if (size_bytes == 0) co_return Code::kInvalid;
+  if (offset_bytes > kFileBytesMax || size_bytes > kFileBytesMax - offset_bytes) {
+    co_return Code::kFileTooBig;
+  }
+  const std::uint64_t end = offset_bytes + size_bytes;
+  const bool zeroes = mode == FallocateMode::kPunchHole || mode == FallocateMode::kZeroRange ||
+                      mode == FallocateMode::kZeroRangeKeepSize;
+  const bool reserves = mode != FallocateMode::kPunchHole;
+  const bool grows = mode == FallocateMode::kAllocate || mode == FallocateMode::kZeroRange;
+  const FileBlock outer_first{offset_bytes / kBlockBytes};
+  const std::uint64_t outer_count = ceil_div(end, kBlockBytes) - outer_first.raw;
+  while (true) {
+    Edit plan;
+    plan.size_seen = inode->size_bytes.load(std::memory_order_acquire);
+    if (grows && end > plan.size_seen) plan.new_size = end;
+    plan.touch_mtime = zeroes || plan.new_size.has_value();
+    if (zeroes) {
+      const std::uint64_t inner_first = ceil_div(offset_bytes, kBlockBytes);
+      const std::uint64_t inner_end = end / kBlockBytes;
+      const auto add_edge = [&](std::uint64_t block, std::size_t from, std::size_t to) {
+        Edit::Edge edge;
+        edge.block = FileBlock{block};
+        edge.zero_from = from;
+        edge.zero_to = to;
+        plan.edges.push_back(std::move(edge));
+      };
+      if (inner_first > inner_end) {  // within one block
+        add_edge(outer_first.raw, offset_bytes % kBlockBytes, end % kBlockBytes);
+      } else {
+        if (offset_bytes % kBlockBytes != 0) {
+          add_edge(outer_first.raw, offset_bytes % kBlockBytes, kBlockBytes);
+        }
+        if (end % kBlockBytes != 0) add_edge(inner_end, 0, end % kBlockBytes);
+        plan.clear_first = FileBlock{inner_first};
+        plan.clear_count = inner_end - inner_first;
+      }
+    }
+    if (reserves) {
+      plan.reserve_first = outer_first;
+      plan.reserve_count = outer_count;
+      // Cleared blocks become reserved ones, so everything in the range may need a promise.
+      plan.promised_blocks =
+          zeroes ? outer_count : inode->map->holes(outer_first, outer_count);
+      CO_TRY(co_await store->promise(plan.promised_blocks, pool->policy()));
+    }
+    bool again = false;
+    const std::uint64_t promised = plan.promised_blocks;
+    const Result<void> edited = co_await edit(inode, std::move(plan), {}, &again);
+    if (!edited.has_value()) {
+      if (promised != 0) store->unpromise(promised);
+      co_return edited.error();
+    }
+    if (!again) co_return {};
+  }
+}
+
+Task<Result<std::uint64_t>> Filesystem::seek(InodeId id, std::uint64_t offset_bytes, SeekKind kind) {
+  CO_TRY_ASSIGN(const InodeRef inode, impl_->find(id));
+  if (!inode->is_regular()) co_return Code::kInvalid;
+  const std::uint64_t file_bytes = inode->size_bytes.load(std::memory_order_acquire);
+  if (offset_bytes >= file_bytes) co_return Code::kNoDevice;  // ENXIO
+  const FileBlock from{offset_bytes / kBlockBytes};
+  std::uint64_t found = 0;
+  if (kind == SeekKind::kData) {
+    const std::optional<FileBlock> block = inode->map->next_data(from);
+    if (!block || block->raw * kBlockBytes >= file_bytes) co_return Code::kNoDevice;
+    found = block->raw * kBlockBytes;
+  } else {
+    found = std::min(inode->map->next_hole(from).raw * kBlockBytes, file_bytes);
+  }
+  co_return std::max(found, offset_bytes);
+}
+
+}  // namespace dynamicfs::fs

@@ -1,0 +1,722 @@
+// The life of a mounted pool: recovery, housekeeping, unmount; and attributes.
+#include "fs/filesystem.hpp"
+
+#include <sys/stat.h>
+
+#include <algorithm>
+
+#include "base/log.hpp"
+#include "fs/filesystem_impl.hpp"
+
+namespace dynamicfs::fs {
+namespace {
+
+// A checkpoint frees log space; it is pointless while the log holds next to nothing.
+constexpr std::uint64_t kCheckpointLogBytesMin = 1 * kMiB;
+constexpr std::size_t kDamagedMax = 64;
+
+Result<InodeId> parse_child(std::span<const std::byte> value) {
+  ByteReader in(value);
+  const auto inode = in.get<InodeId>();
+  if (!in.ok()) return Code::kFormatInvalid;
+  return inode;
+}
+
+}  // namespace
+
+Filesystem::Filesystem(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+
+Filesystem::~Filesystem() {
+  if (impl_ == nullptr) return;
+  LockGuard lock(impl_->link->mutex);
+  impl_->link->impl = nullptr;
+}
+
+// ---- Recovery ------------------------------------------------------------------------------------
+
+Task<Result<std::unique_ptr<Filesystem>>> Filesystem::mount(Executor& executor,
+                                                            std::unique_ptr<journal::Pool> pool,
+                                                            FilesystemOptions options) {
+  auto impl = std::make_unique<Impl>(executor, std::move(pool), options);
+  CO_TRY(co_await impl->load());
+  Impl& parts = *impl;
+  std::unique_ptr<Filesystem> filesystem{new Filesystem(std::move(impl))};
+  if (!options.read_only) {
+    {
+      LockGuard lock(parts.link->mutex);
+      parts.link->impl = &parts;
+    }
+    parts.journal->on_progress([&parts] { parts.on_progress(); });
+    spawn(Impl::housekeeping(parts.link, executor, options.commit_interval));
+  }
+  co_return filesystem;
+}
+
+Task<Result<void>> Filesystem::Impl::load() {
+  const TimePoint start = executor.now();
+  store->on_unrecoverable([this](InodeId inode, FileBlock block) {
+    log_error("no good copy is left of block {} of inode {}", block, inode);
+    LockGuard lock(damaged_mutex);
+    if (std::find(damaged.begin(), damaged.end(), inode) != damaged.end()) return;
+    if (damaged.size() == kDamagedMax) damaged.erase(damaged.begin());
+    damaged.push_back(inode);
+  });
+
+  const journal::Manifest manifest = pool->superblock().manifest;
+  if (manifest.run_id != 0) {
+    auto on_entry = [this](std::span<const std::byte> key, std::span<const std::byte> value) {
+      return apply_run_entry(key, value);
+    };
+    CO_TRY_ASSIGN(const journal::RunReadReport run,
+                  co_await journal::read_run(*pool, manifest, on_entry));
+    report.run_entries = run.entries;
+    store->keep_run(manifest);
+  }
+  auto on_record = [this](Lsn lsn, std::span<const std::byte> record) {
+    return apply_record(lsn, record);
+  };
+  CO_TRY_ASSIGN(journal, co_await journal::Journal::open(executor, *pool, on_record));
+  report.journal = journal->recovery();
+  CO_TRY(note_all_live());
+  store->start(*journal);
+
+  const bool empty = manifest.run_id == 0 && report.journal.records_replayed == 0;
+  if (!empty && !inodes.find(kRootInode)) {
+    log_error("the pool has metadata but no root directory");
+    co_return error(Code::kFormatInvalid, kRootInode.raw);
+  }
+  if (!options.read_only) {
+    // Grants the first step of inode numbers, durably: none that was handed out before a crash and
+    // lost with it is handed out again.
+    const std::uint64_t first = std::max(next_inode.load(), inode_limit_logged.load());
+    next_inode = first;
+    RecordWriter record;
+    record.inode_limit(InodeId{first + kInodeStep});
+    journal::Credit credit = co_await journal->reserve(1, record.bytes().size());
+    Lsn lsn;
+    {
+      const journal::ChangeScope scope(gate);
+      lsn = append(credit, record, {});
+      inode_limit_logged = first + kInodeStep;
+      inode_limit_lsn = lsn.raw;
+    }
+    if (empty) {
+      CO_TRY(co_await make_root());
+    }
+    CO_TRY(co_await journal->sync(journal->appended()));
+    inode_limit_durable = inode_limit_logged.load();
+
+    std::vector<InodeId> orphans;
+    for (const InodeId id : inodes.ids()) {
+      const InodeRef inode = inodes.find(id);
+      LockGuard lock(inode->mutex);
+      if (inode->nlink == 0) orphans.push_back(id);
+    }
+    for (const InodeId id : orphans) co_await reap(id);
+    report.orphans_removed = orphans.size();
+  } else if (empty) {
+    co_return error(Code::kReadOnly);
+  }
+  report.inodes = inodes.size();
+  report.took = executor.now() - start;
+  co_return {};
+}
+
+Task<Result<void>> Filesystem::Impl::make_root() {
+  journal::Credit credit = co_await journal->reserve(1, kNameRecordBytes);
+  const InodeRef root{new Inode{kRootInode}};
+  const journal::ChangeScope scope(gate);
+  const InodeLockSet locks{root.get()};
+  root->mode = S_IFDIR | 0755;
+  root->nlink = 2;
+  root->parent = kRootInode;
+  root->directory = std::make_unique<Directory>();
+  const std::int64_t now = now_ns();
+  root->atime_ns = root->mtime_ns = root->ctime_ns = now;
+  root->btime_ns = now;
+  RecordWriter record;
+  record.inode_put(image_of(*root));
+  append(credit, record, {root.get()});
+  inodes.insert(root);
+  co_return {};
+}
+
+Result<InodeRef> Filesystem::Impl::put_inode(const InodeImage& image) {
+  InodeRef inode = inodes.find(image.inode);
+  const bool fresh = !inode;
+  if (fresh) {
+    inode = InodeRef{new Inode{image.inode}};
+    if ((image.mode & S_IFMT) == S_IFREG) {
+      inode->map = std::make_unique<extent::FileMap>(store->memory_epochs());
+    }
+  }
+  {
+    LockGuard lock(inode->mutex);
+    if (!fresh && ((inode->mode ^ image.mode) & S_IFMT) != 0) {
+      return error(Code::kFormatInvalid, image.inode.raw);
+    }
+    inode->mode = image.mode;
+    inode->nlink = image.nlink;
+    inode->uid = image.uid;
+    inode->gid = image.gid;
+    inode->rdev = image.rdev;
+    inode->size_bytes = image.size_bytes;
+    inode->atime_ns = image.atime_ns;
+    inode->mtime_ns = image.mtime_ns;
+    inode->ctime_ns = image.ctime_ns;
+    inode->btime_ns = image.btime_ns;
+    inode->parent = image.parent;
+    if (fresh && inode->is_directory()) inode->directory = std::make_unique<Directory>();
+  }
+  if (fresh) {
+    inodes.insert(inode);
+    next_inode = std::max(next_inode.load(), image.inode.raw + 1);
+  }
+  return inode;
+}
+
+Result<void> Filesystem::Impl::apply_record(Lsn lsn, std::span<const std::byte> record) {
+  return for_each_change(record, [&](std::uint8_t type, std::span<const std::byte> body) {
+    return apply_change(lsn, type, body);
+  });
+}
+
+// Recovery is one thread with nothing else running, so locks are taken only where types ask.
+Result<void> Filesystem::Impl::apply_change(Lsn lsn, std::uint8_t type,
+                                            std::span<const std::byte> body)
+    DFS_NO_THREAD_SAFETY_ANALYSIS {
+  const auto existing = [&](InodeId id) -> Result<InodeRef> {
+    InodeRef inode = inodes.find(id);
+    if (!inode) return error(Code::kFormatInvalid, id.raw);
+    return inode;
+  };
+  const auto directory = [&](InodeId id) -> Result<InodeRef> {
+    InodeRef inode = TRY(existing(id));
+    if (inode->directory == nullptr) return error(Code::kFormatInvalid, id.raw);
+    return inode;
+  };
+  const auto file = [&](InodeId id) -> Result<InodeRef> {
+    InodeRef inode = TRY(existing(id));
+    if (inode->map == nullptr) return error(Code::kFormatInvalid, id.raw);
+    return inode;
+  };
+  extent::Freed freed;  // what is free is found out at the end, from what is mapped then
+  switch (static_cast<ChangeType>(type)) {
+    case ChangeType::kInodePut:
+      TRY(put_inode(TRY(decode_inode(body))));
+      return {};
+    case ChangeType::kInodeRemove:
+      inodes.remove(TRY(decode_inode_id(body)));
+      return {};
+    case ChangeType::kEntryPut: {
+      EntryChange change = TRY(decode_entry_put(body));
+      TRY(directory(change.directory))
+          ->directory->put(change.cookie, {change.inode, change.type_bits, std::move(change.name)});
+      return {};
+    }
+    case ChangeType::kEntryRemove: {
+      const EntryChange change = TRY(decode_entry_remove(body));
+      TRY(directory(change.directory))->directory->remove(change.cookie);
+      return {};
+    }
+    case ChangeType::kXattrPut: {
+      XattrChange change = TRY(decode_xattr_put(body));
+      const InodeRef inode = TRY(existing(change.inode));
+      if (!inode->xattrs) inode->xattrs = std::make_unique<std::map<std::string, std::string>>();
+      (*inode->xattrs)[std::move(change.name)] = std::move(change.value);
+      inode->has_xattrs = true;
+      return {};
+    }
+    case ChangeType::kXattrRemove: {
+      const XattrChange change = TRY(decode_xattr_remove(body));
+      const InodeRef inode = TRY(existing(change.inode));
+      if (inode->xattrs) inode->xattrs->erase(change.name);
+      inode->has_xattrs = inode->xattrs && !inode->xattrs->empty();
+      return {};
+    }
+    case ChangeType::kSymlinkPut: {
+      XattrChange change = TRY(decode_symlink_put(body));
+      TRY(existing(change.inode))->symlink = std::make_unique<std::string>(std::move(change.value));
+      return {};
+    }
+    case ChangeType::kInodeLimit:
+      inode_limit_logged =
+          std::max(inode_limit_logged.load(), TRY(decode_inode_id(body)).raw);
+      return {};
+  }
+  switch (static_cast<extent::ChangeType>(type)) {
+    case extent::ChangeType::kExtentPut: {
+      const extent::ExtentPut change = TRY(extent::decode_extent_put(body));
+      TRY(file(change.inode))
+          ->map->put(change.first, change.pieces, change.crcs, Generation{lsn.raw}, freed);
+      return {};
+    }
+    case extent::ChangeType::kExtentClear: {
+      const extent::ExtentClear change = TRY(extent::decode_extent_clear(body));
+      TRY(file(change.inode))->map->clear(change.first, change.count, freed);
+      return {};
+    }
+    case extent::ChangeType::kExtentReserve: {
+      const extent::ExtentReserve change = TRY(extent::decode_extent_reserve(body));
+      TRY(file(change.inode))->map->reserve(change.first, change.count, Generation{lsn.raw});
+      return {};
+    }
+    case extent::ChangeType::kChunkPut:
+      return store->replay(TRY(extent::decode_chunk_put(body)));
+    case extent::ChangeType::kChunkRemove:
+      return store->replay(TRY(extent::decode_chunk_remove(body)));
+    case extent::ChangeType::kReferenceCount:
+      break;
+  }
+  log_error("journal record {} has a change of unknown type {}", lsn, type);
+  return error(Code::kFormatVersion, type);
+}
+
+Result<void> Filesystem::Impl::apply_run_entry(std::span<const std::byte> key_bytes,
+                                               std::span<const std::byte> value)
+    DFS_NO_THREAD_SAFETY_ANALYSIS {
+  const Key key = TRY(parse_key(key_bytes));
+  if (key.inode.raw == 0) {
+    if (key.tag == KeyTag::kPoolLimit) {
+      inode_limit_logged = TRY(parse_child(value)).raw;
+      return {};
+    }
+    if (key.tag == KeyTag::kPoolChunk) return store->replay(TRY(extent::decode_chunk_put(value)));
+    return error(Code::kFormatInvalid, static_cast<std::uint64_t>(key.tag));
+  }
+  if (key.tag == KeyTag::kInode) {
+    TRY(put_inode(TRY(decode_inode(value))));
+    return {};
+  }
+  const InodeRef inode = inodes.find(key.inode);
+  if (!inode) return error(Code::kFormatInvalid, key.inode.raw);
+  switch (key.tag) {
+    case KeyTag::kSymlink:
+      inode->symlink = std::make_unique<std::string>(as_text(value));
+      return {};
+    case KeyTag::kXattr: {
+      if (key.rest.size() < 4) return error(Code::kFormatInvalid, key.inode.raw);
+      const std::string name{as_text(key.rest.first(key.rest.size() - 3))};
+      if (!inode->xattrs) inode->xattrs = std::make_unique<std::map<std::string, std::string>>();
+      (*inode->xattrs)[name] += as_text(value);
+      inode->has_xattrs = true;
+      return {};
+    }
+    case KeyTag::kEntry: {
+      ByteReader in(value);
+      Entry entry;
+      entry.inode = in.get<InodeId>();
+      entry.type_bits = in.get<std::uint32_t>();
+      entry.name = std::string{as_text(in.get_bytes(in.left()))};
+      if (!in.ok() || key.rest.size() != 8 || inode->directory == nullptr) {
+        return error(Code::kFormatInvalid, key.inode.raw);
+      }
+      inode->directory->put(from_big_endian<std::uint64_t>(key.rest), std::move(entry));
+      return {};
+    }
+    case KeyTag::kWindow:
+      if (key.rest.size() != 8 || inode->map == nullptr) {
+        return error(Code::kFormatInvalid, key.inode.raw);
+      }
+      return inode->map->load_window(WindowId{from_big_endian<std::uint64_t>(key.rest)}, value);
+    case KeyTag::kInode:
+      break;
+  }
+  return error(Code::kFormatInvalid, static_cast<std::uint64_t>(key.tag));
+}
+
+Result<void> Filesystem::Impl::note_all_live() {
+  for (const InodeId id : inodes.ids()) {
+    const InodeRef inode = inodes.find(id);
+    if (!inode->map) continue;
+    Result<void> outcome;
+    inode->map->for_each([&](const extent::Mapping& mapping) {
+      if (mapping.kind == extent::MappingKind::kReserved) {
+        store->note_reserved(mapping.count);
+      } else if (outcome.has_value()) {
+        outcome = store->note_live(mapping);
+      }
+    });
+    if (!outcome.has_value()) {
+      log_error("inode {}: {}", id, describe(outcome.error()));
+      return outcome;
+    }
+  }
+  return {};
+}
+
+// ---- Housekeeping --------------------------------------------------------------------------------
+
+void Filesystem::Impl::on_progress() {
+  if (closing.load(std::memory_order_acquire)) return;
+  if (!reclaiming.exchange(true)) {
+    tasks.enter();
+    spawn(reclaim_once());
+  }
+  const std::uint64_t used = journal->log_used_bytes();
+  if (used > kCheckpointLogBytesMin &&
+      used * 100 > journal->log_capacity_bytes() * options.checkpoint_log_percent &&
+      !checkpointing.exchange(true)) {
+    tasks.enter();
+    spawn(checkpoint_in_background());
+  }
+}
+
+Task<void> Filesystem::Impl::reclaim_once() {
+  co_await store->reclaim();
+  reclaiming.store(false);
+  tasks.leave();
+}
+
+// Static, and with the executor apart: the file system may be gone when a sleep ends.
+Task<void> Filesystem::Impl::housekeeping(std::shared_ptr<HousekeepingLink> link,
+                                          Executor& executor, Duration interval) {
+  while (true) {
+    co_await executor.sleep(interval);
+    Impl* impl = nullptr;
+    {
+      LockGuard lock(link->mutex);
+      impl = link->impl;
+      if (impl == nullptr) co_return;
+      impl->tasks.enter();  // unmount waits for what follows
+    }
+    co_await impl->tend();
+    impl->tasks.leave();
+  }
+}
+
+// Makes durable what nobody asked to, and closes the journal with a watermark when it is idle.
+Task<void> Filesystem::Impl::tend() {
+  if (journal->stopped()) co_return;
+  if (journal->covered() < journal->appended()) {
+    const Result<void> result = co_await journal->drain();
+    result.ignore("the journal has stopped and said so; every later sync reports it");
+  }
+  co_await store->reclaim();
+}
+
+Task<Result<void>> Filesystem::unmount() { co_return co_await impl_->unmount(); }
+
+Task<Result<void>> Filesystem::Impl::unmount() {
+  {
+    LockGuard lock(link->mutex);
+    link->impl = nullptr;
+  }
+  closing.store(true, std::memory_order_release);
+  while (!tasks.idle()) co_await executor.sleep(std::chrono::milliseconds{1});
+  if (options.read_only) co_return {};
+  CO_TRY(co_await journal->drain());
+  co_await store->reclaim();
+  CO_TRY(co_await journal->drain());
+  CO_TRY(co_await checkpoint());
+  co_return co_await pool->mark_clean();
+}
+
+// ---- Helpers -------------------------------------------------------------------------------------
+
+Result<void> Filesystem::Impl::writable() const {
+  if (options.read_only || pool->read_only() || journal->stopped()) return Code::kReadOnly;
+  return {};
+}
+
+Result<InodeRef> Filesystem::Impl::find(InodeId id) const {
+  InodeRef inode = inodes.find(id);
+  if (!inode) return error(Code::kStale, id.raw);
+  return inode;
+}
+
+Lsn Filesystem::Impl::append(journal::Credit& credit, const RecordWriter& record,
+                             std::initializer_list<Inode*> concerned) {
+  const Lsn lsn = journal->append(credit, record.bytes());
+  for (Inode* inode : concerned) {
+    if (inode != nullptr) inode->touch(lsn);
+  }
+  return lsn;
+}
+
+Task<Result<InodeId>> Filesystem::Impl::new_inode_id() {
+  const std::uint64_t id = next_inode.fetch_add(1);
+  if (id + kInodeStep / 2 >= inode_limit_logged.load(std::memory_order_acquire)) {
+    RecordWriter record;
+    const std::uint64_t limit = align_up(id + kInodeStep, kInodeStep);
+    record.inode_limit(InodeId{limit});
+    journal::Credit credit = co_await journal->reserve(1, record.bytes().size());
+    const journal::ChangeScope scope(gate);
+    LockGuard lock(images_mutex);  // any leaf: two at once would grant twice, which is harmless
+    if (limit > inode_limit_logged.load()) {
+      const Lsn lsn = append(credit, record, {});
+      inode_limit_lsn.store(lsn.raw, std::memory_order_release);
+      inode_limit_logged.store(limit, std::memory_order_release);
+    }
+  }
+  if (id >= inode_limit_durable.load(std::memory_order_acquire)) {
+    const std::uint64_t granted = inode_limit_logged.load(std::memory_order_acquire);
+    CO_TRY(co_await journal->sync(Lsn{inode_limit_lsn.load(std::memory_order_acquire)}));
+    std::uint64_t seen = inode_limit_durable.load();
+    while (seen < granted && !inode_limit_durable.compare_exchange_weak(seen, granted)) {
+    }
+  }
+  co_return InodeId{id};
+}
+
+void Filesystem::Impl::remove_locked(RecordWriter& record, Inode& inode) {
+  record.inode_remove(inode.id);
+  inode.removed = true;
+  inodes.remove(inode.id);
+}
+
+void Filesystem::Impl::release_data(Inode& inode, Lsn lsn) {
+  if (!inode.map) return;
+  extent::Freed freed;
+  {
+    const auto extents = store->locks().lock(inode.id, FileBlock{0}, ~std::uint64_t{0});
+    inode.map->clear(FileBlock{0}, ~std::uint64_t{0}, freed);
+  }
+  store->free(freed, lsn);
+}
+
+void Filesystem::Impl::reap_soon(InodeId id) {
+  // Closing: the orphan is removed at the next mount. Read-only: it stays.
+  if (closing.load(std::memory_order_acquire) || options.read_only) return;
+  tasks.enter();
+  struct Run {
+    static Task<void> run(Impl& impl, InodeId orphan) {
+      co_await impl.reap(orphan);
+      impl.tasks.leave();
+    }
+  };
+  spawn(Run::run(*this, id));
+}
+
+Task<void> Filesystem::Impl::reap(InodeId id) {
+  if (!writable().has_value()) co_return;
+  const InodeRef inode = inodes.find(id);
+  if (!inode) co_return;
+  journal::Credit credit = co_await journal->reserve(1, kNameRecordBytes);
+  Lsn lsn;
+  {
+    const journal::ChangeScope scope(gate);
+    const InodeLockSet locks{inode.get()};
+    if (inode->removed || inode->nlink != 0 || inode->lookups != 0) co_return;
+    capture_locked(*inode);
+    RecordWriter record;
+    remove_locked(record, *inode);
+    lsn = append(credit, record, {inode.get()});
+  }
+  release_data(*inode, lsn);
+}
+
+void Filesystem::Impl::kill_suid_sgid(Inode& inode) {
+  inode.mode &= ~static_cast<std::uint32_t>(S_ISUID);
+  // Without group execution the bit means mandatory locking, not a change of group.
+  if ((inode.mode & S_IXGRP) != 0) inode.mode &= ~static_cast<std::uint32_t>(S_ISGID);
+}
+
+// ---- Attributes ----------------------------------------------------------------------------------
+
+Task<Result<Attributes>> Filesystem::getattr(InodeId id) {
+  CO_TRY_ASSIGN(const InodeRef inode, impl_->find(id));
+  LockGuard lock(inode->mutex);
+  co_return inode->attributes();
+}
+
+Task<Result<Attributes>> Filesystem::setattr(InodeId id, AttributeChange change) {
+  impl_->metrics.setattrs.add();
+  CO_TRY(impl_->writable());
+  CO_TRY_ASSIGN(const InodeRef inode, impl_->find(id));
+  const std::int64_t now = impl_->now_ns();
+  if (change.atime_now) change.atime_ns = now;
+  if (change.mtime_now) change.mtime_ns = now;
+  if (change.size_bytes) {
+    if (!inode->is_regular()) co_return Code::kInvalid;
+    CO_TRY(co_await impl_->truncate(inode, *change.size_bytes, change));
+    if (!change.mode && !change.uid && !change.gid) co_return co_await getattr(id);
+  }
+  journal::Credit credit = co_await impl_->journal->reserve(1, kNameRecordBytes);
+  const journal::ChangeScope scope(impl_->gate);
+  const InodeLockSet locks{inode.get()};
+  if (inode->removed) co_return Code::kStale;
+  impl_->capture_locked(*inode);
+  const bool owner_changes = change.uid || change.gid;
+  if ((owner_changes || change.kill_suid_sgid) && !inode->is_directory()) {
+    Impl::kill_suid_sgid(*inode);
+  }
+  if (change.mode) inode->mode = (inode->mode & S_IFMT) | (*change.mode & 07777);
+  if (change.uid) inode->uid = *change.uid;
+  if (change.gid) inode->gid = *change.gid;
+  if (change.atime_ns) inode->atime_ns = *change.atime_ns;
+  if (change.mtime_ns) inode->mtime_ns = *change.mtime_ns;
+  inode->ctime_ns = change.ctime_ns.value_or(now);
+  RecordWriter record;
+  record.inode_put(image_of(*inode));
+  impl_->append(credit, record, {inode.get()});
+  co_return inode->attributes();
+}
+
+bool Filesystem::has_xattrs(InodeId id) {
+  const InodeRef inode = impl_->inodes.find(id);
+  return inode && inode->has_xattrs.load(std::memory_order_acquire);
+}
+
+Task<Result<std::string>> Filesystem::getxattr(InodeId id, std::string name) {
+  CO_TRY_ASSIGN(const InodeRef inode, impl_->find(id));
+  if (!inode->has_xattrs.load(std::memory_order_acquire)) co_return Code::kNoAttribute;
+  LockGuard lock(inode->mutex);
+  if (!inode->xattrs) co_return Code::kNoAttribute;
+  const auto it = inode->xattrs->find(name);
+  if (it == inode->xattrs->end()) co_return Code::kNoAttribute;
+  co_return it->second;
+}
+
+Task<Result<void>> Filesystem::setxattr(InodeId id, std::string name, std::string value,
+                                        XattrMode mode) {
+  CO_TRY(impl_->writable());
+  if (name.empty() || name.size() > kNameBytesMax) co_return Code::kRange;
+  if (value.size() > kXattrValueBytesMax) co_return Code::kTooManyLinks;
+  CO_TRY_ASSIGN(const InodeRef inode, impl_->find(id));
+  journal::Credit credit =
+      co_await impl_->journal->reserve(1, kNameRecordBytes + name.size() + value.size());
+  const journal::ChangeScope scope(impl_->gate);
+  const InodeLockSet locks{inode.get()};
+  if (inode->removed) co_return Code::kStale;
+  const bool there = inode->xattrs && inode->xattrs->contains(name);
+  if (mode == XattrMode::kCreate && there) co_return Code::kExists;
+  if (mode == XattrMode::kReplace && !there) co_return Code::kNoAttribute;
+  if (!there) {
+    std::size_t list_bytes = name.size() + 1;
+    if (inode->xattrs) {
+      for (const auto& [other, ignored] : *inode->xattrs) list_bytes += other.size() + 1;
+    }
+    if (list_bytes > kXattrListBytesMax) co_return Code::kNoSpace;
+  }
+  impl_->capture_locked(*inode);
+  inode->ctime_ns = impl_->now_ns();
+  RecordWriter record;
+  record.xattr_put(id, name, value);
+  record.inode_put(image_of(*inode));
+  impl_->append(credit, record, {inode.get()});
+  if (!inode->xattrs) inode->xattrs = std::make_unique<std::map<std::string, std::string>>();
+  (*inode->xattrs)[std::move(name)] = std::move(value);
+  inode->has_xattrs.store(true, std::memory_order_release);
+  co_return {};
+}
+
+Task<Result<void>> Filesystem::removexattr(InodeId id, std::string name) {
+  CO_TRY(impl_->writable());
+  CO_TRY_ASSIGN(const InodeRef inode, impl_->find(id));
+  journal::Credit credit = co_await impl_->journal->reserve(1, kNameRecordBytes);
+  const journal::ChangeScope scope(impl_->gate);
+  const InodeLockSet locks{inode.get()};
+  if (inode->removed) co_return Code::kStale;
+  if (!inode->xattrs || !inode->xattrs->contains(name)) co_return Code::kNoAttribute;
+  impl_->capture_locked(*inode);
+  inode->ctime_ns = impl_->now_ns();
+  RecordWriter record;
+  record.xattr_remove(id, name);
+  record.inode_put(image_of(*inode));
+  impl_->append(credit, record, {inode.get()});
+  inode->xattrs->erase(name);
+  inode->has_xattrs.store(!inode->xattrs->empty(), std::memory_order_release);
+  co_return {};
+}
+
+Task<Result<std::string>> Filesystem::listxattr(InodeId id) {
+  CO_TRY_ASSIGN(const InodeRef inode, impl_->find(id));
+  LockGuard lock(inode->mutex);
+  std::string names;
+  if (inode->xattrs) {
+    for (const auto& [name, value] : *inode->xattrs) {
+      names += name;
+      names += '\0';
+    }
+  }
+  co_return names;
+}
+
+// ---- Durability and state ------------------------------------------------------------------------
+
+Task<Result<void>> Filesystem::fsync(InodeId id) {
+  impl_->metrics.fsyncs.add();
+  const TimePoint start = impl_->executor.now();
+  CO_TRY_ASSIGN(const InodeRef inode, impl_->find(id));
+  CO_TRY(co_await impl_->journal->sync(Lsn{inode->last_lsn.load(std::memory_order_acquire)}));
+  impl_->metrics.fsync_latency_us.record(
+      static_cast<std::uint64_t>((impl_->executor.now() - start).count() / 1000));
+  co_return {};
+}
+
+Task<Result<void>> Filesystem::sync() {
+  co_return co_await impl_->journal->sync(impl_->journal->appended());
+}
+
+StatFs Filesystem::statfs() {
+  const extent::SpaceReport space = impl_->store->space(impl_->pool->policy());
+  StatFs out;
+  out.total_bytes = space.usable_bytes;
+  out.free_bytes = space.free_bytes;
+  out.available_bytes =
+      space.free_bytes > space.reserve_bytes ? space.free_bytes - space.reserve_bytes : 0;
+  out.files = impl_->inodes.size();
+  return out;
+}
+
+journal::Pool& Filesystem::pool() { return *impl_->pool; }
+journal::Journal& Filesystem::journal() { return *impl_->journal; }
+extent::Store& Filesystem::store() { return *impl_->store; }
+const FilesystemMetrics& Filesystem::metrics() const { return impl_->metrics; }
+const MountReport& Filesystem::mount_report() const { return impl_->report; }
+std::uint64_t Filesystem::inode_count() const { return impl_->inodes.size(); }
+
+std::uint64_t Filesystem::metadata_memory_bytes() const {
+  // What the allocator adds per node of a map and per hash entry, roughly.
+  constexpr std::uint64_t kNodeBytes = 64;
+  std::uint64_t bytes = 0;
+  for (const InodeId id : impl_->inodes.ids()) {
+    const InodeRef inode = impl_->inodes.find(id);
+    if (!inode) continue;
+    bytes += sizeof(Inode) + kNodeBytes;
+    if (inode->map) bytes += inode->map->memory_bytes();
+    LockGuard lock(inode->mutex);
+    if (inode->directory) bytes += inode->directory->entries().size() * (sizeof(Entry) + kNodeBytes);
+  }
+  return bytes;
+}
+
+std::string Filesystem::Impl::path_of(InodeId id) const {
+  // Reverse names are not stored: this looks through every directory, for a report that is rare.
+  std::string path;
+  const std::vector<InodeId> all = inodes.ids();
+  while (id != kRootInode) {
+    bool found = false;
+    for (const InodeId candidate : all) {
+      const InodeRef inode = inodes.find(candidate);
+      if (!inode) continue;
+      LockGuard lock(inode->mutex);
+      if (!inode->directory) continue;
+      for (const auto& [cookie, entry] : inode->directory->entries()) {
+        if (entry.inode != id) continue;
+        path = "/" + entry.name + path;
+        id = inode->id;
+        found = true;
+        break;
+      }
+      if (found) break;
+    }
+    if (!found) return fmt::format("inode {} (no name any more){}", id, path);
+  }
+  return path.empty() ? "/" : path;
+}
+
+std::vector<std::string> Filesystem::damaged_files() const {
+  std::vector<InodeId> ids;
+  {
+    LockGuard lock(impl_->damaged_mutex);
+    ids.assign(impl_->damaged.rbegin(), impl_->damaged.rend());
+  }
+  std::vector<std::string> paths;
+  paths.reserve(ids.size());
+  for (const InodeId id : ids) paths.push_back(impl_->path_of(id));
+  return paths;
+}
+
+}  // namespace dynamicfs::fs

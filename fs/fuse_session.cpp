@@ -1,0 +1,279 @@
+#define FUSE_USE_VERSION 312
+
+#include "fs/fuse_session.hpp"
+
+#include <fuse_lowlevel.h>
+#include <pthread.h>
+#include <sys/eventfd.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <csignal>
+#include <cstdlib>
+#include <new>
+
+#include "base/assert.hpp"
+#include "base/log.hpp"
+#include "fs/fuse_operations.hpp"
+
+namespace dynamicfs::fs {
+namespace {
+
+// One WRITE fills one extent window.
+constexpr unsigned kWriteBytesMax = kWindowBytes;
+// Readahead, asynchronous direct I/O and writeback in flight at once. Enough that one stream keeps
+// every disk busy (FAST'17 found 100 enough for 32 threads on a hard disk), little enough that
+// writeback waits in the kernel rather than in our memory.
+constexpr unsigned kBackgroundMax = 128;
+constexpr unsigned kCongestionThreshold = 96;
+// Beyond the background requests, for synchronous direct writes: each is a thread that waits.
+constexpr std::size_t kSpareBuffers = 32;
+
+// Wakes a reader out of read(2); it does nothing, being delivered is the point.
+constexpr int kWakeSignal = SIGUSR1;
+void on_wake_signal(int) {}
+
+// True while this thread answers INIT: the reply that passes then is the one to complete.
+thread_local bool answering_init = false;
+
+}  // namespace
+
+int errno_of(const Error& error) {
+  switch (error.code) {
+    case Code::kOk: return 0;
+    case Code::kNotFound: return ENOENT;
+    case Code::kExists: return EEXIST;
+    case Code::kNotDirectory: return ENOTDIR;
+    case Code::kIsDirectory: return EISDIR;
+    case Code::kNotEmpty: return ENOTEMPTY;
+    case Code::kNameTooLong: return ENAMETOOLONG;
+    case Code::kInvalid: return EINVAL;
+    case Code::kPermission: return EPERM;
+    case Code::kAccess: return EACCES;
+    case Code::kTooManyLinks: return EMLINK;
+    case Code::kFileTooBig: return EFBIG;
+    case Code::kNoAttribute: return ENODATA;
+    case Code::kStale: return ESTALE;
+    case Code::kNotSupported: return EOPNOTSUPP;
+    case Code::kRange: return ERANGE;
+    case Code::kCrossDevice: return EXDEV;
+    case Code::kNoMemory: return ENOMEM;
+    case Code::kBusy: return EBUSY;
+    case Code::kNoDevice: return ENXIO;  // lseek behind the last data, open of a socket
+    case Code::kNoSpace: return ENOSPC;
+    case Code::kReadOnly: return EROFS;
+    case Code::kUsage: return EINVAL;
+    case Code::kSystem: return error.sys_errno != 0 ? error.sys_errno : EIO;
+    // Everything that went wrong below the tree. The log and `status` say what it was.
+    case Code::kDiskRead:
+    case Code::kDiskWrite:
+    case Code::kDiskFlush:
+    case Code::kDiskGone:
+    case Code::kDiskRange:
+    case Code::kDiskOpen:
+    case Code::kFormatMagic:
+    case Code::kFormatVersion:
+    case Code::kFormatInvalid:
+    case Code::kChecksum:
+    case Code::kCorrupt:
+    case Code::kJournalFull:
+    case Code::kJournalStopped:
+    case Code::kNotInPool:
+    case Code::kPoolBusy:
+    case Code::kPoolExists:
+    case Code::kDiskMissing:
+    case Code::kTooFewDisks:
+    case Code::kSplitBrain:
+    case Code::kShutdown:
+      return EIO;
+  }
+  return EIO;
+}
+
+FuseSession::FuseSession(Executor& executor, Filesystem& filesystem, SessionOptions options)
+    : executor_(executor),
+      filesystem_(filesystem),
+      options_(options),
+      end_fd_(::eventfd(0, EFD_CLOEXEC)),
+      buffers_(kWriteBytesMax, kBackgroundMax + options.readers + kSpareBuffers) {}
+
+Result<std::unique_ptr<FuseSession>> FuseSession::start(Executor& executor, Filesystem& filesystem,
+                                                        UniqueFd device, SessionOptions options) {
+  DFS_ASSERT(options.readers > 0);
+  std::unique_ptr<FuseSession> session{new FuseSession(executor, filesystem, options)};
+  if (!session->end_fd_) return system_error(Code::kSystem, errno);
+
+  struct sigaction action {};
+  action.sa_handler = on_wake_signal;  // without SA_RESTART: read(2) must return
+  if (::sigaction(kWakeSignal, &action, nullptr) != 0) return system_error(Code::kSystem, errno);
+
+  char name[] = "dynamicfs";
+  char* arguments[] = {name, nullptr};
+  fuse_args args{.argc = 1, .argv = arguments, .allocated = 0};
+  session->session_ =
+      fuse_session_new(&args, &fuse_operations(), sizeof(fuse_lowlevel_ops), session.get());
+  fuse_opt_free_args(&args);
+  if (session->session_ == nullptr) return system_error(Code::kSystem, ENOMEM);
+
+  fuse_custom_io io{};
+  io.writev = send;
+  io.read = receive;
+  const int adopted = fuse_session_custom_io(session->session_, &io, device.get());
+  if (adopted != 0) return system_error(Code::kSystem, -adopted);
+  session->device_fd_ = device.release();
+
+  session->readers_left_ = options.readers;
+  for (unsigned index = 0; index < options.readers; ++index) {
+    session->readers_.emplace_back([self = session.get(), index] { self->read_requests(index); });
+  }
+  return session;
+}
+
+FuseSession::~FuseSession() {
+  DFS_ASSERT(readers_left_ == 0);
+  if (session_ != nullptr) fuse_session_destroy(session_);
+}
+
+Result<void> FuseSession::wait_for_init(std::chrono::milliseconds patience) {
+  std::unique_lock lock(init_mutex_);
+  init_done_.wait_for(lock, patience, [&] { return initialised_ || ended_; });
+  if (!initialised_) return Code::kShutdown;
+  return {};
+}
+
+void FuseSession::stop() {
+  stopping_ = true;
+  fuse_session_exit(session_);
+  // A signal that arrives between the check of stopping_ and read(2) wakes nobody, so it is
+  // repeated until the last reader has left.
+  while (readers_left_.load() > 0) {
+    for (std::thread& reader : readers_) ::pthread_kill(reader.native_handle(), kWakeSignal);
+    std::this_thread::sleep_for(std::chrono::milliseconds{2});
+  }
+  for (std::thread& reader : readers_) {
+    if (reader.joinable()) reader.join();
+  }
+}
+
+void FuseSession::drain() {
+  while (finished_.sum() != started_.sum() || buffers_.out() != 0) {
+    std::this_thread::sleep_for(std::chrono::milliseconds{1});
+  }
+}
+
+void FuseSession::read_requests(unsigned index) {
+  const std::string name = fmt::format("fuse-{}", index);
+  ::pthread_setname_np(::pthread_self(), name.c_str());
+  ReceiveBuffer buffer = buffers_.take();
+  incoming.buffer = &buffer;
+  while (!stopping_.load(std::memory_order_relaxed)) {
+    fuse_buf request{};
+    request.mem = buffer.message();
+    const int received = fuse_session_receive_buf(session_, &request);
+    if (received == -EINTR || received == -EAGAIN) continue;
+    if (received <= 0) {
+      if (received < 0) log_error("fuse: receiving failed: {}", describe(system_error(Code::kSystem, -received)));
+      break;
+    }
+    {
+      DriverScope scope(executor_);
+      handle({buffer.message(), static_cast<std::size_t>(received)});
+    }
+    // Outside the scope: what the request has posted may be what brings a buffer back.
+    if (!buffer) buffer = buffers_.take();
+  }
+  incoming.buffer = nullptr;
+  buffer = {};
+  // The first that leaves speaks for all: the kernel has ended the session, or we have.
+  {
+    std::lock_guard lock(init_mutex_);
+    ended_ = true;
+  }
+  init_done_.notify_all();
+  const std::uint64_t one = 1;
+  [[maybe_unused]] const auto told = ::write(end_fd_.get(), &one, sizeof one);
+  readers_left_.fetch_sub(1);
+}
+
+void FuseSession::handle(std::span<std::byte> message) {
+  const wire::Head head = wire::head_of(message);
+  requests_[head.opcode < wire::kOpcodes ? head.opcode : 0].add();
+  if (wire::is_interrupt(head)) {
+    // Our requests end by themselves, and tracking which is being waited for costs every one of
+    // them a lock: refused once, the kernel sends no more.
+    std::vector<std::byte> refusal = wire::refusal_of(head);
+    [[maybe_unused]] const auto sent = ::write(device_fd_, refusal.data(), refusal.size());
+    return;
+  }
+  if (wire::is_init(head)) {
+    std::lock_guard lock(init_mutex_);
+    offered_ = wire::init_offer(message);
+    answering_init = true;
+  }
+  incoming.kill_suid_sgid = wire::kills_suid_sgid(head, message);
+  fuse_buf request{};
+  request.mem = message.data();
+  request.size = message.size();
+  fuse_session_process_buf(session_, &request);
+  if (answering_init) {
+    answering_init = false;
+    std::lock_guard lock(init_mutex_);
+    initialised_ = answered_.major != 0;
+    init_done_.notify_all();
+  }
+}
+
+// Called by libfuse while it answers INIT.
+void FuseSession::negotiate(fuse_conn_info* connection) {
+  // Not ATOMIC_O_TRUNC: an open that we never hear of cannot truncate; without it the kernel sends
+  // SETATTR. Not AUTO_INVAL_DATA: nobody but this mount changes a file. Not HANDLE_KILLPRIV: we do
+  // its second version. No splice: one copy less in the kernel, one system call more per request.
+  unsigned wanted = FUSE_CAP_ASYNC_READ | FUSE_CAP_ASYNC_DIO | FUSE_CAP_PARALLEL_DIROPS |
+                    FUSE_CAP_READDIRPLUS | FUSE_CAP_READDIRPLUS_AUTO | FUSE_CAP_CACHE_SYMLINKS |
+                    FUSE_CAP_EXPORT_SUPPORT | FUSE_CAP_NO_OPEN_SUPPORT |
+                    FUSE_CAP_NO_OPENDIR_SUPPORT | FUSE_CAP_IOCTL_DIR;
+  if (options_.writeback) wanted |= FUSE_CAP_WRITEBACK_CACHE;
+  connection->want = wanted & connection->capable;
+  connection->max_write = kWriteBytesMax;
+  connection->max_background = kBackgroundMax;
+  connection->congestion_threshold = kCongestionThreshold;
+  // As large as the kernel offers, which is what the bdi has: kernel_knobs raises that afterwards.
+  connection->time_gran = 1;
+}
+
+ssize_t FuseSession::send(int fd, iovec* iov, int count, void* self) {
+  if (answering_init && count == 2) {
+    auto* const session = static_cast<FuseSession*>(self);
+    std::lock_guard lock(session->init_mutex_);
+    session->answered_ = wire::complete_init_reply(
+        session->offered_, {static_cast<std::byte*>(iov[1].iov_base), iov[1].iov_len});
+  }
+  return ::writev(fd, iov, count);
+}
+
+ssize_t FuseSession::receive(int fd, void* memory, std::size_t size, void* /*self*/) {
+  // libfuse may ask for more than a buffer of ours holds before INIT has fixed the largest WRITE.
+  const std::size_t size_max = incoming.buffer->message_bytes_max();
+  return ::read(fd, memory, size < size_max ? size : size_max);
+}
+
+FuseSession::State FuseSession::state() const {
+  State state;
+  {
+    std::lock_guard lock(init_mutex_);
+    state.offered = offered_;
+    state.answered = answered_;
+  }
+  state.library_version = fuse_pkgversion();
+  state.readers = options_.readers;
+  state.buffers_max = buffers_.count_max();
+  state.buffers_made = buffers_.made();
+  state.buffer_waits = buffers_.waits();
+  // Finished first: it can only grow, so the difference is never negative.
+  const std::uint64_t finished = finished_.sum();
+  state.in_flight = started_.sum() - finished;
+  return state;
+}
+
+}  // namespace dynamicfs::fs

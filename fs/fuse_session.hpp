@@ -1,0 +1,120 @@
+// One mount: the kernel's requests become calls on Filesystem, their results become replies.
+//
+// Nothing else happens here. A request is received by one of a few reader threads (`fuse-<n>`),
+// started as a task and answered by whichever thread completes it; what needs no disk is answered
+// by the reader itself, without a hop. The memory a WRITE was received into travels with its task to
+// the disks, so its payload is copied nowhere.
+//
+// Stateless  The kernel is told once that OPEN, OPENDIR, CREATE and FLUSH do not exist. It then
+//            opens without asking, makes files by MKNOD and keeps nothing to RELEASE: a small file
+//            costs three requests instead of seven. What an open file is, the Filesystem knows from
+//            the references that FORGET gives back.
+// Threads    See each method. Replies may be sent from any thread (libfuse allows it).
+#pragma once
+
+#include <sys/types.h>
+
+#include <array>
+#include <atomic>
+#include <chrono>
+#include <condition_variable>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "base/executor.hpp"
+#include "base/metrics.hpp"
+#include "base/result.hpp"
+#include "base/unique_fd.hpp"
+#include "fs/filesystem.hpp"
+#include "fs/fuse_wire.hpp"
+#include "fs/receive_buffers.hpp"
+
+struct fuse_session;
+struct fuse_conn_info;
+
+namespace dynamicfs::fs {
+
+struct SessionOptions {
+  unsigned readers = 2;
+  // Buffered writes stay in the page cache until the kernel writes them back.
+  bool writeback = true;
+};
+
+// The one place where a Code becomes an errno.
+int errno_of(const Error& error);
+
+class FuseSession {
+ public:
+  // `device` is an open /dev/fuse that was just mounted: the kernel's INIT is on its way. `executor`
+  // and `filesystem` outlive the session. Errors: kSystem.
+  static Result<std::unique_ptr<FuseSession>> start(Executor& executor, Filesystem& filesystem,
+                                                    UniqueFd device, SessionOptions options);
+  // stop() and drain() come first.
+  ~FuseSession();
+
+  // Waits until the kernel's INIT was answered. kShutdown: the session ended before, or nothing
+  // came in `patience`.
+  Result<void> wait_for_init(std::chrono::milliseconds patience);
+  // Becomes readable when the kernel has ended the session (unmounted, or aborted).
+  int end_fd() const { return end_fd_.get(); }
+
+  // Ends the readers; requests that were received go on. Not from a reader.
+  void stop();
+  // Waits until every request was answered and every buffer is home. After stop().
+  void drain();
+
+  struct State {
+    wire::Init offered;
+    wire::Init answered;
+    std::string library_version;
+    unsigned readers = 0;
+    std::size_t buffers_max = 0;
+    std::size_t buffers_made = 0;
+    std::size_t buffer_waits = 0;
+    std::uint64_t in_flight = 0;
+  };
+  State state() const;
+  // Requests received, by opcode; see wire::opcode_name.
+  std::uint64_t requests(unsigned opcode) const { return requests_[opcode].sum(); }
+
+ private:
+  friend class Request;
+  friend struct Operations;
+  FuseSession(Executor& executor, Filesystem& filesystem, SessionOptions options);
+
+  void read_requests(unsigned index);
+  void handle(std::span<std::byte> message);
+  void negotiate(fuse_conn_info* connection);
+  static ssize_t send(int fd, struct iovec* iov, int count, void* self);
+  static ssize_t receive(int fd, void* memory, std::size_t size, void* self);
+
+  Executor& executor_;
+  Filesystem& filesystem_;
+  const SessionOptions options_;
+  fuse_session* session_ = nullptr;   // owned, with the device in it
+  int device_fd_ = -1;
+  UniqueFd end_fd_;
+  ReceiveBuffers buffers_;
+  std::vector<std::thread> readers_;
+  std::atomic<unsigned> readers_left_{0};
+  std::atomic<bool> stopping_{false};
+
+  std::array<Counter, wire::kOpcodes> requests_;
+  // The difference is what is in flight; two sums, so that no counter is shared on the way.
+  Counter started_;
+  Counter finished_;
+
+  // std::mutex, not ours: wait_for_init waits on the condition variable.
+  mutable std::mutex init_mutex_;
+  std::condition_variable init_done_;
+  wire::Init offered_;
+  wire::Init answered_;
+  bool initialised_ = false;
+  bool ended_ = false;
+};
+
+}  // namespace dynamicfs::fs

@@ -1,0 +1,202 @@
+#include "fs/fuse_wire.hpp"
+
+#include <linux/fuse.h>
+
+#include <array>
+#include <cerrno>
+#include <cstring>
+
+namespace dynamicfs::fs::wire {
+namespace {
+
+static_assert(sizeof(fuse_in_header) + sizeof(fuse_write_in) == kWriteHeaderBytes,
+              "the payload of a WRITE would not lie on a block boundary");
+
+// A copy of the structure behind the header; zeros where the message is shorter.
+template <class T>
+T body_of(std::span<const std::byte> message) {
+  T body{};
+  if (message.size() > sizeof(fuse_in_header)) {
+    const auto rest = message.subspan(sizeof(fuse_in_header));
+    std::memcpy(&body, rest.data(), rest.size() < sizeof body ? rest.size() : sizeof body);
+  }
+  return body;
+}
+
+constexpr auto kOpcodeNames = [] {
+  std::array<const char*, kOpcodes> names{};
+  for (const char*& name : names) name = "other";
+  names[FUSE_LOOKUP] = "lookup";
+  names[FUSE_FORGET] = "forget";
+  names[FUSE_GETATTR] = "getattr";
+  names[FUSE_SETATTR] = "setattr";
+  names[FUSE_READLINK] = "readlink";
+  names[FUSE_SYMLINK] = "symlink";
+  names[FUSE_MKNOD] = "mknod";
+  names[FUSE_MKDIR] = "mkdir";
+  names[FUSE_UNLINK] = "unlink";
+  names[FUSE_RMDIR] = "rmdir";
+  names[FUSE_RENAME] = "rename";
+  names[FUSE_LINK] = "link";
+  names[FUSE_OPEN] = "open";
+  names[FUSE_READ] = "read";
+  names[FUSE_WRITE] = "write";
+  names[FUSE_STATFS] = "statfs";
+  names[FUSE_RELEASE] = "release";
+  names[FUSE_FSYNC] = "fsync";
+  names[FUSE_SETXATTR] = "setxattr";
+  names[FUSE_GETXATTR] = "getxattr";
+  names[FUSE_LISTXATTR] = "listxattr";
+  names[FUSE_REMOVEXATTR] = "removexattr";
+  names[FUSE_FLUSH] = "flush";
+  names[FUSE_INIT] = "init";
+  names[FUSE_OPENDIR] = "opendir";
+  names[FUSE_READDIR] = "readdir";
+  names[FUSE_RELEASEDIR] = "releasedir";
+  names[FUSE_FSYNCDIR] = "fsyncdir";
+  names[FUSE_GETLK] = "getlk";
+  names[FUSE_SETLK] = "setlk";
+  names[FUSE_SETLKW] = "setlkw";
+  names[FUSE_ACCESS] = "access";
+  names[FUSE_CREATE] = "create";
+  names[FUSE_INTERRUPT] = "interrupt";
+  names[FUSE_BMAP] = "bmap";
+  names[FUSE_DESTROY] = "destroy";
+  names[FUSE_IOCTL] = "ioctl";
+  names[FUSE_POLL] = "poll";
+  names[FUSE_NOTIFY_REPLY] = "notify_reply";
+  names[FUSE_BATCH_FORGET] = "batch_forget";
+  names[FUSE_FALLOCATE] = "fallocate";
+  names[FUSE_READDIRPLUS] = "readdirplus";
+  names[FUSE_RENAME2] = "rename2";
+  names[FUSE_LSEEK] = "lseek";
+  names[FUSE_COPY_FILE_RANGE] = "copy_file_range";
+  names[FUSE_SYNCFS] = "syncfs";
+  names[FUSE_TMPFILE] = "tmpfile";
+  names[52] = "statx";  // newer than the headers of Debian 12
+  return names;
+}();
+
+struct FlagName {
+  std::uint64_t flag;
+  const char* name;
+};
+constexpr FlagName kFlagNames[] = {
+    {FUSE_ASYNC_READ, "async_read"},
+    {FUSE_POSIX_LOCKS, "posix_locks"},
+    {FUSE_ATOMIC_O_TRUNC, "atomic_o_trunc"},
+    {FUSE_EXPORT_SUPPORT, "export_support"},
+    {FUSE_BIG_WRITES, "big_writes"},
+    {FUSE_DONT_MASK, "dont_mask"},
+    {FUSE_SPLICE_WRITE, "splice_write"},
+    {FUSE_SPLICE_MOVE, "splice_move"},
+    {FUSE_SPLICE_READ, "splice_read"},
+    {FUSE_FLOCK_LOCKS, "flock_locks"},
+    {FUSE_HAS_IOCTL_DIR, "ioctl_dir"},
+    {FUSE_AUTO_INVAL_DATA, "auto_inval_data"},
+    {FUSE_DO_READDIRPLUS, "readdirplus"},
+    {FUSE_READDIRPLUS_AUTO, "readdirplus_auto"},
+    {FUSE_ASYNC_DIO, "async_dio"},
+    {FUSE_WRITEBACK_CACHE, "writeback_cache"},
+    {FUSE_NO_OPEN_SUPPORT, "no_open"},
+    {FUSE_PARALLEL_DIROPS, "parallel_dirops"},
+    {FUSE_HANDLE_KILLPRIV, "handle_killpriv"},
+    {FUSE_POSIX_ACL, "posix_acl"},
+    {FUSE_ABORT_ERROR, "abort_error"},
+    {FUSE_MAX_PAGES, "max_pages"},
+    {FUSE_CACHE_SYMLINKS, "cache_symlinks"},
+    {FUSE_NO_OPENDIR_SUPPORT, "no_opendir"},
+    {FUSE_EXPLICIT_INVAL_DATA, "explicit_inval_data"},
+    {FUSE_HANDLE_KILLPRIV_V2, "handle_killpriv_v2"},
+    {FUSE_SETXATTR_EXT, "setxattr_ext"},
+    {FUSE_INIT_EXT, "init_ext"},
+    {std::uint64_t{1} << 32, "security_ctx"},
+    {std::uint64_t{1} << 34, "create_supp_group"},
+    {std::uint64_t{1} << 35, "has_expire_only"},
+    {std::uint64_t{1} << 36, "direct_io_allow_mmap"},
+    {std::uint64_t{1} << 37, "passthrough"},
+    {std::uint64_t{1} << 38, "no_export_support"},
+    {std::uint64_t{1} << 39, "has_resend"},
+    {std::uint64_t{1} << 40, "allow_idmap"},
+    {std::uint64_t{1} << 41, "over_io_uring"},
+    {std::uint64_t{1} << 42, "request_timeout"},
+};
+
+}  // namespace
+
+Head head_of(std::span<const std::byte> message) {
+  fuse_in_header header{};
+  std::memcpy(&header, message.data(),
+              message.size() < sizeof header ? message.size() : sizeof header);
+  return {.opcode = header.opcode, .unique = header.unique};
+}
+
+bool is_init(const Head& head) { return head.opcode == FUSE_INIT; }
+bool is_interrupt(const Head& head) { return head.opcode == FUSE_INTERRUPT; }
+
+const char* opcode_name(unsigned opcode) {
+  return opcode < kOpcodes ? kOpcodeNames[opcode] : "other";
+}
+
+bool kills_suid_sgid(const Head& head, std::span<const std::byte> message) {
+  switch (head.opcode) {
+    case FUSE_WRITE:
+      return (body_of<fuse_write_in>(message).write_flags & FUSE_WRITE_KILL_SUIDGID) != 0;
+    case FUSE_SETATTR:
+      return (body_of<fuse_setattr_in>(message).valid & FATTR_KILL_SUIDGID) != 0;
+    case FUSE_OPEN:
+      return (body_of<fuse_open_in>(message).open_flags & FUSE_OPEN_KILL_SUIDGID) != 0;
+    case FUSE_CREATE:
+      return (body_of<fuse_create_in>(message).open_flags & FUSE_OPEN_KILL_SUIDGID) != 0;
+    default:
+      return false;
+  }
+}
+
+Init init_offer(std::span<const std::byte> message) {
+  const auto offer = body_of<fuse_init_in>(message);
+  std::uint64_t flags = offer.flags;
+  if ((flags & FUSE_INIT_EXT) != 0) flags |= std::uint64_t{offer.flags2} << 32;
+  return {.major = offer.major,
+          .minor = offer.minor,
+          .flags = flags,
+          .max_readahead_bytes = offer.max_readahead};
+}
+
+Init complete_init_reply(const Init& offer, std::span<std::byte> reply) {
+  fuse_init_out out{};
+  if (reply.size() < sizeof out) return {};  // a kernel from before 2015: nothing to add to
+  std::memcpy(&out, reply.data(), sizeof out);
+  // With KILLPRIV_V2 the kernel sets S_NOSEC on inodes and so stops asking for security.capability
+  // before every write.
+  constexpr std::uint32_t kAdded = FUSE_PARALLEL_DIROPS | FUSE_HANDLE_KILLPRIV_V2;
+  out.flags |= kAdded & static_cast<std::uint32_t>(offer.flags);
+  std::memcpy(reply.data(), &out, sizeof out);
+  std::uint64_t flags = out.flags;
+  if ((flags & FUSE_INIT_EXT) != 0) flags |= std::uint64_t{out.flags2} << 32;
+  return {.major = out.major,
+          .minor = out.minor,
+          .flags = flags,
+          .max_readahead_bytes = out.max_readahead,
+          .max_write_bytes = out.max_write,
+          .max_background = out.max_background,
+          .congestion_threshold = out.congestion_threshold,
+          .time_granularity_ns = out.time_gran,
+          .max_pages = out.max_pages};
+}
+
+std::vector<std::string> flag_names(std::uint64_t flags) {
+  std::vector<std::string> names;
+  for (const FlagName& known : kFlagNames) {
+    if ((flags & known.flag) != 0) names.emplace_back(known.name);
+  }
+  return names;
+}
+
+std::vector<std::byte> refusal_of(const Head& head) {
+  const fuse_out_header header{.len = sizeof(fuse_out_header), .error = -ENOSYS, .unique = head.unique};
+  const auto bytes = std::as_bytes(std::span{&header, 1});
+  return {bytes.begin(), bytes.end()};
+}
+
+}  // namespace dynamicfs::fs::wire
