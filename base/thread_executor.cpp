@@ -118,13 +118,14 @@ class ThreadExecutor final : public Executor {
     while (true) {
       round.swap(posted_);
       if (!timers_.empty()) {
-        for (const TimePoint due = now(); !timers_.empty() && timers_.top().when <= due;
-             timers_.pop()) {
+        // Once stopping, every sleep ends at once: a periodic loop looks whether it still has an
+        // owner, finds none, ends, and its frame is freed.
+        for (const TimePoint due = stopping_ ? TimePoint{Duration::max()} : now();
+             !timers_.empty() && timers_.top().when <= due; timers_.pop()) {
           round.push_back(timers_.top().handle);
         }
       }
       if (round.empty()) {
-        // Timers that are left belong to coroutines whose owners have drained; none resumes now.
         if (stopping_) return;
         if (timers_.empty()) {
           wake_.wait(lock);

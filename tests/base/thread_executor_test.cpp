@@ -202,7 +202,7 @@ TEST_SUITE("thread_executor") {
     CHECK_FALSE(never.handle.done());
   }
 
-  TEST_CASE("shutdown runs what was posted, and does not wait for timers") {
+  TEST_CASE("shutdown runs what was posted, and ends every sleep instead of waiting for it") {
     std::atomic<int> count{0};
     struct Sleeper {
       static Owned sleep(Executor& executor) { co_await executor.sleep(1h); }
@@ -213,7 +213,7 @@ TEST_SUITE("thread_executor") {
     const auto start = std::chrono::steady_clock::now();
     executor.reset();
     CHECK(count == 1'000);
-    CHECK_FALSE(sleeper.handle.done());
+    CHECK(sleeper.handle.done());
     CHECK(std::chrono::steady_clock::now() - start < 60s);
   }
 
