@@ -1,9 +1,9 @@
 // Changes of the tree: bytes to struct and back, for the journal and for runs.
 //
 // A journal record is a sequence of changes, each {type u8, length u32, body}; types 1 to 63 are
-// ours, 64 to 127 belong to extent/. A run has one entry per inode, name, attribute and window, with
-// keys that keep everything of an inode together: inode u64 big-endian, tag u8, then what the tag
-// says.
+// ours, 64 to 127 belong to extent/. A run has one entry per inode, name, attribute and window,
+// with keys that keep everything of an inode together: inode u64 big-endian, tag u8, then what the
+// tag says.
 //
 // Format  man/format.md, "Tree changes" and "Keys".
 #pragma once
@@ -23,13 +23,13 @@ namespace dynamicfs::fs {
 
 enum class ChangeType : std::uint8_t {
   kInodePut = 1,
-  kInodeRemove = 2,   // with everything that belongs to it
+  kInodeRemove = 2,  // with everything that belongs to it
   kEntryPut = 3,
   kEntryRemove = 4,
   kXattrPut = 5,
   kXattrRemove = 6,
   kSymlinkPut = 7,
-  kInodeLimit = 8,    // numbers below this one may have been used
+  kInodeLimit = 8,  // numbers below this one may have been used
 };
 
 // What a record or a run says of an inode.
@@ -101,17 +101,18 @@ Result<XattrChange> decode_xattr_put(std::span<const std::byte> body);
 Result<XattrChange> decode_xattr_remove(std::span<const std::byte> body);
 Result<XattrChange> decode_symlink_put(std::span<const std::byte> body);
 
-// ---- Keys of runs --------------------------------------------------------------------------------
+// ---- Keys of runs
+// --------------------------------------------------------------------------------
 
 // In the order they stand in a run. Inode 0 is the pool itself.
 enum class KeyTag : std::uint8_t {
-  kInode = 1,     // value: body of kInodePut
-  kSymlink = 2,   // value: target
-  kXattr = 3,     // key: part u16 big-endian behind the name and a NUL; value: a piece of the value
-  kEntry = 4,     // key: cookie u64 big-endian; value: inode u64, type u32, name
-  kWindow = 5,    // key: window u64 big-endian; value: as FileMap::for_each_window gives it
-  kPoolLimit = 1, // inode 0; value: next inode number u64
-  kPoolChunk = 2, // inode 0; key: chunk u32 big-endian; value: body of kChunkPut
+  kInode = 1,    // value: body of kInodePut
+  kSymlink = 2,  // value: target
+  kXattr = 3,    // key: part u16 big-endian behind the name and a NUL; value: a piece of the value
+  kEntry = 4,    // key: cookie u64 big-endian; value: inode u64, type u32, name
+  kWindow = 5,   // key: window u64 big-endian; value: as FileMap::for_each_window gives it
+  kPoolLimit = 1,  // inode 0; value: next inode number u64
+  kPoolChunk = 2,  // inode 0; key: chunk u32 big-endian; value: body of kChunkPut
 };
 
 struct Key {
@@ -133,7 +134,8 @@ std::array<std::byte, sizeof(T)> big_endian(T value) {
 template <class T>
 T from_big_endian(std::span<const std::byte> bytes) {
   T value = 0;
-  for (std::size_t i = 0; i < sizeof(T); ++i) value = static_cast<T>(value << 8 | static_cast<T>(bytes[i]));
+  for (std::size_t i = 0; i < sizeof(T); ++i)
+    value = static_cast<T>(value << 8 | static_cast<T>(bytes[i]));
   return value;
 }
 

@@ -2,10 +2,10 @@
 //
 // At one instant (ChangeGate::exclusively) the last LSN, the chunk table and the inode limit are
 // noted. From then on, whoever modifies an inode for the first time puts its state of that instant
-// aside ("captures" it) before; the writer walks all inodes in ascending order, taking the state that
-// was put aside, or capturing the inode itself. So the run is exact at that LSN, nobody waits for
-// more than the serialising of one inode, and memory is needed only for inodes that are modified
-// while the walk has not reached them.
+// aside ("captures" it) before; the writer walks all inodes in ascending order, taking the state
+// that was put aside, or capturing the inode itself. So the run is exact at that LSN, nobody waits
+// for more than the serialising of one inode, and memory is needed only for inodes that are
+// modified while the walk has not reached them.
 //
 // Crash  Until commit_manifest() completes, the old run and the log from its position are
 //        everything; afterwards the new ones are. The old run's slots are given back behind that.

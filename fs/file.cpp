@@ -2,8 +2,8 @@
 //
 // Every change writes new blocks first, waits for nothing but the disks, then publishes: inside a
 // ChangeScope, with the extent locks of the windows (and the inode's mutex when size or times
-// change), it appends one record and swaps the mappings. A block that is only partly covered is read
-// and merged beforehand; if its mapping changed until the publishing, the whole is done again.
+// change), it appends one record and swaps the mappings. A block that is only partly covered is
+// read and merged beforehand; if its mapping changed until the publishing, the whole is done again.
 //
 // Invariant  Bytes of a block behind the end of the file are zeros on disk. So extending a file
 //            reads nothing, and truncating to the middle of a block rewrites that block.
@@ -25,9 +25,9 @@ constexpr std::uint64_t kPutFixedBytes = 512;
 constexpr std::uint64_t kPutBytesPerBlock = 4 + 8;
 
 bool has_data(const extent::MappingSet& seen) {
-  return std::any_of(seen.mappings.begin(), seen.mappings.end(), [](const extent::Mapping& mapping) {
-    return mapping.kind == extent::MappingKind::kData;
-  });
+  return std::any_of(
+      seen.mappings.begin(), seen.mappings.end(),
+      [](const extent::Mapping& mapping) { return mapping.kind == extent::MappingKind::kData; });
 }
 
 bool is_block_aligned(const void* address) {
@@ -91,7 +91,8 @@ Task<Result<void>> Filesystem::Impl::write(InodeId id, std::uint64_t offset_byte
   const std::uint64_t blocks = last.raw - first.raw + 1;
   const std::size_t head_bytes = offset_bytes % kBlockBytes;
   const std::size_t tail_bytes = end % kBlockBytes == 0 ? 0 : kBlockBytes - end % kBlockBytes;
-  const bool in_place = head_bytes == 0 && is_block_aligned(data.data()) && spare_bytes >= tail_bytes;
+  const bool in_place =
+      head_bytes == 0 && is_block_aligned(data.data()) && spare_bytes >= tail_bytes;
 
   // The blocks that go to disk: the caller's memory where it fits, else a copy.
   Buffer copy;
@@ -125,7 +126,8 @@ Task<Result<void>> Filesystem::Impl::write(InodeId id, std::uint64_t offset_byte
       inode->map->snapshot(last, 1, seen_tail);
       std::byte* const tail = whole.data() + whole.size() - tail_bytes;
       // Behind the end of the file there are zeros, so only data in front of it must be kept.
-      const bool keep = has_data(seen_tail) && end < inode->size_bytes.load(std::memory_order_acquire);
+      const bool keep =
+          has_data(seen_tail) && end < inode->size_bytes.load(std::memory_order_acquire);
       if (!keep) {
         std::memset(tail, 0, tail_bytes);
       } else if (one_block && head_bytes != 0 && old_head.size() != 0 && has_data(seen_head)) {
@@ -264,8 +266,10 @@ Task<Result<void>> Filesystem::Impl::edit(InodeRef inode, Edit plan, AttributeCh
       high = std::max(high, first + count);
     };
     for (const Edit::Edge& edge : plan.edges) cover(edge.block.raw, 1);
-    if (to_end) low = std::min(low, plan.clear_first.raw);
-    else cover(plan.clear_first.raw, plan.clear_count);
+    if (to_end)
+      low = std::min(low, plan.clear_first.raw);
+    else
+      cover(plan.clear_first.raw, plan.clear_count);
     cover(plan.reserve_first.raw, plan.reserve_count);
     std::optional<extent::ExtentLocks::Guard> extents;
     if (to_end) {
@@ -406,8 +410,7 @@ Task<Result<void>> Filesystem::Impl::fallocate(InodeId id, FallocateMode mode,
       plan.reserve_first = outer_first;
       plan.reserve_count = outer_count;
       // Cleared blocks become reserved ones, so everything in the range may need a promise.
-      plan.promised_blocks =
-          zeroes ? outer_count : inode->map->holes(outer_first, outer_count);
+      plan.promised_blocks = zeroes ? outer_count : inode->map->holes(outer_first, outer_count);
       CO_TRY(co_await store->promise(plan.promised_blocks, pool->policy()));
     }
     bool again = false;
@@ -421,7 +424,8 @@ Task<Result<void>> Filesystem::Impl::fallocate(InodeId id, FallocateMode mode,
   }
 }
 
-Task<Result<std::uint64_t>> Filesystem::seek(InodeId id, std::uint64_t offset_bytes, SeekKind kind) {
+Task<Result<std::uint64_t>> Filesystem::seek(InodeId id, std::uint64_t offset_bytes,
+                                             SeekKind kind) {
   CO_TRY_ASSIGN(const InodeRef inode, impl_->find(id));
   if (!inode->is_regular()) co_return Code::kInvalid;
   const std::uint64_t file_bytes = inode->size_bytes.load(std::memory_order_acquire);

@@ -32,7 +32,8 @@ Filesystem::~Filesystem() {
   impl_->link->impl = nullptr;
 }
 
-// ---- Recovery ------------------------------------------------------------------------------------
+// ---- Recovery
+// ------------------------------------------------------------------------------------
 
 Task<Result<std::unique_ptr<Filesystem>>> Filesystem::mount(Executor& executor,
                                                             std::unique_ptr<journal::Pool> pool,
@@ -182,9 +183,8 @@ Result<void> Filesystem::Impl::apply_record(Lsn lsn, std::span<const std::byte> 
 }
 
 // Recovery is one thread with nothing else running, so locks are taken only where types ask.
-Result<void> Filesystem::Impl::apply_change(Lsn lsn, std::uint8_t type,
-                                            std::span<const std::byte> body)
-    DFS_NO_THREAD_SAFETY_ANALYSIS {
+Result<void> Filesystem::Impl::apply_change(
+    Lsn lsn, std::uint8_t type, std::span<const std::byte> body) DFS_NO_THREAD_SAFETY_ANALYSIS {
   const auto existing = [&](InodeId id) -> Result<InodeRef> {
     InodeRef inode = inodes.find(id);
     if (!inode) return error(Code::kFormatInvalid, id.raw);
@@ -240,8 +240,7 @@ Result<void> Filesystem::Impl::apply_change(Lsn lsn, std::uint8_t type,
       return {};
     }
     case ChangeType::kInodeLimit:
-      inode_limit_logged =
-          std::max(inode_limit_logged.load(), TRY(decode_inode_id(body)).raw);
+      inode_limit_logged = std::max(inode_limit_logged.load(), TRY(decode_inode_id(body)).raw);
       return {};
   }
   switch (static_cast<extent::ChangeType>(type)) {
@@ -345,7 +344,8 @@ Result<void> Filesystem::Impl::note_all_live() {
   return {};
 }
 
-// ---- Housekeeping --------------------------------------------------------------------------------
+// ---- Housekeeping
+// --------------------------------------------------------------------------------
 
 void Filesystem::Impl::on_progress() {
   if (closing.load(std::memory_order_acquire)) return;
@@ -412,7 +412,8 @@ Task<Result<void>> Filesystem::Impl::unmount() {
   co_return co_await pool->mark_clean();
 }
 
-// ---- Helpers -------------------------------------------------------------------------------------
+// ---- Helpers
+// -------------------------------------------------------------------------------------
 
 Result<void> Filesystem::Impl::writable() const {
   if (options.read_only || pool->read_only() || journal->stopped()) return Code::kReadOnly;
@@ -512,7 +513,8 @@ void Filesystem::Impl::kill_suid_sgid(Inode& inode) {
   if ((inode.mode & S_IXGRP) != 0) inode.mode &= ~static_cast<std::uint32_t>(S_ISGID);
 }
 
-// ---- Attributes ----------------------------------------------------------------------------------
+// ---- Attributes
+// ----------------------------------------------------------------------------------
 
 Task<Result<Attributes>> Filesystem::getattr(InodeId id) {
   CO_TRY_ASSIGN(const InodeRef inode, impl_->find(id));
@@ -633,7 +635,8 @@ Task<Result<std::string>> Filesystem::listxattr(InodeId id) {
   co_return names;
 }
 
-// ---- Durability and state ------------------------------------------------------------------------
+// ---- Durability and state
+// ------------------------------------------------------------------------
 
 Task<Result<void>> Filesystem::fsync(InodeId id) {
   impl_->metrics.fsyncs.add();
@@ -677,7 +680,8 @@ std::uint64_t Filesystem::metadata_memory_bytes() const {
     bytes += sizeof(Inode) + kNodeBytes;
     if (inode->map) bytes += inode->map->memory_bytes();
     LockGuard lock(inode->mutex);
-    if (inode->directory) bytes += inode->directory->entries().size() * (sizeof(Entry) + kNodeBytes);
+    if (inode->directory)
+      bytes += inode->directory->entries().size() * (sizeof(Entry) + kNodeBytes);
   }
   return bytes;
 }

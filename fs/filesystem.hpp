@@ -40,7 +40,7 @@ inline constexpr std::uint64_t kFileBytesMax = std::uint64_t{1} << 62;
 
 struct Attributes {
   InodeId inode;
-  std::uint32_t mode = 0;       // type and permission bits as in stat(2)
+  std::uint32_t mode = 0;  // type and permission bits as in stat(2)
   std::uint32_t nlink = 0;
   std::uint32_t uid = 0;
   std::uint32_t gid = 0;
@@ -70,11 +70,11 @@ struct AttributeChange {
   std::optional<std::int64_t> ctime_ns;
   bool atime_now = false;
   bool mtime_now = false;
-  bool kill_suid_sgid = false;   // the kernel asks us to clear them with this change
+  bool kill_suid_sgid = false;  // the kernel asks us to clear them with this change
 };
 
 struct WriteOptions {
-  bool cached = false;           // writeback of the page cache: the kernel keeps size and times
+  bool cached = false;  // writeback of the page cache: the kernel keeps size and times
   bool kill_suid_sgid = false;
 };
 
@@ -86,10 +86,10 @@ struct ReadReply {
 };
 
 struct DirectoryEntry {
-  std::string_view name;         // valid during the callback
+  std::string_view name;  // valid during the callback
   InodeId inode;
-  std::uint32_t type_bits = 0;   // S_IFMT part of the mode
-  std::uint64_t next_cookie = 0; // continue behind this entry; stable while the entry exists
+  std::uint32_t type_bits = 0;    // S_IFMT part of the mode
+  std::uint64_t next_cookie = 0;  // continue behind this entry; stable while the entry exists
   const Attributes* attributes = nullptr;  // readdirplus only; null for "." and ".."
 };
 // False: the buffer is full; the entry was not taken. Called with the directory locked: copies
@@ -102,7 +102,7 @@ enum class SeekKind { kData, kHole };
 enum class XattrMode { kEither, kCreate, kReplace };
 
 struct StatFs {
-  std::uint64_t total_bytes = 0;      // usable under the pool's policy
+  std::uint64_t total_bytes = 0;  // usable under the pool's policy
   std::uint64_t free_bytes = 0;
   std::uint64_t available_bytes = 0;  // free less what is kept back
   std::uint64_t files = 0;
@@ -119,9 +119,9 @@ struct FilesystemOptions {
 struct FilesystemMetrics {
   Counter lookups, creates, unlinks, renames, reads, writes, fsyncs, readdirs, setattrs;
   Counter read_bytes, written_bytes;
-  Counter bytes_copied;        // user-space copies on the write path (unaligned edges)
-  Counter merges;              // unaligned writes that had to read a block first
-  Counter merge_redos;         // ... again, because the block had changed meanwhile
+  Counter bytes_copied;  // user-space copies on the write path (unaligned edges)
+  Counter merges;        // unaligned writes that had to read a block first
+  Counter merge_redos;   // ... again, because the block had changed meanwhile
   Counter checkpoints;
   Histogram checkpoint_ms;
   Histogram fsync_latency_us;
@@ -131,7 +131,7 @@ struct FilesystemMetrics {
 struct MountReport {
   journal::RecoveryReport journal;
   std::uint64_t inodes = 0;
-  std::uint64_t orphans_removed = 0;   // unlinked but open when the power went
+  std::uint64_t orphans_removed = 0;  // unlinked but open when the power went
   std::uint64_t run_entries = 0;
   Duration took{0};
 };
@@ -148,16 +148,19 @@ class Filesystem {
   Task<Result<void>> unmount();
   ~Filesystem();
 
-  // ---- Names -------------------------------------------------------------------------------------
-  // A success of lookup, mknod, mkdir, symlink, link and create adds one kernel reference, which
-  // forget() gives back; so does every readdirplus entry the sink took, but "." and "..".
+  // ---- Names
+  // ------------------------------------------------------------------------------------- A success
+  // of lookup, mknod, mkdir, symlink, link and create adds one kernel reference, which forget()
+  // gives back; so does every readdirplus entry the sink took, but "." and "..".
   Task<Result<Attributes>> lookup(InodeId parent, std::string name);
   void forget(InodeId inode, std::uint64_t references);
   // Regular files, FIFOs, sockets, device nodes; create() is mknod of a regular file.
   Task<Result<Attributes>> mknod(InodeId parent, std::string name, std::uint32_t mode,
                                  std::uint32_t rdev, Caller caller);
-  Task<Result<Attributes>> mkdir(InodeId parent, std::string name, std::uint32_t mode, Caller caller);
-  Task<Result<Attributes>> symlink(InodeId parent, std::string name, std::string target, Caller caller);
+  Task<Result<Attributes>> mkdir(InodeId parent, std::string name, std::uint32_t mode,
+                                 Caller caller);
+  Task<Result<Attributes>> symlink(InodeId parent, std::string name, std::string target,
+                                   Caller caller);
   Task<Result<Attributes>> link(InodeId inode, InodeId parent, std::string name);
   Task<Result<void>> unlink(InodeId parent, std::string name);
   Task<Result<void>> rmdir(InodeId parent, std::string name);
@@ -165,9 +168,11 @@ class Filesystem {
                             std::string to_name, RenameMode mode);
   Task<Result<std::string>> readlink(InodeId inode);
   // From behind `cookie` (0: from the start, which begins with "." and "..").
-  Task<Result<void>> readdir(InodeId directory, std::uint64_t cookie, bool plus, DirectorySink sink);
+  Task<Result<void>> readdir(InodeId directory, std::uint64_t cookie, bool plus,
+                             DirectorySink sink);
 
-  // ---- Attributes --------------------------------------------------------------------------------
+  // ---- Attributes
+  // --------------------------------------------------------------------------------
   Task<Result<Attributes>> getattr(InodeId inode);
   Task<Result<Attributes>> setattr(InodeId inode, AttributeChange change);
   Task<Result<std::string>> getxattr(InodeId inode, std::string name);
@@ -178,7 +183,8 @@ class Filesystem {
   // Never suspends, takes one lock at most: the kernel asks for security.capability often.
   bool has_xattrs(InodeId inode);
 
-  // ---- Data --------------------------------------------------------------------------------------
+  // ---- Data
+  // --------------------------------------------------------------------------------------
   Task<Result<ReadReply>> read(InodeId inode, std::uint64_t offset_bytes, std::size_t size_bytes);
   // All of `data` or an error. No copy is made when offset, size and address of the data are
   // multiples of 4 KiB (the end of the file may be in the last block if the memory behind it, to
@@ -196,8 +202,9 @@ class Filesystem {
 
   StatFs statfs();
 
-  // ---- Operation ---------------------------------------------------------------------------------
-  // Writes all metadata as a new run and trims the log. Several callers share one.
+  // ---- Operation
+  // --------------------------------------------------------------------------------- Writes all
+  // metadata as a new run and trims the log. Several callers share one.
   Task<Result<void>> checkpoint();
   journal::Pool& pool();
   journal::Journal& journal();
@@ -205,7 +212,7 @@ class Filesystem {
   const FilesystemMetrics& metrics() const;
   const MountReport& mount_report() const;
   std::uint64_t inode_count() const;
-  std::uint64_t metadata_memory_bytes() const;   // estimate
+  std::uint64_t metadata_memory_bytes() const;  // estimate
   // Files with blocks that no copy could supply, as paths (newest first, at most 64).
   std::vector<std::string> damaged_files() const;
 

@@ -42,7 +42,8 @@ void InodeTable::insert(InodeRef inode) {
   Shard& into = shard(inode->id);
   const std::uint64_t id = inode->id.raw;
   LockGuard lock(into.mutex);
-  if (into.inodes.emplace(id, std::move(inode)).second) size_.fetch_add(1, std::memory_order_relaxed);
+  if (into.inodes.emplace(id, std::move(inode)).second)
+    size_.fetch_add(1, std::memory_order_relaxed);
 }
 
 void InodeTable::remove(InodeId id) {

@@ -1,7 +1,8 @@
 // Every inode of the pool, by number, in memory.
 //
 // Lifetime  An inode lives while it has a name (nlink), a kernel reference (lookups) or an orphan's
-//           record; it leaves the table when it is removed. Its memory lives while an InodeRef does.
+//           record; it leaves the table when it is removed. Its memory lives while an InodeRef
+//           does.
 // Locks     A shard of the table is a leaf, held for a map operation. An inode's mutex guards what
 //           it says; several are taken by ascending number (InodeLockSet).
 #pragma once
@@ -46,9 +47,9 @@ struct Inode {
   std::uint32_t gid DFS_GUARDED_BY(mutex) = 0;
   std::uint32_t rdev DFS_GUARDED_BY(mutex) = 0;
   std::int64_t btime_ns DFS_GUARDED_BY(mutex) = 0;
-  InodeId parent DFS_GUARDED_BY(mutex);          // directories only
+  InodeId parent DFS_GUARDED_BY(mutex);  // directories only
   std::uint64_t lookups DFS_GUARDED_BY(mutex) = 0;
-  bool removed DFS_GUARDED_BY(mutex) = false;    // no longer in the table
+  bool removed DFS_GUARDED_BY(mutex) = false;  // no longer in the table
   std::unique_ptr<Directory> directory DFS_GUARDED_BY(mutex);
   std::unique_ptr<std::string> symlink DFS_GUARDED_BY(mutex);
   std::unique_ptr<std::map<std::string, std::string>> xattrs DFS_GUARDED_BY(mutex);

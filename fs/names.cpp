@@ -161,7 +161,8 @@ Task<Result<Attributes>> Filesystem::mknod(InodeId parent, std::string name, std
 
 Task<Result<Attributes>> Filesystem::mkdir(InodeId parent, std::string name, std::uint32_t mode,
                                            Caller caller) {
-  co_return co_await impl_->make(parent, std::move(name), (mode & ~S_IFMT) | S_IFDIR, 0, {}, caller);
+  co_return co_await impl_->make(parent, std::move(name), (mode & ~S_IFMT) | S_IFDIR, 0, {},
+                                 caller);
 }
 
 Task<Result<Attributes>> Filesystem::symlink(InodeId parent, std::string name, std::string target,
@@ -403,8 +404,8 @@ Task<Result<void>> Filesystem::Impl::rename(InodeId from_parent, std::string fro
 
 Task<Result<void>> Filesystem::rename(InodeId from_parent, std::string from_name, InodeId to_parent,
                                       std::string to_name, RenameMode mode) {
-  co_return co_await impl_->rename(from_parent, std::move(from_name), to_parent,
-                                   std::move(to_name), mode);
+  co_return co_await impl_->rename(from_parent, std::move(from_name), to_parent, std::move(to_name),
+                                   mode);
 }
 
 Task<Result<std::string>> Filesystem::readlink(InodeId id) {
@@ -436,7 +437,8 @@ Task<Result<void>> Filesystem::readdir(InodeId id, std::uint64_t cookie, bool pl
         group.push_back({kCookieDotDot, {parent, S_IFDIR, ".."}});
       }
       const auto& entries = directory->directory->entries();
-      for (auto it = entries.upper_bound(cookie); it != entries.end() && group.size() < kGroup; ++it) {
+      for (auto it = entries.upper_bound(cookie); it != entries.end() && group.size() < kGroup;
+           ++it) {
         group.push_back({it->first, it->second});
       }
     }

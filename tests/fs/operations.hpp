@@ -1,0 +1,140 @@
+// Random operations on a small tree, applied to a file system and to the model alike.
+#pragma once
+
+#include <random>
+#include <string>
+
+#include "tests/fs/model.hpp"
+#include "tests/fs/sim_pool.hpp"
+
+namespace dynamicfs::test {
+
+class RandomOperations {
+ public:
+  explicit RandomOperations(std::uint64_t seed) : generator_(seed) {}
+
+  struct Outcome {
+    std::string text;  // what was done, for messages
+    Code real = Code::kOk;
+    Code model = Code::kOk;
+    bool synced = false;  // everything before is durable now
+  };
+
+  // One operation on both; `real` may end anywhere when the power goes.
+  Outcome step(SimPool& pool, Model& model) {
+    const std::uint64_t kind = pick(100);
+    const std::string a = path();
+    const std::string b = path();
+    if (kind < 12)
+      return both("create " + a, pool.create(a), model.make(a, Model::Node::Type::kFile, "", 0644));
+    if (kind < 19)
+      return both("mkdir " + a, pool.mkdir(a),
+                  model.make(a, Model::Node::Type::kDirectory, "", 0755));
+    if (kind < 22)
+      return both("symlink " + a, pool.symlink(a, "to/" + b),
+                  model.make(a, Model::Node::Type::kSymlink, "to/" + b, 0777));
+    if (kind < 26) return both("link " + a + " " + b, pool.link(a, b), model.link(a, b));
+    if (kind < 31) return both("unlink " + a, pool.unlink(a), model.unlink(a));
+    if (kind < 34) return both("rmdir " + a, pool.rmdir(a), model.rmdir(a));
+    if (kind < 44) {
+      const auto mode = static_cast<fs::RenameMode>(pick(6) < 4 ? 0 : 1 + pick(2));
+      return both(fmt::format("rename {} {} mode {}", a, b, static_cast<int>(mode)),
+                  pool.rename(a, b, mode), model.rename(a, b, mode));
+    }
+    if (kind < 68) {
+      const std::uint64_t offset = offset_in_file();
+      const std::string text = some_text();
+      return both(fmt::format("write {} at {} bytes {}", a, offset, text.size()),
+                  pool.write(a, offset, text), model.write(a, offset, text));
+    }
+    if (kind < 76) {
+      const std::uint64_t size = offset_in_file();
+      return both(fmt::format("truncate {} to {}", a, size), pool.truncate(a, size),
+                  model.truncate(a, size));
+    }
+    if (kind < 82) {
+      const auto mode = static_cast<fs::FallocateMode>(pick(5));
+      const std::uint64_t offset = offset_in_file();
+      const std::uint64_t size = 1 + pick(40'000);
+      return both(fmt::format("fallocate {} mode {} at {} bytes {}", a, static_cast<int>(mode),
+                              offset, size),
+                  fallocate(pool, a, mode, offset, size), model.fallocate(a, mode, offset, size));
+    }
+    if (kind < 86) {
+      const std::string value(pick(3) == 0 ? pick(40'000) : pick(20), 'v');
+      return both("setxattr " + a, setxattr(pool, a, value), set_model_xattr(model, a, value));
+    }
+    if (kind < 93) {
+      Outcome outcome = both("fsync " + a, pool.fsync(a), exists(model, a));
+      outcome.synced = outcome.real == Code::kOk;
+      return outcome;
+    }
+    if (kind < 96) {
+      Outcome outcome = both("checkpoint", pool.run(pool.fs().checkpoint()), {});
+      outcome.synced = outcome.real == Code::kOk;
+      return outcome;
+    }
+    Outcome outcome = both("sync", pool.run(pool.fs().sync()), {});
+    outcome.synced = outcome.real == Code::kOk;
+    return outcome;
+  }
+
+  std::uint64_t pick(std::uint64_t bound) { return generator_() % bound; }
+
+ private:
+  static Outcome both(std::string text, Result<void> real, Result<void> model) {
+    return {std::move(text), real.has_value() ? Code::kOk : real.error().code,
+            model.has_value() ? Code::kOk : model.error().code, false};
+  }
+  std::string path() {
+    std::string out;
+    const std::uint64_t depth = 1 + pick(3);
+    for (std::uint64_t i = 0; i < depth; ++i) {
+      if (i != 0) out += '/';
+      out += static_cast<char>('a' + pick(3));
+    }
+    return out;
+  }
+  std::uint64_t offset_in_file() {
+    switch (pick(4)) {
+      case 0:
+        return 0;
+      case 1:
+        return pick(16) * kBlockBytes;
+      case 2:
+        return kWindowBytes - 8000 + pick(16'000);  // around the edge of a window
+      default:
+        return pick(100'000);
+    }
+  }
+  std::string some_text() {
+    const std::uint64_t size = pick(3) == 0 ? (1 + pick(8)) * kBlockBytes : 1 + pick(20'000);
+    std::string text(size, '\0');
+    for (char& c : text) c = static_cast<char>('A' + pick(26));
+    return text;
+  }
+  static Result<void> fallocate(SimPool& pool, const std::string& path, fs::FallocateMode mode,
+                                std::uint64_t offset, std::uint64_t size) {
+    const InodeId inode = TRY(pool.resolve(path));
+    return pool.run(pool.fs().fallocate(inode, mode, offset, size));
+  }
+  static Result<void> setxattr(SimPool& pool, const std::string& path, const std::string& value) {
+    const InodeId inode = TRY(pool.resolve(path));
+    return pool.run(pool.fs().setxattr(inode, "user.test", value, fs::XattrMode::kEither));
+  }
+  static Result<void> set_model_xattr(Model& model, const std::string& path,
+                                      const std::string& value) {
+    const Model::NodePtr node = TRY(model.resolve(path));
+    node->xattrs["user.test"] = value;
+    return {};
+  }
+  static Result<void> exists(Model& model, const std::string& path) {
+    const auto node = model.resolve(path);
+    if (!node.has_value()) return node.error();
+    return {};
+  }
+
+  std::mt19937_64 generator_;
+};
+
+}  // namespace dynamicfs::test
