@@ -42,6 +42,7 @@ class IoQueue {
   bool startable() const;
   std::size_t queued() const;
   std::size_t queued(IoClass io_class) const { return queues_[index(io_class)].count; }
+  unsigned depth() const { return options_.depth; }
   unsigned in_flight() const { return in_flight_total_; }
 
  private:

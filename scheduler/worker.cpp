@@ -1,0 +1,317 @@
+#include "scheduler/worker.hpp"
+
+#include <pthread.h>
+#include <signal.h>
+#include <sys/eventfd.h>
+
+#include <bit>
+#include <cerrno>
+#include <mutex>
+
+#include "base/log.hpp"
+#include "scheduler/accounting.hpp"
+
+namespace dynamicfs::scheduler {
+namespace {
+
+// Index of the volume in the ring's table of registered files.
+constexpr int kVolumeFile = 0;
+
+// What is not a request in the user data of a completion. No request has such an address.
+constexpr std::uint64_t kWakeUp = 1;
+constexpr std::uint64_t kSpace = 2;
+
+// In a row without progress. The kernel means EAGAIN as "soon"; a store that says it forever is one
+// that does not work.
+constexpr std::uint64_t kRetriesMax = 1000;
+
+thread_local const WorkerShared* resuming_for = nullptr;
+
+// Held while a ring is made or unmade. liburing maps its memory with system calls that the thread
+// sanitizer does not see; without an order between the end of one ring and the beginning of the
+// next at the same address it would call the two workers' accesses a race.
+std::mutex ring_lifetime;
+
+// A thread that resumes coroutines is not where a signal of the process should be handled.
+class SignalsBlocked {
+ public:
+  SignalsBlocked() {
+    sigset_t all;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before_);
+  }
+  ~SignalsBlocked() { pthread_sigmask(SIG_SETMASK, &before_, nullptr); }
+  SignalsBlocked(const SignalsBlocked&) = delete;
+  SignalsBlocked& operator=(const SignalsBlocked&) = delete;
+
+ private:
+  sigset_t before_;
+};
+
+}  // namespace
+
+Result<std::unique_ptr<Worker>> Worker::start(WorkerShared& shared, const std::string& name) {
+  std::unique_ptr<Worker> worker(new Worker(shared));
+  worker->wake_event_ = UniqueFd(::eventfd(0, EFD_CLOEXEC));
+  if (!worker->wake_event_) return system_error(Code::kDiskOpen, errno);
+  std::promise<Result<void>> started;
+  std::future<Result<void>> ready = started.get_future();
+  {
+    const SignalsBlocked blocked;
+    worker->thread_ = std::thread(&Worker::run, worker.get(), name, std::move(started));
+  }
+  TRY(ready.get());
+  return worker;
+}
+
+Worker::~Worker() {
+  DFS_ASSERT(thread_.get_id() != std::this_thread::get_id());
+  if (thread_.joinable()) thread_.join();
+}
+
+void Worker::wake() {
+  shared_.metrics.wake_ups.add();
+  const std::uint64_t one = 1;
+  const ssize_t written = ::write(wake_event_.get(), &one, sizeof one);
+  DFS_ASSERT(written == sizeof one);
+}
+
+bool Worker::is_resuming_here(const WorkerShared& shared) { return resuming_for == &shared; }
+
+void Worker::run(std::string name, std::promise<Result<void>> started) {
+  name.resize(std::min<std::size_t>(name.size(), 15));  // the kernel's limit
+  pthread_setname_np(pthread_self(), name.c_str());
+  const Result<void> ready = set_up_ring();
+  started.set_value(ready);
+  if (!ready) return;
+  prepare_wake_up();
+  while (take_work()) {
+    enter();
+    reap();
+    complete();
+  }
+  // Explicitly: what a closed ring still holds is let go of later, by a kernel thread, and whoever
+  // opens the volume next would find it taken.
+  io_uring_unregister_files(&ring_);
+  const std::lock_guard lock(ring_lifetime);
+  io_uring_queue_exit(&ring_);
+}
+
+// In the worker's thread: with SINGLE_ISSUER the ring belongs to the thread that made it.
+Result<void> Worker::set_up_ring() {
+  unsigned depth = 0;
+  {
+    LockGuard lock(shared_.mutex);
+    depth = shared_.queue.depth();
+  }
+  const std::lock_guard lifetime_lock(ring_lifetime);
+  // Besides the requests, the wake-up and one allocation.
+  const unsigned entries = std::bit_ceil(depth + 2);
+  int result = -EINVAL;
+  // Newest first; an older kernel refuses what it does not know.
+  for (const unsigned flags :
+       {IORING_SETUP_SUBMIT_ALL | IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN,
+        IORING_SETUP_SUBMIT_ALL | IORING_SETUP_COOP_TASKRUN, 0U}) {
+    result = io_uring_queue_init(entries, &ring_, flags);
+    if (result != -EINVAL) break;
+  }
+  if (result < 0) return system_error(Code::kDiskOpen, -result);
+  const int file = shared_.volume.fd.get();
+  result = io_uring_register_files(&ring_, &file, 1);
+  if (result < 0) {
+    io_uring_queue_exit(&ring_);
+    return system_error(Code::kDiskOpen, -result);
+  }
+  // Saves the look-up of the ring in each call; where it is refused everything works without.
+  io_uring_register_ring_fd(&ring_);
+  return {};
+}
+
+// Takes what may start and prepares it. False when the disk is to stop and nothing is left to do.
+bool Worker::take_work() {
+  {
+    const TimePoint now = shared_.executor.now();
+    LockGuard lock(shared_.mutex);
+    while (IoRequest* const request = shared_.queue.pop()) {
+      request->started = now;
+      taken_.push_back(request);
+    }
+    // What is left in the queue then waits for a completion at another worker, who will take it.
+    if (shared_.stopping && taken_.empty() && in_flight_ == 0) return false;
+    // From here on whoever submits wakes us, though we are on our way into the kernel only: the
+    // event is level-triggered, so nothing is lost.
+    state = WorkerState::kSleeping;
+  }
+  for (IoRequest* const request : taken_) {
+    note_started(shared_.metrics, *request);
+    start_request(*request);
+  }
+  in_flight_ += taken_.size();
+  taken_.clear();
+  return true;
+}
+
+void Worker::enter() {
+  shared_.metrics.system_calls.add();
+  const int result = io_uring_submit_and_wait(&ring_, 1);
+  // What was not submitted stays in the ring for the next time round.
+  DFS_ASSERT(result >= 0 || result == -EINTR || result == -EAGAIN || result == -EBUSY ||
+             result == -ENOMEM);
+}
+
+void Worker::reap() {
+  unsigned head = 0;
+  unsigned count = 0;
+  io_uring_cqe* cqe = nullptr;
+  io_uring_for_each_cqe(&ring_, head, cqe) {
+    ++count;
+    switch (cqe->user_data) {
+      case kWakeUp:
+        prepare_wake_up();
+        break;
+      case kSpace:
+        finish_space(cqe->res);
+        break;
+      default:
+        finish(*reinterpret_cast<IoRequest*>(cqe->user_data), cqe->res);
+    }
+  }
+  io_uring_cq_advance(&ring_, count);
+}
+
+// Resumes whoever waited for a finished request. After on_complete its memory may be gone.
+void Worker::complete() {
+  if (finished_.empty()) return;
+  const TimePoint now = shared_.executor.now();
+  in_flight_ -= finished_.size();
+  for (const IoRequest* const request : finished_) note_completed(shared_.metrics, *request, now);
+  {
+    LockGuard lock(shared_.mutex);
+    for (const IoRequest* const request : finished_) shared_.queue.completed(request->io_class);
+    state = WorkerState::kBusy;
+    busy_since = now;
+  }
+  resuming_for = &shared_;
+  {
+    DriverScope scope(shared_.executor);
+    for (IoRequest* const request : finished_) request->on_complete(*request);
+  }
+  resuming_for = nullptr;
+  finished_.clear();
+}
+
+void Worker::start_request(IoRequest& request) {
+  if (request.op == IoOp::kWrite) {
+    const auto space = shared_.space.missing(request.offset_bytes, request.size_bytes);
+    if (space.size_bytes != 0) {
+      awaiting_space_.push_back(&request);
+      if (space_asked_.size_bytes == 0) prepare_space(space);
+      return;
+    }
+  }
+  prepare(request);
+}
+
+// The rest of the transfer, from done_bytes on.
+void Worker::prepare(IoRequest& request) {
+  io_uring_sqe* const sqe = next_sqe();
+  const auto size = static_cast<unsigned>(request.size_bytes - request.done_bytes);
+  const std::uint64_t offset = request.offset_bytes + request.done_bytes;
+  switch (request.op) {
+    case IoOp::kRead:
+      io_uring_prep_read(sqe, kVolumeFile, request.data + request.done_bytes, size, offset);
+      break;
+    case IoOp::kWrite:
+      io_uring_prep_write(sqe, kVolumeFile, request.data + request.done_bytes, size, offset);
+      if (request.durable) sqe->rw_flags = RWF_DSYNC;
+      break;
+    case IoOp::kFlush:
+      io_uring_prep_fsync(sqe, kVolumeFile, IORING_FSYNC_DATASYNC);
+      break;
+  }
+  sqe->flags |= IOSQE_FIXED_FILE;
+  io_uring_sqe_set_data(sqe, &request);
+}
+
+void Worker::finish(IoRequest& request, int result) {
+  if (request.op != IoOp::kFlush) return finish_transfer(request, result);
+  if (result < 0) {
+    // Whatever the errno is: the kernel reports a failed write-back once and then forgets it, so a
+    // flush after this one would lie.
+    request.error = system_error(Code::kDiskFlush, -result);
+  } else {
+    std::uint64_t covered = shared_.writes_flushed.load(std::memory_order_relaxed);
+    while (covered < request.tag && !shared_.writes_flushed.compare_exchange_weak(
+                                        covered, request.tag, std::memory_order_release)) {
+    }
+  }
+  finished_.push_back(&request);
+}
+
+void Worker::finish_transfer(IoRequest& request, int result) {
+  const Code code = request.op == IoOp::kRead ? Code::kDiskRead : Code::kDiskWrite;
+  if (result == -EINTR || result == -EAGAIN) {
+    if (++request.tag <= kRetriesMax) return prepare(request);
+  }
+  if (result > 0) {
+    std::size_t done = request.done_bytes + static_cast<std::size_t>(result);
+    DFS_ASSERT(done <= request.size_bytes);
+    if (done < request.size_bytes) {
+      // A direct transfer goes on at a sector or is refused.
+      if (shared_.volume.direct) done = align_down(done, 512);
+      if (done > request.done_bytes) {
+        request.done_bytes = done;
+        request.tag = 0;
+        return prepare(request);
+      }
+      result = -EIO;
+    }
+  }
+  if (result <= 0) {
+    // Nothing transferred before the end of a volume that has its full length: it was cut short
+    // behind our back, or the device answers rubbish.
+    request.error = system_error(code, result == 0 ? EIO : -result, request.offset_bytes);
+  } else {
+    request.done_bytes = request.size_bytes;
+  }
+  if (request.op == IoOp::kWrite && !request.durable) {
+    // A failed one counts too: part of it may be in the cache.
+    shared_.writes_completed.fetch_add(1, std::memory_order_release);
+  }
+  finished_.push_back(&request);
+}
+
+void Worker::prepare_wake_up() {
+  io_uring_sqe* const sqe = next_sqe();
+  io_uring_prep_read(sqe, wake_event_.get(), &wake_value_, sizeof wake_value_, 0);
+  io_uring_sqe_set_data64(sqe, kWakeUp);
+}
+
+// In the ring, because it may take long and others need not wait for it.
+void Worker::prepare_space(const SpaceAhead::Range& space) {
+  space_asked_ = space;
+  io_uring_sqe* const sqe = next_sqe();
+  io_uring_prep_fallocate(sqe, kVolumeFile, 0, static_cast<off_t>(space_asked_.offset_bytes),
+                          static_cast<off_t>(space_asked_.size_bytes));
+  sqe->flags |= IOSQE_FIXED_FILE;
+  io_uring_sqe_set_data64(sqe, kSpace);
+}
+
+void Worker::finish_space(int result) {
+  // Without space for the whole piece there may still be enough for the write; it will say so.
+  if (result == -EOPNOTSUPP || result == -ENOSYS || result == -EINVAL) shared_.space.give_up();
+  shared_.space.asked(space_asked_);
+  space_asked_ = {};
+  std::vector<IoRequest*> waiting;
+  waiting.swap(awaiting_space_);
+  for (IoRequest* const request : waiting) start_request(*request);
+}
+
+io_uring_sqe* Worker::next_sqe() {
+  io_uring_sqe* const sqe = io_uring_get_sqe(&ring_);
+  // Each request, the wake-up and the allocation has at most one entry at a time.
+  DFS_ASSERT(sqe != nullptr);
+  return sqe;
+}
+
+}  // namespace dynamicfs::scheduler

@@ -1,0 +1,110 @@
+// One worker of a disk: a thread with an io_uring of its own.
+//
+// Its life is one loop: take every request that may start from the disk's queue, hand all of them
+// to the kernel and wait for the first completion in one system call, reap all completions, resume
+// their coroutines. What those submit to the same disk is found at the top of the loop: no wake-up.
+#pragma once
+
+#include <liburing.h>
+
+#include <atomic>
+#include <cstdint>
+#include <future>
+#include <memory>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "base/mutex.hpp"
+#include "base/unique_fd.hpp"
+#include "scheduler/disk.hpp"
+#include "scheduler/io_queue.hpp"
+#include "scheduler/space_ahead.hpp"
+#include "scheduler/volume.hpp"
+
+namespace dynamicfs::scheduler {
+
+// What one worker is at, as those who submit need to know it.
+enum class WorkerState : std::uint8_t {
+  kLooking,   // awake, will look at the queue next
+  kSleeping,  // waits in the kernel; only a completion or a wake-up gets it out
+  kBusy,      // resumes coroutines, looks at the queue afterwards
+};
+
+class Worker;
+
+// What the workers of one disk share.
+struct WorkerShared {
+  WorkerShared(Executor& on_executor, OpenVolume opened, IoQueueOptions queue_options)
+      : executor(on_executor),
+        volume(std::move(opened)),
+        space(volume.size_bytes, volume.space_step_bytes),
+        queue(queue_options) {}
+
+  Executor& executor;
+  const OpenVolume volume;
+  SpaceAhead space;
+  DiskMetrics metrics;
+  // Of writes that were not durable: how many have completed, and how many of those had when the
+  // last good flush was submitted.
+  std::atomic<std::uint64_t> writes_completed{0};
+  std::atomic<std::uint64_t> writes_flushed{0};
+
+  Mutex mutex;  // a leaf
+  IoQueue queue DFS_GUARDED_BY(mutex);
+  bool stopping DFS_GUARDED_BY(mutex) = false;
+};
+
+class Worker {
+ public:
+  // Returns when the ring stands, or says why it does not (kDiskOpen, the errno of io_uring_setup).
+  static Result<std::unique_ptr<Worker>> start(WorkerShared& shared, const std::string& name);
+  // `shared.stopping` is set and wake() was called: waits until the queue and the ring are empty.
+  ~Worker();
+  Worker(const Worker&) = delete;
+  Worker& operator=(const Worker&) = delete;
+
+  // Gets the thread out of the kernel. Any thread; no lock needed.
+  void wake();
+
+  // Whether the calling thread is a worker of this disk that resumes coroutines: it will look at
+  // the queue before it sleeps.
+  static bool is_resuming_here(const WorkerShared& shared);
+
+  // Guarded by shared.mutex, which Clang cannot see through a reference.
+  WorkerState state = WorkerState::kLooking;
+  TimePoint busy_since{};
+
+ private:
+  explicit Worker(WorkerShared& shared) : shared_(shared) {}
+  void run(std::string name, std::promise<Result<void>> started);
+  Result<void> set_up_ring();
+  bool take_work();
+  void enter();
+  void reap();
+  void complete();
+
+  void start_request(IoRequest& request);
+  void prepare(IoRequest& request);
+  void finish(IoRequest& request, int result);
+  void finish_transfer(IoRequest& request, int result);
+  void prepare_wake_up();
+  void prepare_space(const SpaceAhead::Range& space);
+  void finish_space(int result);
+  io_uring_sqe* next_sqe();
+
+  WorkerShared& shared_;
+  UniqueFd wake_event_;
+  std::thread thread_;
+
+  // The thread's own.
+  io_uring ring_{};
+  std::uint64_t wake_value_ = 0;  // where the kernel stores what it read from wake_event_
+  std::size_t in_flight_ = 0;     // requests that were taken and have not finished
+  std::vector<IoRequest*> taken_;
+  std::vector<IoRequest*> finished_;
+  SpaceAhead::Range space_asked_;           // at the kernel now
+  std::vector<IoRequest*> awaiting_space_;  // writes that wait for an allocation of this worker
+};
+
+}  // namespace dynamicfs::scheduler
