@@ -56,8 +56,8 @@ struct Place {
 };
 struct ChunkPut {
   ChunkId chunk;
-  journal::Policy layout;    // replica(r) has r places of equal content; ec(k,m) has k+m
-  std::vector<Place> places; // fewer than the layout asks for: made while disks were away
+  journal::Policy layout;     // replica(r) has r places of equal content; ec(k,m) has k+m
+  std::vector<Place> places;  // fewer than the layout asks for: made while disks were away
   bool operator==(const ChunkPut&) const = default;
 };
 struct ChunkRemove {

@@ -1,11 +1,10 @@
-// The 256 extent locks: shard = mix(inode, window) & 255. Taken to change the mapping of a window,
-// never to read it, and never across device I/O, a journal wait or a reply (INV-1).
+// The 256 extent locks: shard = (mix(inode) + window) & 255. Taken to change the mapping of a
+// window, never to read it, and never across device I/O, a journal wait or a reply (INV-1).
 //
 // Order  Several shards are taken in ascending index; behind inode mutexes, before the allocator.
 #pragma once
 
 #include <array>
-#include <bitset>
 #include <cstdint>
 
 #include "base/ids.hpp"
@@ -34,7 +33,8 @@ class ExtentLocks {
     friend class ExtentLocks;
     Guard() = default;
     ExtentLocks* locks_ = nullptr;
-    std::bitset<kLockShards> held_;
+    std::uint16_t first_ = 0;  // shards first_, first_ + 1, ... modulo kLockShards
+    std::uint16_t count_ = 0;
   };
 
   // Locks the windows that contain blocks [first, first + count); count ~0 means to the end (then,
@@ -44,6 +44,7 @@ class ExtentLocks {
   const LockMetrics& metrics() const { return metrics_; }
 
  private:
+  void lock_shard(std::size_t shard);
   struct alignas(64) Shard {
     Mutex mutex;
   };

@@ -1,0 +1,169 @@
+#include "extent/extent_format.hpp"
+
+#include <algorithm>
+#include <limits>
+
+#include "base/assert.hpp"
+
+namespace dynamicfs::extent {
+namespace {
+
+constexpr std::size_t kHeaderBytes = 5;
+// An erasure-coded chunk of 64 data slots is the largest.
+constexpr std::uint32_t kChunkBlocksMax = 64 * kSlotBlocks;
+static_assert(kChunkBlocksMax == 65536, "Piece::block has 16 bits");
+
+void put_header(ByteWriter& out, ChangeType type, std::size_t body_bytes) {
+  out.put(static_cast<std::uint8_t>(type));
+  out.put(static_cast<std::uint32_t>(body_bytes));
+}
+
+bool in_file(FileBlock first, std::uint64_t count) {
+  return count > 0 && first.raw < kFileBlocksEnd && count <= kFileBlocksEnd - first.raw;
+}
+
+}  // namespace
+
+void encode(ByteWriter& out, InodeId inode, FileBlock first, std::span<const Piece> pieces,
+            std::span<const std::uint32_t> crcs) {
+  put_header(out, ChangeType::kExtentPut, 19 + pieces.size() * 8 + crcs.size() * 4);
+  out.put(inode);
+  out.put(first);
+  out.put(static_cast<std::uint8_t>(Encoding::kPlain));
+  DFS_ASSERT(std::in_range<std::uint16_t>(pieces.size()));
+  out.put(static_cast<std::uint16_t>(pieces.size()));
+  std::size_t blocks = 0;
+  for (const Piece& piece : pieces) {
+    out.put(piece.chunk);
+    out.put(piece.block);
+    out.put(piece.count);
+    blocks += piece.count;
+  }
+  DFS_ASSERT(blocks == crcs.size());
+  out.put_bytes(std::as_bytes(crcs));
+}
+
+void encode(ByteWriter& out, const ExtentClear& change) {
+  put_header(out, ChangeType::kExtentClear, 24);
+  out.put(change.inode);
+  out.put(change.first);
+  out.put(change.count);
+}
+
+void encode(ByteWriter& out, const ExtentReserve& change) {
+  put_header(out, ChangeType::kExtentReserve, 24);
+  out.put(change.inode);
+  out.put(change.first);
+  out.put(change.count);
+}
+
+void encode(ByteWriter& out, const ChunkPut& change) {
+  put_header(out, ChangeType::kChunkPut, 8 + change.places.size() * 6);
+  out.put(change.chunk);
+  out.put(static_cast<std::uint8_t>(change.layout.kind));
+  out.put(change.layout.copies_or_data);
+  out.put(change.layout.parity);
+  DFS_ASSERT(std::in_range<std::uint8_t>(change.places.size()));
+  out.put(static_cast<std::uint8_t>(change.places.size()));
+  for (const Place& place : change.places) {
+    out.put(place.disk);
+    out.put(place.slot);
+  }
+}
+
+void encode(ByteWriter& out, const ChunkRemove& change) {
+  put_header(out, ChangeType::kChunkRemove, 4);
+  out.put(change.chunk);
+}
+
+Result<ExtentPut> decode_extent_put(std::span<const std::byte> body) {
+  ByteReader reader(body);
+  ExtentPut put;
+  put.inode = reader.get<InodeId>();
+  put.first = reader.get<FileBlock>();
+  const auto encoding = reader.get<std::uint8_t>();
+  const std::size_t pieces = reader.get<std::uint16_t>();
+  if (!reader.ok() || pieces == 0 || reader.left() < pieces * 8) return Code::kFormatInvalid;
+  if (encoding != static_cast<std::uint8_t>(Encoding::kPlain)) {
+    return error(Code::kNotSupported, encoding);
+  }
+  put.pieces.reserve(pieces);
+  std::uint64_t blocks = 0;
+  for (std::size_t i = 0; i < pieces; ++i) {
+    Piece piece;
+    piece.chunk = reader.get<ChunkId>();
+    piece.block = reader.get<std::uint16_t>();
+    piece.count = reader.get<std::uint16_t>();
+    if (piece.count == 0 || piece.block + std::uint32_t{piece.count} > kChunkBlocksMax) {
+      return Code::kFormatInvalid;
+    }
+    blocks += piece.count;
+    put.pieces.push_back(piece);
+  }
+  if (!in_file(put.first, blocks) || reader.left() != blocks * 4) return Code::kFormatInvalid;
+  put.crcs.reserve(blocks);
+  for (std::uint64_t i = 0; i < blocks; ++i) put.crcs.push_back(reader.get<std::uint32_t>());
+  return put;
+}
+
+Result<ExtentClear> decode_extent_clear(std::span<const std::byte> body) {
+  ByteReader reader(body);
+  ExtentClear clear;
+  clear.inode = reader.get<InodeId>();
+  clear.first = reader.get<FileBlock>();
+  clear.count = reader.get<std::uint64_t>();
+  if (!reader.ok() || !reader.at_end()) return Code::kFormatInvalid;
+  const bool to_end = clear.count == ~std::uint64_t{0} && clear.first.raw <= kFileBlocksEnd;
+  if (!to_end && !in_file(clear.first, clear.count)) return Code::kFormatInvalid;
+  return clear;
+}
+
+Result<ExtentReserve> decode_extent_reserve(std::span<const std::byte> body) {
+  ByteReader reader(body);
+  ExtentReserve reserve;
+  reserve.inode = reader.get<InodeId>();
+  reserve.first = reader.get<FileBlock>();
+  reserve.count = reader.get<std::uint64_t>();
+  if (!reader.ok() || !reader.at_end() || !in_file(reserve.first, reserve.count)) {
+    return Code::kFormatInvalid;
+  }
+  return reserve;
+}
+
+Result<ChunkPut> decode_chunk_put(std::span<const std::byte> body) {
+  ByteReader reader(body);
+  ChunkPut put;
+  put.chunk = reader.get<ChunkId>();
+  const auto kind = reader.get<std::uint8_t>();
+  put.layout.copies_or_data = reader.get<std::uint8_t>();
+  put.layout.parity = reader.get<std::uint8_t>();
+  const std::size_t places = reader.get<std::uint8_t>();
+  if (!reader.ok() || reader.left() != places * 6) return Code::kFormatInvalid;
+  put.layout.kind = static_cast<journal::Policy::Kind>(kind);
+  const bool replica = put.layout.kind == journal::Policy::Kind::kReplica && put.layout.parity == 0;
+  const bool erasure = put.layout.kind == journal::Policy::Kind::kErasure && put.layout.parity > 0;
+  if (!replica && !erasure) return Code::kFormatInvalid;
+  if (put.layout.copies_or_data == 0 || put.layout.copies_or_data > journal::kDisksMax) {
+    return Code::kFormatInvalid;
+  }
+  if (put.chunk.raw == 0 || places == 0 || places > put.layout.width()) return Code::kFormatInvalid;
+  for (std::size_t i = 0; i < places; ++i) {
+    Place place;
+    place.disk = reader.get<DiskId>();
+    place.slot = reader.get<SlotId>();
+    const bool twice = std::any_of(put.places.begin(), put.places.end(),
+                                   [&](const Place& other) { return other.disk == place.disk; });
+    if (twice) return Code::kFormatInvalid;
+    put.places.push_back(place);
+  }
+  return put;
+}
+
+Result<ChunkRemove> decode_chunk_remove(std::span<const std::byte> body) {
+  ByteReader reader(body);
+  const ChunkRemove remove{.chunk = reader.get<ChunkId>()};
+  if (!reader.ok() || !reader.at_end() || remove.chunk.raw == 0) return Code::kFormatInvalid;
+  return remove;
+}
+
+}  // namespace dynamicfs::extent

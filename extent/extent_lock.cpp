@@ -1,0 +1,71 @@
+#include "extent/extent_lock.hpp"
+
+#include <utility>
+
+#include "base/assert.hpp"
+
+namespace dynamicfs::extent {
+namespace {
+
+// The finalizer of splitmix64 (Steele, Lea, Flood: "Fast splittable pseudorandom number
+// generators", OOPSLA 2014): neighbouring inode numbers fall far apart.
+constexpr std::uint64_t mix(std::uint64_t x) {
+  x += 0x9e3779b97f4a7c15;
+  x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9;
+  x = (x ^ (x >> 27)) * 0x94d049bb133111eb;
+  return x ^ (x >> 31);
+}
+
+}  // namespace
+
+// The window is added, not mixed in: any 256 consecutive windows of a file have 256 different
+// locks.
+std::size_t ExtentLocks::shard_of(InodeId inode, WindowId window) {
+  return (mix(inode.raw) + window.raw) % kLockShards;
+}
+
+void ExtentLocks::lock_shard(std::size_t shard) DFS_NO_THREAD_SAFETY_ANALYSIS {
+  const std::uint64_t waited_ns = shards_[shard].mutex.lock();
+  metrics_.acquisitions.add();
+  if (waited_ns != 0) [[unlikely]] {
+    metrics_.contentions.add();
+    metrics_.wait_ns.record(waited_ns);
+  }
+}
+
+ExtentLocks::Guard ExtentLocks::lock(InodeId inode, FileBlock first, std::uint64_t count) {
+  DFS_ASSERT(count > 0);
+  // The last block, saturating: count ~0 means to the end.
+  const std::uint64_t last =
+      first.raw + (count - 1) < first.raw ? ~std::uint64_t{0} : first.raw + (count - 1);
+  const std::uint64_t window = first.raw / kWindowBlocks;
+  const std::uint64_t windows = last / kWindowBlocks - window + 1;
+  Guard guard;
+  guard.locks_ = this;
+  const std::size_t start = shard_of(inode, WindowId{window});
+  if (windows == 1) {
+    guard.first_ = static_cast<std::uint16_t>(start);
+    guard.count_ = 1;
+    lock_shard(start);
+    return guard;
+  }
+  // Consecutive windows have consecutive shards, modulo 256: what is held is one arc of the circle.
+  guard.first_ = static_cast<std::uint16_t>(start);
+  guard.count_ = static_cast<std::uint16_t>(windows < kLockShards ? windows : kLockShards);
+  const std::size_t end = start + guard.count_;
+  for (std::size_t shard = kLockShards; shard < end; ++shard) lock_shard(shard - kLockShards);
+  for (std::size_t shard = start; shard < end && shard < kLockShards; ++shard) lock_shard(shard);
+  return guard;
+}
+
+ExtentLocks::Guard::Guard(Guard&& other) noexcept
+    : locks_(std::exchange(other.locks_, nullptr)), first_(other.first_), count_(other.count_) {}
+
+ExtentLocks::Guard::~Guard() DFS_NO_THREAD_SAFETY_ANALYSIS {
+  if (locks_ == nullptr) return;
+  for (std::size_t i = 0; i < count_; ++i) {
+    locks_->shards_[(first_ + i) % kLockShards].mutex.unlock();
+  }
+}
+
+}  // namespace dynamicfs::extent

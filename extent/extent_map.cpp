@@ -1,0 +1,634 @@
+#include "extent/extent_map.hpp"
+
+#include <algorithm>
+#include <cstdlib>
+#include <limits>
+#include <new>
+
+#include "base/assert.hpp"
+#include "extent/window_node.hpp"
+
+namespace dynamicfs::extent {
+namespace {
+
+// A level of the tree is chosen by this many bits of the window index, the lowest first.
+constexpr unsigned kLeafBits = 5;
+constexpr unsigned kUpperBits = 9;
+constexpr unsigned kHeightMax = 6;
+constexpr unsigned level_bits(unsigned level) { return level == 0 ? kLeafBits : kUpperBits; }
+constexpr unsigned level_shift(unsigned level) {
+  return level == 0 ? 0 : kLeafBits + (level - 1) * kUpperBits;
+}
+// How many windows a tree of this height has room for.
+constexpr std::uint64_t windows_below(unsigned height) {
+  return std::uint64_t{1} << level_shift(height);
+}
+static_assert(windows_below(kHeightMax) >= kFileBlocksEnd / kWindowBlocks);
+
+constexpr std::uintptr_t kSpreadTag = 1;
+constexpr std::uintptr_t kHeightMask = 7;
+static_assert(kHeightMax <= kHeightMask);
+
+// The end of the range, at most the end of any file.
+constexpr std::uint64_t range_end(FileBlock first, std::uint64_t count) {
+  if (first.raw >= kFileBlocksEnd) return first.raw;
+  return count > kFileBlocksEnd - first.raw ? kFileBlocksEnd : first.raw + count;
+}
+
+// One window's part of a range.
+struct Part {
+  std::uint64_t window;
+  std::uint32_t from;  // blocks [from, to) of the window
+  std::uint32_t to;
+};
+constexpr Part part_of(std::uint64_t window, std::uint64_t first, std::uint64_t end) {
+  const std::uint64_t start = window * kWindowBlocks;
+  return {.window = window,
+          .from = static_cast<std::uint32_t>(first > start ? first - start : 0),
+          .to = static_cast<std::uint32_t>(std::min(end - start, kWindowBlocks))};
+}
+constexpr std::uint64_t window_of(std::uint64_t block) { return block / kWindowBlocks; }
+
+// Calls each(mapping, crcs) for what `node` has in the part, cut to it.
+template <class F>
+void visit(const WindowNode* node, const Part& part, F each) {
+  if (node == nullptr) return;
+  const auto firsts = node->first();
+  const auto lasts = node->last();
+  const auto extents = node->extents();
+  const std::uint32_t* const crcs = node->crcs().data();
+  for (std::size_t i = node->find(static_cast<std::uint8_t>(part.from)); i < node->count(); ++i) {
+    if (firsts[i] >= part.to) break;
+    const std::uint32_t first = std::max<std::uint32_t>(firsts[i], part.from);
+    const std::uint32_t end = std::min<std::uint32_t>(lasts[i] + 1u, part.to);
+    const NodeExtent& extent = extents[i];
+    const std::uint32_t skipped = first - firsts[i];
+    const bool data = extent.kind == MappingKind::kData;
+    Mapping mapping;
+    mapping.first = FileBlock{part.window * kWindowBlocks + first};
+    mapping.count = static_cast<std::uint16_t>(end - first);
+    mapping.kind = extent.kind;
+    mapping.block = static_cast<std::uint16_t>(extent.block + (data ? skipped : 0));
+    mapping.chunk = extent.chunk;
+    mapping.generation = extent.generation;
+    each(mapping, data ? crcs + extent.crc_start + skipped : nullptr);
+  }
+}
+
+void append(const WindowNode* node, const Part& part, MappingSet& out) {
+  visit(node, part, [&](Mapping& mapping, const std::uint32_t* crcs) {
+    if (crcs != nullptr) {
+      mapping.crc_index = static_cast<std::uint32_t>(out.crcs.size());
+      out.crcs.insert(out.crcs.end(), crcs, crcs + mapping.count);
+    }
+    out.mappings.push_back(mapping);
+  });
+}
+
+void free_part(const WindowNode* node, const Part& part, Freed& freed) {
+  visit(node, part, [&](const Mapping& mapping, const std::uint32_t*) {
+    if (mapping.kind == MappingKind::kReserved) {
+      freed.reserved_blocks += mapping.count;
+      return;
+    }
+    if (!freed.pieces.empty()) {
+      Piece& before = freed.pieces.back();
+      if (before.chunk == mapping.chunk && before.block + before.count == mapping.block) {
+        before.count = static_cast<std::uint16_t>(before.count + mapping.count);
+        return;
+      }
+    }
+    freed.pieces.push_back(
+        {.chunk = mapping.chunk, .block = mapping.block, .count = mapping.count});
+  });
+}
+
+}  // namespace
+
+// One level of the tree: 32 or 512 children. At the lowest level they are WindowNode*, else Inner*.
+struct FileMap::Inner {
+  static std::size_t bytes(unsigned level) {
+    return (std::size_t{1} << level_bits(level)) * sizeof(Slot);
+  }
+  static Inner* create(unsigned level) {
+    void* const memory = std::aligned_alloc(64, bytes(level));
+    if (memory == nullptr) throw std::bad_alloc();
+    auto* const slots = static_cast<Slot*>(memory);
+    for (std::size_t i = 0; i < std::size_t{1} << level_bits(level); ++i)
+      ::new (slots + i) Slot{nullptr};
+    return reinterpret_cast<Inner*>(slots);
+  }
+  // Everything below too.
+  static void destroy(Inner* inner, unsigned level) {
+    for (std::size_t i = 0; i < std::size_t{1} << level_bits(level); ++i) {
+      void* const child = inner->slot(i).load(std::memory_order_relaxed);
+      if (child == nullptr) continue;
+      if (level == 0) {
+        WindowNode::destroy(static_cast<WindowNode*>(child));
+      } else {
+        destroy(static_cast<Inner*>(child), level - 1);
+      }
+    }
+    std::free(inner);
+  }
+  Slot& slot(std::size_t index) { return reinterpret_cast<Slot*>(this)[index]; }
+  static std::size_t index(std::uint64_t window, unsigned level) {
+    return (window >> level_shift(level)) & ((std::size_t{1} << level_bits(level)) - 1);
+  }
+};
+
+struct FileMap::Spread {
+  // The topmost Inner, with the height in its low bits.
+  std::atomic<std::uintptr_t> top;
+  // Changes over several windows, begun and finished. While they differ, or when `begun` has moved,
+  // a reader of several windows may see such a change half done.
+  std::atomic<std::uint64_t> begun{0};
+  std::atomic<std::uint64_t> finished{0};
+  std::atomic<std::uint64_t> data_blocks{0};
+  std::atomic<std::uint64_t> reserved_blocks{0};
+  std::atomic<std::uint64_t> extents{0};
+  std::atomic<std::uint64_t> bytes{0};
+
+  static std::uintptr_t tagged(Inner* inner, unsigned height) {
+    return reinterpret_cast<std::uintptr_t>(inner) | height;
+  }
+  static Inner* inner(std::uintptr_t top) { return reinterpret_cast<Inner*>(top & ~kHeightMask); }
+  static unsigned height(std::uintptr_t top) { return static_cast<unsigned>(top & kHeightMask); }
+
+  // nullptr if no inner node leads there.
+  Slot* find(std::uint64_t window) const {
+    const std::uintptr_t now = top.load(std::memory_order_acquire);
+    const unsigned levels = height(now);
+    if (window >= windows_below(levels)) return nullptr;
+    Inner* at = inner(now);
+    for (unsigned level = levels - 1; level > 0; --level) {
+      at = static_cast<Inner*>(
+          at->slot(Inner::index(window, level)).load(std::memory_order_acquire));
+      if (at == nullptr) return nullptr;
+    }
+    return &at->slot(Inner::index(window, 0));
+  }
+
+  Slot& make(std::uint64_t window) {
+    std::uintptr_t now = top.load(std::memory_order_acquire);
+    while (window >= windows_below(height(now))) {
+      const unsigned level = height(now);
+      Inner* const above = Inner::create(level);
+      above->slot(0).store(inner(now), std::memory_order_relaxed);
+      if (top.compare_exchange_strong(now, tagged(above, level + 1), std::memory_order_acq_rel)) {
+        bytes.fetch_add(Inner::bytes(level), std::memory_order_relaxed);
+        now = tagged(above, level + 1);
+      } else {
+        std::free(above);  // somebody else was first; `now` is theirs
+      }
+    }
+    Inner* at = inner(now);
+    for (unsigned level = height(now) - 1; level > 0; --level) {
+      Slot& slot = at->slot(Inner::index(window, level));
+      void* child = slot.load(std::memory_order_acquire);
+      if (child == nullptr) {
+        Inner* const fresh = Inner::create(level - 1);
+        if (slot.compare_exchange_strong(child, fresh, std::memory_order_acq_rel)) {
+          bytes.fetch_add(Inner::bytes(level - 1), std::memory_order_relaxed);
+          child = fresh;
+        } else {
+          std::free(fresh);
+        }
+      }
+      at = static_cast<Inner*>(child);
+    }
+    return at->slot(Inner::index(window, 0));
+  }
+
+  void count(const WindowNode* old, const WindowNode* fresh) {
+    const auto move = [](std::atomic<std::uint64_t>& total, std::uint64_t from, std::uint64_t to) {
+      // Wraps around on purpose; an overwrite leaves most of them as they are.
+      if (from != to) total.fetch_add(to - from, std::memory_order_relaxed);
+    };
+    const WindowNode::Counts before = WindowNode::counts(old);
+    const WindowNode::Counts after = WindowNode::counts(fresh);
+    move(data_blocks, before.data_blocks, after.data_blocks);
+    move(reserved_blocks, before.reserved_blocks, after.reserved_blocks);
+    move(extents, before.extents, after.extents);
+    move(bytes, before.bytes, after.bytes);
+  }
+};
+
+// Brackets a change that readers must see whole although it replaces more than one node.
+class FileMap::ChangeOfSeveral {
+ public:
+  explicit ChangeOfSeveral(Spread* spread) : spread_(spread) {
+    if (spread_ != nullptr) spread_->begun.fetch_add(1, std::memory_order_seq_cst);
+  }
+  ~ChangeOfSeveral() {
+    if (spread_ != nullptr) spread_->finished.fetch_add(1, std::memory_order_seq_cst);
+  }
+  ChangeOfSeveral(const ChangeOfSeveral&) = delete;
+  ChangeOfSeveral& operator=(const ChangeOfSeveral&) = delete;
+
+ private:
+  Spread* spread_;
+};
+
+FileMap::FileMap(EpochTracker& memory) : memory_(memory) {}
+
+FileMap::~FileMap() {
+  const std::uintptr_t root = root_.load(std::memory_order_acquire);
+  if ((root & kSpreadTag) == 0) {
+    WindowNode::destroy(reinterpret_cast<WindowNode*>(root));
+    return;
+  }
+  Spread* const tree = spread();
+  const std::uintptr_t top = tree->top.load(std::memory_order_acquire);
+  Inner::destroy(Spread::inner(top), Spread::height(top) - 1);
+  tree->~Spread();
+  std::free(tree);
+}
+
+FileMap::Spread* FileMap::spread() const {
+  const std::uintptr_t root = root_.load(std::memory_order_acquire);
+  return (root & kSpreadTag) != 0 ? reinterpret_cast<Spread*>(root & ~kSpreadTag) : nullptr;
+}
+
+// A file that grows out of its first window gets a tree. The writer of window 0 may be replacing
+// its node meanwhile: whichever compare-and-swap of root_ comes second sees the first.
+FileMap::Spread& FileMap::make_spread() {
+  if (Spread* const present = spread()) return *present;
+  void* const memory = std::malloc(sizeof(Spread));
+  if (memory == nullptr) throw std::bad_alloc();
+  auto* const fresh = ::new (memory) Spread;
+  Inner* const leaf = Inner::create(0);
+  fresh->top.store(Spread::tagged(leaf, 1), std::memory_order_relaxed);
+  std::uintptr_t root = root_.load(std::memory_order_acquire);
+  while ((root & kSpreadTag) == 0) {
+    auto* const node = reinterpret_cast<WindowNode*>(root);
+    const WindowNode::Counts counts = WindowNode::counts(node);
+    leaf->slot(0).store(node, std::memory_order_relaxed);
+    fresh->data_blocks.store(counts.data_blocks, std::memory_order_relaxed);
+    fresh->reserved_blocks.store(counts.reserved_blocks, std::memory_order_relaxed);
+    fresh->extents.store(counts.extents, std::memory_order_relaxed);
+    fresh->bytes.store(sizeof(Spread) + Inner::bytes(0) + counts.bytes, std::memory_order_relaxed);
+    if (root_.compare_exchange_strong(root, reinterpret_cast<std::uintptr_t>(fresh) | kSpreadTag,
+                                      std::memory_order_acq_rel)) {
+      return *fresh;
+    }
+  }
+  std::free(leaf);
+  std::free(fresh);
+  return *spread();
+}
+
+// For the window's writer, or inside a pin.
+const WindowNode* FileMap::load(std::uint64_t window) const {
+  const std::uintptr_t root = root_.load(std::memory_order_acquire);
+  if ((root & kSpreadTag) == 0)
+    return window == 0 ? reinterpret_cast<const WindowNode*>(root) : nullptr;
+  const Slot* const slot = reinterpret_cast<Spread*>(root & ~kSpreadTag)->find(window);
+  return slot != nullptr ? static_cast<const WindowNode*>(slot->load(std::memory_order_acquire))
+                         : nullptr;
+}
+
+void FileMap::publish(std::uint64_t window, const WindowNode* old, WindowNode* fresh) {
+  if (old == fresh) return;  // both nullptr
+  const auto retire_old = [&] {
+    if (old != nullptr) memory_.retire(const_cast<WindowNode*>(old), WindowNode::counts(old).bytes);
+  };
+  if (window == 0 && spread() == nullptr) {
+    auto expected = reinterpret_cast<std::uintptr_t>(old);
+    if (root_.compare_exchange_strong(expected, reinterpret_cast<std::uintptr_t>(fresh),
+                                      std::memory_order_acq_rel)) {
+      retire_old();
+      return;
+    }
+    DFS_ASSERT((expected & kSpreadTag) != 0);  // nobody else changes window 0
+  }
+  Spread& tree = make_spread();
+  Slot& slot = tree.make(window);
+  {
+    // A window that becomes empty looks to a reader of several windows as if it had never been
+    // filled, so the emptying is announced like a change of several.
+    const ChangeOfSeveral announced(fresh == nullptr ? &tree : nullptr);
+    const void* const before = slot.exchange(fresh, std::memory_order_acq_rel);
+    DFS_ASSERT(before == old);
+  }
+  tree.count(old, fresh);
+  retire_old();
+}
+
+// The first window at or behind `from` that is not empty, nullptr if there is none. Inside a pin.
+const WindowNode* FileMap::next_window(std::uint64_t from, std::uint64_t* found) const {
+  Spread* const tree = spread();
+  if (tree == nullptr) {
+    *found = 0;
+    return from == 0 ? load(0) : nullptr;
+  }
+  const std::uintptr_t top = tree->top.load(std::memory_order_acquire);
+  const unsigned height = Spread::height(top);
+  std::uint64_t window = from;
+  while (window < windows_below(height)) {
+    Inner* at = Spread::inner(top);
+    unsigned level = height - 1;
+    while (true) {
+      // Along this inner node to its next child; none: on behind all that it covers.
+      const std::size_t children = std::size_t{1} << level_bits(level);
+      std::size_t i = Inner::index(window, level);
+      void* child = nullptr;
+      for (; i < children; ++i) {
+        child = at->slot(i).load(std::memory_order_acquire);
+        if (child != nullptr) break;
+        // The next sibling begins at a multiple of what one child covers.
+        window = ((window >> level_shift(level)) + 1) << level_shift(level);
+      }
+      if (child == nullptr) break;
+      if (level == 0) {
+        *found = window;
+        return static_cast<const WindowNode*>(child);
+      }
+      at = static_cast<Inner*>(child);
+      --level;
+    }
+  }
+  return nullptr;
+}
+
+// Calls each(node, part) for the windows with something in [first, end). Inside a pin.
+template <class F>
+void FileMap::for_nodes(FileBlock first, std::uint64_t end, F each) const {
+  if (first.raw >= end) return;
+  std::uint64_t window = window_of(first.raw);
+  const std::uint64_t window_last = window_of(end - 1);
+  if (window == window_last) {
+    if (const WindowNode* const node = load(window)) each(node, part_of(window, first.raw, end));
+    return;
+  }
+  while (const WindowNode* const node = next_window(window, &window)) {
+    if (window > window_last) break;
+    each(node, part_of(window, first.raw, end));
+    ++window;
+  }
+}
+
+void FileMap::snapshot(FileBlock first, std::uint64_t count, MappingSet& out) const {
+  const EpochTracker::Pin pin = memory_.pin();
+  for_nodes(first, range_end(first, count),
+            [&](const WindowNode* node, const Part& part) { append(node, part, out); });
+}
+
+// Method: collect twice (Afek et al., "Atomic snapshots of shared memory", 1993). A node that is
+// there both times was there in between: it cannot be freed and come again inside the pin.
+bool FileMap::try_snapshot(FileBlock first, std::uint64_t count, MappingSet& out) const {
+  const std::uint64_t end = range_end(first, count);
+  if (first.raw >= end) return true;
+  const std::uint64_t window_first = window_of(first.raw);
+  const std::uint64_t window_last = window_of(end - 1);
+  const EpochTracker::Pin pin = memory_.pin();
+  const Spread* const tree = window_first == window_last ? nullptr : spread();
+  if (tree == nullptr) {
+    append(load(window_first), part_of(window_first, first.raw, end), out);
+    return true;
+  }
+  const std::uint64_t finished = tree->finished.load(std::memory_order_seq_cst);
+  const std::uint64_t begun = tree->begun.load(std::memory_order_seq_cst);
+  if (begun != finished) return false;
+  const std::size_t mappings_before = out.mappings.size();
+  const std::size_t crcs_before = out.crcs.size();
+  // One request covers two or three windows as a rule.
+  std::vector<const WindowNode*> nodes;
+  nodes.reserve(window_last - window_first + 1);
+  for (std::uint64_t window = window_first; window <= window_last; ++window) {
+    nodes.push_back(load(window));
+    append(nodes.back(), part_of(window, first.raw, end), out);
+  }
+  bool same = true;
+  for (std::size_t i = 0; i < nodes.size(); ++i) same &= load(window_first + i) == nodes[i];
+  same &= tree->begun.load(std::memory_order_seq_cst) == begun;
+  if (!same) {
+    out.mappings.resize(mappings_before);
+    out.crcs.resize(crcs_before);
+  }
+  return same;
+}
+
+bool FileMap::unchanged(FileBlock first, std::uint64_t count, const MappingSet& seen) const {
+  const std::uint64_t end = range_end(first, count);
+  const EpochTracker::Pin pin = memory_.pin();
+  auto next = std::find_if(seen.mappings.begin(), seen.mappings.end(), [&](const Mapping& mapping) {
+    return mapping.first.raw + mapping.count > first.raw;
+  });
+  bool same = true;
+  for_nodes(first, end, [&](const WindowNode* node, const Part& part) {
+    visit(node, part, [&](const Mapping& now, const std::uint32_t*) {
+      if (next == seen.mappings.end() || !same) {
+        same = false;
+        return;
+      }
+      // What was seen may reach over the range on both sides.
+      const std::uint64_t seen_first = std::max(next->first.raw, first.raw);
+      const std::uint64_t seen_end = std::min<std::uint64_t>(next->first.raw + next->count, end);
+      const std::uint64_t skipped =
+          next->kind == MappingKind::kData ? seen_first - next->first.raw : 0;
+      same = now.first.raw == seen_first && now.first.raw + now.count == seen_end &&
+             now.kind == next->kind && now.chunk == next->chunk &&
+             now.block == next->block + skipped && now.generation == next->generation;
+      ++next;
+    });
+  });
+  return same && (next == seen.mappings.end() || next->first.raw >= end);
+}
+
+std::optional<FileBlock> FileMap::next_data(FileBlock from) const {
+  const EpochTracker::Pin pin = memory_.pin();
+  std::uint64_t window = window_of(from.raw);
+  while (const WindowNode* const node = next_window(window, &window)) {
+    std::optional<FileBlock> found;
+    visit(node, part_of(window, from.raw, kFileBlocksEnd),
+          [&](const Mapping& mapping, const std::uint32_t*) {
+            if (!found && mapping.kind == MappingKind::kData) found = mapping.first;
+          });
+    if (found) return found;
+    ++window;
+  }
+  return std::nullopt;
+}
+
+FileBlock FileMap::next_hole(FileBlock from) const {
+  const EpochTracker::Pin pin = memory_.pin();
+  FileBlock at = from;
+  while (at.raw < kFileBlocksEnd) {
+    const std::uint64_t window = window_of(at.raw);
+    visit(load(window), part_of(window, at.raw, kFileBlocksEnd),
+          [&](const Mapping& mapping, const std::uint32_t*) {
+            if (mapping.first == at && mapping.kind == MappingKind::kData) at.raw += mapping.count;
+          });
+    if (window_of(at.raw) == window) break;
+  }
+  return at;
+}
+
+void FileMap::put(FileBlock first, std::span<const Piece> pieces,
+                  std::span<const std::uint32_t> crcs, Generation generation, Freed& freed) {
+  const std::uint64_t end = first.raw + crcs.size();
+  DFS_ASSERT(!crcs.empty() && end <= kFileBlocksEnd);
+  const std::uint64_t window_last = window_of(end - 1);
+  const bool several = window_of(first.raw) != window_last;
+  const ChangeOfSeveral announced(several ? &make_spread() : nullptr);
+  std::size_t piece = 0;
+  std::uint32_t piece_used = 0;
+  const std::uint32_t* next_crc = crcs.data();
+  for (std::uint64_t window = window_of(first.raw); window <= window_last; ++window) {
+    const Part part = part_of(window, first.raw, end);
+    const WindowNode* const old = load(window);
+    WindowBuilder builder;
+    builder.copy(old, 0, part.from);
+    for (std::uint32_t block = part.from; block < part.to;) {
+      DFS_ASSERT(piece < pieces.size() && pieces[piece].count > piece_used);
+      const Piece& source = pieces[piece];
+      const std::uint32_t blocks =
+          std::min<std::uint32_t>(part.to - block, source.count - piece_used);
+      builder.add(block, block + blocks - 1,
+                  {.generation = generation,
+                   .chunk = source.chunk,
+                   .block = static_cast<std::uint16_t>(source.block + piece_used)},
+                  next_crc);
+      next_crc += blocks;
+      block += blocks;
+      piece_used += blocks;
+      if (piece_used == source.count) {
+        ++piece;
+        piece_used = 0;
+      }
+    }
+    builder.copy(old, part.to, kWindowBlocks);
+    free_part(old, part, freed);
+    publish(window, old, builder.build());
+  }
+  DFS_ASSERT(piece == pieces.size());
+}
+
+std::uint64_t FileMap::reserve(FileBlock first, std::uint64_t count, Generation generation) {
+  const std::uint64_t end = range_end(first, count);
+  if (first.raw >= end) return 0;
+  std::uint64_t reserved = 0;
+  const std::uint64_t window_last = window_of(end - 1);
+  for (std::uint64_t window = window_of(first.raw); window <= window_last; ++window) {
+    const Part part = part_of(window, first.raw, end);
+    const WindowNode* const old = load(window);
+    const std::uint64_t reserved_before = reserved;
+    WindowBuilder builder;
+    builder.copy(old, 0, part.from);
+    std::uint32_t block = part.from;
+    const auto fill_to = [&](std::uint32_t to) {
+      if (block >= to) return;
+      builder.add(block, to - 1,
+                  {.generation = generation, .chunk = {}, .kind = MappingKind::kReserved}, nullptr);
+      reserved += to - block;
+    };
+    visit(old, part, [&](const Mapping& mapping, const std::uint32_t*) {
+      const auto start = static_cast<std::uint32_t>(mapping.first.raw % kWindowBlocks);
+      fill_to(start);
+      builder.copy(old, start, start + mapping.count);
+      block = start + mapping.count;
+    });
+    fill_to(part.to);
+    if (reserved == reserved_before) continue;
+    builder.copy(old, part.to, kWindowBlocks);
+    publish(window, old, builder.build());
+  }
+  return reserved;
+}
+
+void FileMap::clear(FileBlock first, std::uint64_t count, Freed& freed) {
+  const std::uint64_t end = range_end(first, count);
+  if (first.raw >= end) return;
+  const std::uint64_t window_last = window_of(end - 1);
+  const ChangeOfSeveral announced(window_of(first.raw) != window_last ? spread() : nullptr);
+  std::uint64_t window = window_of(first.raw);
+  while (true) {
+    const WindowNode* old = nullptr;
+    {
+      // The way down may lead past windows of others; the window found is ours.
+      const EpochTracker::Pin pin = memory_.pin();
+      old = next_window(window, &window);
+    }
+    if (old == nullptr || window > window_last) break;
+    const Part part = part_of(window, first.raw, end);
+    WindowBuilder builder;
+    builder.copy(old, 0, part.from);
+    builder.copy(old, part.to, kWindowBlocks);
+    free_part(old, part, freed);
+    publish(window, old, builder.build());
+    ++window;
+  }
+}
+
+std::uint64_t FileMap::holes(FileBlock first, std::uint64_t count) const {
+  const std::uint64_t end = range_end(first, count);
+  if (first.raw >= end) return 0;
+  std::uint64_t mapped = 0;
+  const EpochTracker::Pin pin = memory_.pin();
+  for_nodes(first, end, [&](const WindowNode* node, const Part& part) {
+    visit(node, part,
+          [&](const Mapping& mapping, const std::uint32_t*) { mapped += mapping.count; });
+  });
+  return end - first.raw - mapped;
+}
+
+std::uint64_t FileMap::data_blocks() const {
+  const EpochTracker::Pin pin = memory_.pin();
+  const Spread* const tree = spread();
+  return tree != nullptr ? tree->data_blocks.load(std::memory_order_relaxed)
+                         : WindowNode::counts(load(0)).data_blocks;
+}
+
+std::uint64_t FileMap::reserved_blocks() const {
+  const EpochTracker::Pin pin = memory_.pin();
+  const Spread* const tree = spread();
+  return tree != nullptr ? tree->reserved_blocks.load(std::memory_order_relaxed)
+                         : WindowNode::counts(load(0)).reserved_blocks;
+}
+
+std::uint64_t FileMap::extents() const {
+  const EpochTracker::Pin pin = memory_.pin();
+  const Spread* const tree = spread();
+  return tree != nullptr ? tree->extents.load(std::memory_order_relaxed)
+                         : WindowNode::counts(load(0)).extents;
+}
+
+std::uint64_t FileMap::memory_bytes() const {
+  const EpochTracker::Pin pin = memory_.pin();
+  const Spread* const tree = spread();
+  return sizeof *this + (tree != nullptr ? tree->bytes.load(std::memory_order_relaxed)
+                                         : WindowNode::counts(load(0)).bytes);
+}
+
+void FileMap::for_each_window(
+    const std::function<void(WindowId, std::span<const std::byte>)>& each) const {
+  Bytes encoded;
+  std::uint64_t window = 0;
+  while (const WindowNode* const node = next_window(window, &window)) {
+    encoded.clear();
+    encode_window(*node, encoded);
+    each(WindowId{window}, encoded);
+    ++window;
+  }
+}
+
+Result<void> FileMap::load_window(WindowId window, std::span<const std::byte> encoded) {
+  if (window.raw >= kFileBlocksEnd / kWindowBlocks || load(window.raw) != nullptr) {
+    return error(Code::kFormatInvalid, window.raw);
+  }
+  WindowNode* const node = TRY(decode_window(encoded));
+  publish(window.raw, nullptr, node);
+  return {};
+}
+
+void FileMap::for_each(const std::function<void(const Mapping&)>& each) const {
+  std::uint64_t window = 0;
+  while (const WindowNode* const node = next_window(window, &window)) {
+    visit(node, part_of(window, 0, kFileBlocksEnd),
+          [&](const Mapping& mapping, const std::uint32_t*) { each(mapping); });
+    ++window;
+  }
+}
+
+}  // namespace dynamicfs::extent

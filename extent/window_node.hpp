@@ -1,0 +1,105 @@
+// One window of a file's map: an immutable sorted array of extents with their checksums, in a
+// single piece of memory.
+//
+// Layout  header | first[count] | last[count] | padding to 8 | extent[count] | crc[crc_count]
+//         The keys stand together in front: a search among 256 extents touches at most four cache
+//         lines of them, then one line of the extent found. 18 bytes per extent, 4 per data block.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <span>
+
+#include "base/bytes.hpp"
+#include "base/ids.hpp"
+#include "base/result.hpp"
+#include "extent/extent_map.hpp"
+
+namespace dynamicfs::extent {
+
+// Without its key. Where an extent begins and ends in the window is in first[] and last[].
+struct NodeExtent {
+  Generation generation;
+  ChunkId chunk;
+  std::uint16_t block = 0;
+  std::uint8_t crc_start = 0;  // into crc[], kData only
+  MappingKind kind = MappingKind::kData;
+};
+static_assert(sizeof(NodeExtent) == 16, "the memory per extent that man/architecture.md states");
+
+class WindowNode {
+ public:
+  struct Counts {
+    std::uint32_t extents = 0;
+    std::uint32_t data_blocks = 0;
+    std::uint32_t reserved_blocks = 0;
+    std::uint32_t bytes = 0;
+  };
+
+  std::size_t count() const { return count_; }
+  std::span<const std::uint8_t> first() const { return {keys(), count_}; }
+  std::span<const std::uint8_t> last() const { return {keys() + count_, count_}; }
+  std::span<const NodeExtent> extents() const {
+    return {reinterpret_cast<const NodeExtent*>(keys() + align_up(2 * count_, 8)), count_};
+  }
+  std::span<const std::uint32_t> crcs() const {
+    return {reinterpret_cast<const std::uint32_t*>(extents().data() + count_), data_blocks_};
+  }
+  // Index of the first extent that ends at or behind `block`; count() if there is none.
+  std::size_t find(std::uint8_t block) const {
+    // Branch-free: which way each step goes is a coin toss to the processor.
+    const std::uint8_t* base = keys() + count_;
+    std::size_t length = count_;
+    while (length > 1) {
+      const std::size_t half = length / 2;
+      base += base[half - 1] < block ? half : 0;
+      length -= half;
+    }
+    return static_cast<std::size_t>(base - (keys() + count_)) + (*base < block ? 1 : 0);
+  }
+
+  static Counts counts(const WindowNode* node) {
+    if (node == nullptr) return {};
+    return {node->count_, node->data_blocks_, node->reserved_blocks_, node->bytes_};
+  }
+  static void destroy(const WindowNode* node);
+
+ private:
+  friend class WindowBuilder;
+  WindowNode() = default;
+  const std::uint8_t* keys() const { return reinterpret_cast<const std::uint8_t*>(this + 1); }
+
+  std::uint16_t count_ = 0;  // 1 to 256
+  std::uint16_t data_blocks_ = 0;
+  std::uint16_t reserved_blocks_ = 0;
+  std::uint16_t bytes_ = 0;  // of this allocation
+};
+static_assert(sizeof(WindowNode) == 8);
+
+// Puts a window together front to back.
+class WindowBuilder {
+ public:
+  // What `node` (may be nullptr) has of blocks [from, to); cut extents keep their part.
+  void copy(const WindowNode* node, std::uint32_t from, std::uint32_t to);
+  // Blocks first..last, behind everything added so far. `crcs` is read for kData only.
+  void add(std::uint32_t first, std::uint32_t last, NodeExtent extent, const std::uint32_t* crcs);
+  // nullptr for an empty window. Throws std::bad_alloc.
+  WindowNode* build() const;
+
+ private:
+  std::uint32_t count_ = 0;
+  std::uint32_t data_blocks_ = 0;
+  std::uint32_t reserved_blocks_ = 0;
+  std::array<std::uint8_t, kWindowBlocks> first_;
+  std::array<std::uint8_t, kWindowBlocks> last_;
+  std::array<NodeExtent, kWindowBlocks> extents_;
+  std::array<std::uint32_t, kWindowBlocks> crcs_;
+};
+
+// As a window is stored in a run: man/format.md, "Extent changes".
+void encode_window(const WindowNode& node, Bytes& out);
+// kFormatInvalid for anything encode_window() would not write, kNotSupported (detail: the encoding)
+// for extents this program cannot read.
+Result<WindowNode*> decode_window(std::span<const std::byte> encoded);
+
+}  // namespace dynamicfs::extent
