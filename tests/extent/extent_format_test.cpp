@@ -1,0 +1,164 @@
+#include "extent/extent_format.hpp"
+
+#include <doctest/doctest.h>
+
+#include <random>
+
+#include "support/seed.hpp"
+
+using namespace dynamicfs;
+using namespace dynamicfs::extent;
+
+namespace {
+
+template <class Change>
+Bytes encoded(const Change& change) {
+  Bytes out;
+  ByteWriter writer(out);
+  encode(writer, change);
+  return out;
+}
+template <>
+Bytes encoded(const ExtentPut& put) {
+  Bytes out;
+  ByteWriter writer(out);
+  encode(writer, put.inode, put.first, put.pieces, put.crcs);
+  return out;
+}
+
+// Checks the frame, returns the body.
+std::span<const std::byte> body(const Bytes& change, ChangeType type) {
+  ByteReader reader(change);
+  REQUIRE(reader.get<std::uint8_t>() == static_cast<std::uint8_t>(type));
+  const auto bytes = reader.get_sized<std::uint32_t>();
+  REQUIRE(reader.ok());
+  REQUIRE(reader.at_end());
+  return bytes;
+}
+
+const ExtentPut kPut{.inode = InodeId{0x1122334455667788},
+                     .first = FileBlock{1000},
+                     .pieces = {{.chunk = ChunkId{9}, .block = 1020, .count = 4},
+                                {.chunk = ChunkId{10}, .block = 0, .count = 2}},
+                     .crcs = {1, 2, 3, 4, 5, 0xfffffffe}};
+const ChunkPut kChunk{
+    .chunk = ChunkId{77},
+    .layout = {.copies_or_data = 2},
+    .places = {{.disk = DiskId{0}, .slot = SlotId{5}}, {.disk = DiskId{3}, .slot = SlotId{9000}}}};
+
+// Every shorter and every slightly damaged body: refused, or a change that encodes to those bytes.
+template <class Decode>
+void check_damage(std::span<const std::byte> good, Decode decode) {
+  REQUIRE(decode(good).has_value());
+  for (std::size_t length = 0; length < good.size(); ++length) {
+    CHECK(decode(good.first(length)).error().code == Code::kFormatInvalid);
+  }
+  Bytes longer(good.begin(), good.end());
+  longer.push_back(std::byte{0});
+  CHECK(decode(longer).error().code == Code::kFormatInvalid);
+  std::mt19937_64 random(test::seed_from_environment(3));
+  for (int i = 0; i < 5000; ++i) {
+    Bytes bad(good.begin(), good.end());
+    for (std::uint64_t flips = 1 + random() % 3; flips > 0; --flips) {
+      bad[random() % bad.size()] ^= std::byte{static_cast<unsigned char>(1u << random() % 8)};
+    }
+    const auto result = decode(bad);
+    if (!result.has_value()) continue;
+    const Bytes again = encoded(result.value());
+    CHECK(Bytes(again.begin() + 5, again.end()) == bad);
+  }
+}
+
+}  // namespace
+
+TEST_SUITE("extent format") {
+  TEST_CASE("a put comes back as it went") {
+    const Bytes bytes = encoded(kPut);
+    const auto back = decode_extent_put(body(bytes, ChangeType::kExtentPut));
+    REQUIRE(back.has_value());
+    CHECK(back->inode == kPut.inode);
+    CHECK(back->first == kPut.first);
+    CHECK(back->encoding == Encoding::kPlain);
+    CHECK(back->pieces == kPut.pieces);
+    CHECK(back->crcs == kPut.crcs);
+  }
+
+  TEST_CASE("a clear may reach to the end of the file") {
+    for (const std::uint64_t count : {std::uint64_t{1}, std::uint64_t{12345}, ~std::uint64_t{0}}) {
+      const ExtentClear clear{.inode = InodeId{4}, .first = FileBlock{5}, .count = count};
+      const Bytes bytes = encoded(clear);
+      const auto back = decode_extent_clear(body(bytes, ChangeType::kExtentClear));
+      REQUIRE(back.has_value());
+      CHECK(back->inode == clear.inode);
+      CHECK(back->first == clear.first);
+      CHECK(back->count == clear.count);
+    }
+  }
+
+  TEST_CASE("a reserve, a chunk and its removal come back as they went") {
+    const Bytes reserve =
+        encoded(ExtentReserve{.inode = InodeId{4}, .first = FileBlock{0}, .count = 1 << 20});
+    CHECK(decode_extent_reserve(body(reserve, ChangeType::kExtentReserve))->count == 1 << 20);
+    const Bytes chunk = encoded(kChunk);
+    CHECK(decode_chunk_put(body(chunk, ChangeType::kChunkPut)).value() == kChunk);
+    const Bytes remove = encoded(ChunkRemove{.chunk = ChunkId{77}});
+    CHECK(decode_chunk_remove(body(remove, ChangeType::kChunkRemove))->chunk == ChunkId{77});
+  }
+
+  TEST_CASE("damaged bodies are refused or mean something else, and never crash") {
+    const Bytes put = encoded(kPut);
+    check_damage(body(put, ChangeType::kExtentPut), decode_extent_put);
+    const Bytes clear =
+        encoded(ExtentClear{.inode = InodeId{4}, .first = FileBlock{5}, .count = 6});
+    check_damage(body(clear, ChangeType::kExtentClear), decode_extent_clear);
+    const Bytes reserve =
+        encoded(ExtentReserve{.inode = InodeId{4}, .first = FileBlock{5}, .count = 6});
+    check_damage(body(reserve, ChangeType::kExtentReserve), decode_extent_reserve);
+    const Bytes chunk = encoded(kChunk);
+    check_damage(body(chunk, ChangeType::kChunkPut), decode_chunk_put);
+    const Bytes remove = encoded(ChunkRemove{.chunk = ChunkId{77}});
+    check_damage(body(remove, ChangeType::kChunkRemove), decode_chunk_remove);
+  }
+
+  TEST_CASE("impossible contents are refused") {
+    const auto refused = [](ExtentPut put) {
+      const Bytes bytes = encoded(put);
+      return decode_extent_put(body(bytes, ChangeType::kExtentPut)).error().code ==
+             Code::kFormatInvalid;
+    };
+    ExtentPut empty = kPut;
+    empty.pieces.clear();
+    empty.crcs.clear();
+    CHECK(refused(empty));
+    ExtentPut behind_the_end = kPut;
+    behind_the_end.first = FileBlock{kFileBlocksEnd - 5};
+    CHECK(refused(behind_the_end));
+    ExtentPut long_piece = kPut;
+    long_piece.pieces = {{.chunk = ChunkId{9}, .block = 65535, .count = 6}};
+    CHECK(refused(long_piece));
+
+    const auto chunk_refused = [](ChunkPut put) {
+      const Bytes bytes = encoded(put);
+      return decode_chunk_put(body(bytes, ChangeType::kChunkPut)).error().code ==
+             Code::kFormatInvalid;
+    };
+    ChunkPut twice = kChunk;
+    twice.places[1].disk = twice.places[0].disk;
+    CHECK(chunk_refused(twice));
+    ChunkPut nowhere = kChunk;
+    nowhere.places.clear();
+    CHECK(chunk_refused(nowhere));
+    ChunkPut too_many = kChunk;
+    too_many.places.push_back({.disk = DiskId{4}, .slot = SlotId{1}});
+    CHECK(chunk_refused(too_many));
+    ChunkPut no_id = kChunk;
+    no_id.chunk = ChunkId{0};
+    CHECK(chunk_refused(no_id));
+  }
+
+  TEST_CASE("an encoding of the future is refused by name") {
+    Bytes bytes = encoded(kPut);
+    bytes[5 + 16] = std::byte{2};
+    CHECK(decode_extent_put(std::span{bytes}.subspan(5)).error() == error(Code::kNotSupported, 2));
+  }
+}

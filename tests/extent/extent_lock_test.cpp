@@ -1,0 +1,103 @@
+#include "extent/extent_lock.hpp"
+
+#include <doctest/doctest.h>
+
+#include <atomic>
+#include <set>
+#include <thread>
+#include <vector>
+
+using namespace dynamicfs;
+using namespace dynamicfs::extent;
+
+TEST_SUITE("extent locks") {
+  TEST_CASE("256 consecutive windows of a file have 256 different locks") {
+    for (std::uint64_t inode = 1; inode < 50; ++inode) {
+      std::set<std::size_t> shards;
+      for (std::uint64_t window = 1000; window < 1256; ++window) {
+        shards.insert(ExtentLocks::shard_of(InodeId{inode}, WindowId{window}));
+      }
+      CHECK(shards.size() == 256);
+    }
+  }
+
+  TEST_CASE("files spread over the locks") {
+    std::vector<int> hits(kLockShards);
+    for (std::uint64_t inode = 1; inode <= 256 * 100; ++inode) {
+      ++hits[ExtentLocks::shard_of(InodeId{inode}, WindowId{0})];
+    }
+    for (const int count : hits) CHECK((count > 50 && count < 160));
+  }
+
+  TEST_CASE("a guard holds as many mutexes as its range has windows, and gives them back") {
+    ExtentLocks locks;
+    const int before = Mutex::held_by_this_thread();
+    const auto held_for = [&](std::uint64_t first, std::uint64_t count) {
+      const auto guard = locks.lock(InodeId{9}, FileBlock{first}, count);
+      return Mutex::held_by_this_thread() - before;
+    };
+    CHECK(held_for(0, 1) == 1);
+    CHECK(held_for(0, 256) == 1);
+    CHECK(held_for(255, 2) == 2);
+    CHECK(held_for(255, 258) == 3);
+    CHECK(held_for(0, 256 * 255) == 255);
+    CHECK(held_for(1, 256 * 255) == 256);
+    CHECK(held_for(0, 256 * 4000) == 256);
+    CHECK(held_for(77, ~std::uint64_t{0}) == 256);
+    CHECK(held_for(0, ~std::uint64_t{0}) == 256);
+    CHECK(Mutex::held_by_this_thread() == before);
+    CHECK(locks.metrics().acquisitions.sum() == 1 + 1 + 2 + 3 + 255 + 256 * 4);
+    CHECK(locks.metrics().contentions.sum() == 0);
+  }
+
+  TEST_CASE("overlapping ranges exclude each other, in any order, without a deadlock") {
+    ExtentLocks locks;
+    std::vector<std::uint64_t> counters(40);
+    std::vector<std::thread> threads;
+    for (std::uint64_t t = 0; t < 4; ++t) {
+      threads.emplace_back([&, t] {
+        for (std::uint64_t i = 0; i < 5000; ++i) {
+          const std::uint64_t first = (i * 7 + t * 13) % 30;
+          const std::uint64_t count = 1 + (i + t) % 10;
+          if (i % 500 == 0) {
+            const auto guard = locks.lock(InodeId{1}, FileBlock{0}, ~std::uint64_t{0});
+            for (auto& counter : counters) ++counter;
+          } else {
+            const auto guard = locks.lock(InodeId{1}, FileBlock{first * 256 + 3}, count * 256 - 3);
+            for (std::uint64_t window = first; window < first + count; ++window) ++counters[window];
+          }
+        }
+      });
+    }
+    for (std::thread& thread : threads) thread.join();
+    std::uint64_t expected = 0;
+    for (std::uint64_t t = 0; t < 4; ++t) {
+      for (std::uint64_t i = 0; i < 5000; ++i) {
+        expected += i % 500 == 0 ? counters.size() : 1 + (i + t) % 10;
+      }
+    }
+    std::uint64_t sum = 0;
+    for (const std::uint64_t counter : counters) sum += counter;
+    CHECK(sum == expected);
+  }
+
+  TEST_CASE("waiting is counted as contention, with its time") {
+    ExtentLocks locks;
+    std::atomic<bool> entered{false};
+    std::thread other;
+    {
+      const auto guard = locks.lock(InodeId{1}, FileBlock{0}, 1);
+      other = std::thread([&] {
+        entered = true;
+        const auto mine = locks.lock(InodeId{1}, FileBlock{5}, 1);
+      });
+      while (!entered) std::this_thread::yield();
+      std::this_thread::sleep_for(std::chrono::milliseconds(20));
+    }
+    other.join();
+    CHECK(locks.metrics().acquisitions.sum() == 2);
+    CHECK(locks.metrics().contentions.sum() == 1);
+    CHECK(locks.metrics().wait_ns.count() == 1);
+    CHECK(locks.metrics().wait_ns.sum() > 1'000'000);
+  }
+}
