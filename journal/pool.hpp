@@ -1,8 +1,15 @@
 // The disks of one pool, opened together: which are here, which count, and every change of that.
 //
 // A change of membership (a disk missing at mount, failing while running, coming back) begins a new
-// epoch: its number, a random tag and who took part are durable on every disk that is left before
-// anything else happens (INV-5). Superblocks are written by this class alone.
+// epoch, and so does every mount after a crash: its number, a random tag and who takes part are
+// durable on every disk that is left before anything else happens (INV-5). Superblocks are written
+// by this class alone: to the members first, so that whoever knows an epoch can find its log.
+//
+// Epoch and commit  A new epoch is announced (epoch_number() changes) before the journal is asked
+//                   which batch comes next, and the journal compares epoch_number() in the same
+//                   critical section in which it answers that question. So a batch either counts as
+//                   written before the epoch began, or is written again in the new epoch; never is
+//                   one acknowledged that the history assigns to another epoch.
 //
 // Threads  Every method may be called from any thread.
 // Locks    An AsyncMutex serialises superblock writes; a leaf Mutex guards the fields.
@@ -43,9 +50,33 @@ struct DiskStatus {
   std::string reason;   // for kFailed: what happened, in words
 };
 
-// What one disk's superblocks said, for mount, `create` and `dump`. Reads both copies.
-// kFormatMagic when neither is ours. Nothing is changed.
+// What one disk's superblocks said, for mount, `create` and `dump`: the newer good one. Reads both
+// copies; nothing is changed. kFormatMagic: neither is ours. kChecksum: ours, and neither is whole.
+// kFormatVersion as decode(), if either says so. Otherwise as the disk.
 Task<Result<Superblock>> read_superblock(scheduler::Disk& disk);
+
+// Where the log ends now: for the epoch that begins here.
+struct LogEnd {
+  Lsn last;            // the last durable record
+  BatchSequence next;  // the batch after it
+};
+
+// What recovery found, for Pool::begin.
+struct LogFound {
+  LogEnd end;
+  Lsn lsn_floor;                // see Superblock
+  std::vector<DiskId> members;  // have the whole log now: the members to be
+};
+
+// Who takes a batch of the log, and under which epoch: one consistent, immutable view.
+struct LogSet {
+  struct Member {
+    DiskId id;
+    scheduler::Disk* disk;
+  };
+  EpochRecord epoch;
+  std::vector<Member> members;
+};
 
 class Pool {
  public:
@@ -73,12 +104,14 @@ class Pool {
                                                   Problem* problem);
   ~Pool();
 
-  // After recovery, before the first record: if the set of disks here differs from the one the
-  // superblock knows, starts a new epoch with new members (all disks up to three) and makes it
-  // durable on all of them; marks the pool not clean. Sets `stale_since` of disks that are away to
-  // `last`, the last LSN recovered, unless set already. Old members first, then by id.
-  Task<Result<void>> begin(Lsn last);
+  // After recovery, before the first record: if the set of disks here or the members differ from
+  // what the superblock knows, or the pool was not unmounted in order, starts a new epoch; in any
+  // case makes all superblocks agree, durably, and marks the pool not clean. Sets `stale_since` of
+  // disks that are away to the last LSN recovered, unless set already; a disk that comes back and
+  // has missed no record is healthy again. Errors: kReadOnly. Nothing happens in a read-only pool.
+  Task<Result<void>> begin(LogFound found);
 
+  Executor& executor() const;
   Superblock superblock() const;       // a copy of the current state
   Uuid uuid() const;
   Policy policy() const;
@@ -88,8 +121,11 @@ class Pool {
   // Ids of disks that can be written now, ascending; a snapshot, immutable, cheap to take.
   std::shared_ptr<const std::vector<DiskId>> healthy() const;
   std::vector<DiskId> members() const;
-  // Members of the superblock as it was found, before begin(): where the old log is.
+  // Members of the superblock as it was found, before begin(): where the old log is. Some may be
+  // missing now.
   std::vector<DiskId> members_found() const;
+  // Who should be members now: old members first, then by id, at most kMembersMax.
+  std::vector<DiskId> members_to_be() const;
   std::vector<DiskStatus> status() const;
   bool degraded() const;               // any disk missing, failed or stale
   // More disks lost than the policy tolerates, or no member left: nothing may be written any more.
@@ -100,16 +136,25 @@ class Pool {
 
   // A write or flush on this disk failed, or a read said it is gone. It is failed for good
   // (Disk::fail()), leaves the members, and a new epoch without it is durable on the others when
-  // this completes; every caller that reports the same disk waits for that. `stale_since` is what
-  // on_failure's `last_durable` says. Errors: kReadOnly if too much is lost now.
+  // this completes; every caller that reports the same disk waits for that. `stale_since` becomes
+  // the last durable LSN. Errors: kReadOnly if too much is lost now. Before begin() the disk is only
+  // left out: begin() makes that durable.
   Task<Result<void>> report_failure(DiskId id, Error cause);
   // Called after each membership change, on some thread, with no lock held.
   void on_change(std::function<void()> listener);
-  // Asked for the last durable LSN when a disk fails. Set by the journal.
-  void set_durable_source(std::function<Lsn()> source);
+
+  // For the journal. Asked where the log ends when a disk fails; called with no lock of ours held.
+  void set_log_source(std::function<LogEnd()> source);
+  // Number of the newest epoch, durable or not yet.
+  Epoch epoch_number() const;
+  // Completes when the newest epoch is durable, or the pool is read-only.
+  Task<void> settled();
+  // The newest durable epoch.
+  std::shared_ptr<const LogSet> log_set() const;
 
   // Switches to a new checkpoint, durable on all healthy disks when it completes. The caller has
-  // flushed what the manifest names.
+  // flushed what the manifest names. kFormatInvalid: too large for a superblock, nothing has changed;
+  // kReadOnly.
   Task<Result<void>> commit_manifest(Manifest manifest);
   // The last thing of an orderly shutdown, after a checkpoint.
   Task<Result<void>> mark_clean();

@@ -7,6 +7,8 @@
 // Invariants  `sequence` grows with every write. The epoch history only grows at its end.
 //             A disk whose newest epoch is in another disk's history, but not its newest, is stale.
 //             Two disks of which neither has the other's newest epoch were mounted apart.
+//             A batch of the log belongs to exactly the epoch that the history names for its
+//             sequence, so what an abandoned session left in the log is never taken for a record.
 // Format      man/format.md, "Superblock".
 #pragma once
 
@@ -33,6 +35,11 @@ inline constexpr std::uint64_t kJournalBytesMin = 7 * kMiB;
 inline constexpr std::uint64_t kJournalBytesMax = 255 * kMiB;
 inline constexpr std::uint64_t kVolumeBytesMin = 40 * kMiB;
 inline constexpr std::size_t kDisksMax = 64;
+// Copies of the log: one more than any two disks can lose, and each costs every fsync a write.
+inline constexpr std::size_t kMembersMax = 3;
+// The oldest epochs are forgotten beyond this (half of a superblock), but none that the log needs. A
+// disk that was away for longer looks as if it had been mounted apart, which is the safe mistake.
+inline constexpr std::size_t kEpochsMax = 1024;
 
 // Size of the journal region of a volume: about 1/64 of it, within the bounds above, such that the
 // first slot is aligned.
@@ -76,9 +83,14 @@ struct DiskRecord {
   bool operator==(const DiskRecord&) const = default;
 };
 
+// One period of unchanged membership. Every mount after a crash begins one, too.
 struct EpochRecord {
   Epoch number;
   std::uint64_t tag = 0;  // random, so that epochs of equal number made apart differ
+  // Batches from this one on, until the next epoch's first, belong to this epoch.
+  BatchSequence first_sequence{1};
+  // The last record that was durable when the epoch began.
+  Lsn after;
   bool operator==(const EpochRecord&) const = default;
 };
 
@@ -118,12 +130,21 @@ struct Superblock {
   std::vector<EpochRecord> epochs;       // oldest first; the last is the current one
   std::vector<DiskId> members;           // hold the log in the current epoch
   std::vector<DiskRecord> disks;         // ids are never reused
+  // Size of the log on every member: what the smallest disk had room for when the pool was made.
+  // A disk whose journal region is smaller cannot be a member.
+  std::uint64_t log_bytes = 0;
+  // No record from now on has this LSN or an earlier one: raised at every mount after a crash by more
+  // than could have been lost, so that no LSN is ever given twice.
+  Lsn lsn_floor;
   Manifest manifest;
   bool clean = false;                    // unmounted in order: the log behind the manifest is empty
   std::uint64_t created_unix_s = 0;
 
   const DiskRecord* find(DiskId id) const;
   DiskRecord* find(DiskId id);
+  const EpochRecord& epoch() const { return epochs.back(); }
+  // The epoch that a batch of this sequence belongs to; nullptr if it is forgotten.
+  const EpochRecord* epoch_of(BatchSequence batch) const;
   bool operator==(const Superblock&) const = default;
 };
 

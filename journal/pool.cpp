@@ -1,0 +1,448 @@
+#include "journal/pool.hpp"
+
+#include <algorithm>
+#include <cstring>
+
+#include "base/buffer.hpp"
+#include "base/log.hpp"
+#include "journal/pool_impl.hpp"
+#include "journal/superblock_io.hpp"
+
+namespace dynamicfs::journal {
+namespace {
+
+// 0 means "not stale", so a disk that went away before the first record says 1: record 1 creates the
+// root directory, which has no data.
+Lsn stale_mark(Lsn last) { return Lsn{std::max<std::uint64_t>(last.raw, 1)}; }
+
+// Forgets the oldest epochs when there are too many, but none that a batch of the log may carry.
+void trim_history(Superblock& superblock) {
+  auto& epochs = superblock.epochs;
+  while (epochs.size() > kEpochsMax &&
+         epochs[1].first_sequence <= superblock.manifest.log_start.sequence) {
+    epochs.erase(epochs.begin());
+  }
+}
+
+}  // namespace
+
+const char* disk_health_name(DiskHealth health) {
+  switch (health) {
+    case DiskHealth::kHealthy: return "healthy";
+    case DiskHealth::kMissing: return "missing";
+    case DiskHealth::kFailed: return "failed";
+    case DiskHealth::kStale: return "stale";
+  }
+  return "unknown";
+}
+
+Pool::Impl::Impl(Executor& executor_in, Superblock superblock_in, bool read_only_in)
+    : executor(executor_in),
+      opened_read_only(read_only_in),
+      members_found(superblock_in.members),
+      writing(executor_in),
+      epoch_number(superblock_in.epoch().number.raw),
+      superblock(std::move(superblock_in)) {}
+
+void Pool::Impl::take_seats(std::vector<std::unique_ptr<Seat>> taken) {
+  seats = std::move(taken);
+  for (const auto& seat : seats) {
+    if (seat->id.raw >= seat_by_id.size()) seat_by_id.resize(seat->id.raw + std::size_t{1});
+    seat_by_id[seat->id.raw] = seat.get();
+    seat->usable.store(seat->disk.get(), std::memory_order_release);
+  }
+  LockGuard lock(mutex);
+  update();
+}
+
+void Pool::Impl::update() {
+  auto here = std::make_shared<std::vector<DiskId>>();
+  unsigned lost = 0;
+  for (const auto& seat : seats) {
+    if (seat->here()) {
+      here->push_back(seat->id);
+    } else {
+      ++lost;
+    }
+  }
+  std::ranges::sort(*here);
+  healthy = std::move(here);
+  const bool member_left = std::ranges::any_of(
+      superblock.members, [this](DiskId id) { return seat(id) != nullptr && seat(id)->here(); });
+  if (opened_read_only || lost > superblock.policy.tolerance() || !member_left) {
+    read_only.store(true, std::memory_order_release);
+  }
+}
+
+LogEnd Pool::Impl::ask_log_end() {
+  std::function<LogEnd()> source;
+  {
+    LockGuard lock(mutex);
+    if (!log_source) return log_end;
+    source = log_source;
+  }
+  return source();
+}
+
+bool Pool::Impl::note_failed(Seat& seat, Error cause) {
+  // Asked before the disk leaves `healthy`: what is durable now was flushed on it, too.
+  const Lsn last = ask_log_end().last;
+  {
+    LockGuard lock(mutex);
+    if (!seat.here()) return false;
+    seat.usable.store(nullptr, std::memory_order_release);
+    seat.health = DiskHealth::kFailed;
+    seat.reason = describe(cause);
+    seat.failed_after = last;
+    update();
+  }
+  log_warning("disk {} ({}) has failed: {}; {}", seat.id, seat.disk->path(), describe(cause),
+              read_only.load(std::memory_order_acquire) ? "the pool is read-only now"
+                                                        : "the pool goes on without it");
+  // Not under the mutex: requests that end now resume their owners. Not later: a superblock write
+  // that hangs on this very disk ends by it.
+  seat.disk->fail();
+  return true;
+}
+
+bool Pool::Impl::fold_failures() {
+  bool folded = false;
+  for (const auto& seat : seats) {
+    if (seat->disk == nullptr || seat->here() || seat->failure_recorded) continue;
+    DiskRecord& record = *superblock.find(seat->id);
+    record.state = DiskState::kAway;
+    if (record.stale_since.raw == 0) record.stale_since = stale_mark(seat->failed_after);
+    std::erase(superblock.members, seat->id);
+    seat->failure_recorded = true;
+    folded = true;
+  }
+  return folded;
+}
+
+// See "Epoch and commit" at the head of pool.hpp for the order of these steps.
+void Pool::Impl::announce_epoch() {
+  {
+    LockGuard lock(mutex);
+    EpochRecord epoch = superblock.epoch();
+    ++epoch.number.raw;
+    epoch.tag = executor.random();
+    superblock.epochs.push_back(epoch);
+    epoch_number.store(epoch.number.raw, std::memory_order_seq_cst);
+  }
+  const LogEnd end = ask_log_end();
+  LockGuard lock(mutex);
+  EpochRecord& epoch = superblock.epochs.back();
+  epoch.first_sequence = end.next;
+  epoch.after = end.last;
+  trim_history(superblock);
+}
+
+Task<std::vector<Seat*>> Pool::Impl::write_copies(std::vector<Seat*> targets, Superblock next,
+                                                  Error* failure) {
+  scheduler::IoGroup group;
+  std::vector<Buffer> buffers;
+  for (const Seat* const seat : targets) {
+    next.this_disk = seat->id;
+    const Result<Bytes> bytes = encode(next);
+    if (!bytes.has_value()) {
+      *failure = bytes.error();
+      co_return std::vector<Seat*>{};
+    }
+    Buffer& buffer = buffers.emplace_back(bytes->size());
+    std::memcpy(buffer.data(), bytes->data(), bytes->size());
+    group.write(*seat->disk, scheduler::IoClass::kCritical, superblock_offset(seat->next_copy),
+                buffer.span(), true);
+  }
+  co_await group.run();
+  std::vector<Seat*> failed;
+  for (std::size_t i = 0; i < targets.size(); ++i) {
+    if (group.error(i).code == Code::kOk) {
+      targets[i]->next_copy ^= 1;
+    } else {
+      note_failed(*targets[i], group.error(i));
+      failed.push_back(targets[i]);
+    }
+  }
+  co_return failed;
+}
+
+Task<Result<void>> Pool::Impl::store() {
+  while (true) {
+    bool folded = false;
+    {
+      LockGuard lock(mutex);
+      folded = fold_failures();
+    }
+    if (read_only.load(std::memory_order_acquire)) co_return Code::kReadOnly;
+    if (folded) announce_epoch();
+
+    Superblock next;
+    std::vector<Seat*> first;
+    std::vector<Seat*> then;
+    {
+      LockGuard lock(mutex);
+      ++superblock.sequence;
+      next = superblock;
+      for (const auto& seat : seats) {
+        if (!seat->here()) continue;
+        const bool member = std::ranges::find(next.members, seat->id) != next.members.end();
+        (member ? first : then).push_back(seat.get());
+      }
+    }
+    Error failure{};
+    std::vector<Seat*> failed = co_await write_copies(std::move(first), next, &failure);
+    if (failed.empty() && failure.code == Code::kOk && !then.empty()) {
+      failed = co_await write_copies(std::move(then), next, &failure);
+    }
+    if (failure.code != Code::kOk) {
+      // What happened to the pool cannot be written down any more, so nothing else may be.
+      log_error("the superblock is too large: the pool is read-only now");
+      read_only.store(true, std::memory_order_release);
+      co_return failure;
+    }
+    if (!failed.empty()) continue;
+    publish_log_set();
+    co_return Result<void>{};
+  }
+}
+
+void Pool::Impl::publish_log_set() {
+  LockGuard lock(mutex);
+  if (!begun || (log_set != nullptr && log_set->epoch == superblock.epoch())) return;
+  auto set = std::make_shared<LogSet>();
+  set->epoch = superblock.epoch();
+  for (const DiskId id : superblock.members) {
+    set->members.push_back(LogSet::Member{id, seat(id)->disk.get()});
+  }
+  log_set = std::move(set);
+}
+
+void Pool::Impl::tell_listeners() {
+  std::vector<std::function<void()>> to_call;
+  {
+    LockGuard lock(mutex);
+    to_call = listeners;
+  }
+  for (const auto& listener : to_call) listener();
+}
+
+Pool::Pool(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+Pool::~Pool() = default;
+
+Task<Result<void>> Pool::begin(LogFound found) {
+  Impl& impl = *impl_;
+  if (read_only()) {
+    if (impl.opened_read_only) co_return Result<void>{};
+    co_return Code::kReadOnly;
+  }
+  Result<void> stored;
+  {
+    auto guard = co_await impl.writing.acquire();
+    bool changed = false;
+    {
+      LockGuard lock(impl.mutex);
+      DFS_ASSERT(!impl.begun);
+      Superblock& superblock = impl.superblock;
+      const Lsn last = found.end.last;
+      changed = !superblock.clean || superblock.members != found.members;
+      for (const auto& seat : impl.seats) {
+        DiskRecord& record = *superblock.find(seat->id);
+        if (!seat->here()) {
+          changed = changed || record.state == DiskState::kActive;
+          record.state = DiskState::kAway;
+          if (record.stale_since.raw == 0) record.stale_since = stale_mark(last);
+          seat->failure_recorded = true;
+          continue;
+        }
+        changed = changed || record.state == DiskState::kAway || seat->old_epoch.has_value();
+        if (seat->old_epoch && record.stale_since.raw == 0) {
+          // It missed what was recorded since the epoch after its own began.
+          record.stale_since = stale_mark(superblock.epochs[*seat->old_epoch + 1].after);
+        }
+        if (record.stale_since >= stale_mark(last)) record.stale_since = Lsn{};
+        record.state = DiskState::kActive;
+        seat->health = record.stale_since.raw == 0 ? DiskHealth::kHealthy : DiskHealth::kStale;
+      }
+      superblock.members = found.members;
+      superblock.lsn_floor = found.lsn_floor;
+      superblock.clean = false;
+      impl.log_end = found.end;
+      impl.begun = true;
+      impl.update();
+    }
+    if (changed) impl.announce_epoch();
+    stored = co_await impl.store();
+  }
+  impl.tell_listeners();
+  co_return stored;
+}
+
+Task<Result<void>> Pool::report_failure(DiskId id, Error cause) {
+  Impl& impl = *impl_;
+  Seat* const seat = impl.seat(id);
+  DFS_ASSERT(seat != nullptr);
+  const bool fresh = seat->disk != nullptr && impl.note_failed(*seat, cause);
+  {
+    auto guard = co_await impl.writing.acquire();
+    bool begun = false;
+    {
+      LockGuard lock(impl.mutex);
+      begun = impl.begun;
+    }
+    if (begun && seat->disk != nullptr && !seat->failure_recorded) {
+      const Result<void> stored = co_await impl.store();
+      stored.ignore("only too much loss fails it, and read_only() says that below");
+    }
+  }
+  if (fresh) impl.tell_listeners();
+  if (read_only()) co_return Code::kReadOnly;
+  co_return Result<void>{};
+}
+
+Task<Result<void>> Pool::commit_manifest(Manifest manifest) {
+  Impl& impl = *impl_;
+  auto guard = co_await impl.writing.acquire();
+  Superblock next = superblock();
+  next.manifest = manifest;
+  next.this_disk = next.disks.front().id;
+  // Too many runs for a superblock: nothing is written, the old checkpoint stands.
+  CO_TRY(encode(next));
+  {
+    LockGuard lock(impl.mutex);
+    DFS_ASSERT(impl.begun);
+    impl.superblock.manifest = std::move(manifest);
+  }
+  const Result<void> stored = co_await impl.store();
+  co_return stored;
+}
+
+Task<Result<void>> Pool::mark_clean() {
+  Impl& impl = *impl_;
+  auto guard = co_await impl.writing.acquire();
+  {
+    LockGuard lock(impl.mutex);
+    DFS_ASSERT(impl.begun);
+    impl.superblock.clean = true;
+  }
+  const Result<void> stored = co_await impl.store();
+  co_return stored;
+}
+
+Task<void> Pool::settled() {
+  // Whoever announces an epoch holds this until the epoch is durable.
+  auto guard = co_await impl_->writing.acquire();
+}
+
+void Pool::set_path(DiskId id, std::string path) {
+  LockGuard lock(impl_->mutex);
+  DiskRecord* const record = impl_->superblock.find(id);
+  if (record != nullptr) record->path = std::move(path);
+}
+
+Executor& Pool::executor() const { return impl_->executor; }
+
+Superblock Pool::superblock() const {
+  LockGuard lock(impl_->mutex);
+  return impl_->superblock;
+}
+
+Uuid Pool::uuid() const {
+  LockGuard lock(impl_->mutex);
+  return impl_->superblock.pool;
+}
+
+Policy Pool::policy() const {
+  LockGuard lock(impl_->mutex);
+  return impl_->superblock.policy;
+}
+
+EpochRecord Pool::epoch() const {
+  LockGuard lock(impl_->mutex);
+  return impl_->superblock.epoch();
+}
+
+Epoch Pool::epoch_number() const {
+  return Epoch{impl_->epoch_number.load(std::memory_order_seq_cst)};
+}
+
+std::shared_ptr<const LogSet> Pool::log_set() const {
+  LockGuard lock(impl_->mutex);
+  return impl_->log_set;
+}
+
+scheduler::Disk* Pool::disk(DiskId id) const {
+  const Seat* const seat = impl_->seat(id);
+  return seat == nullptr ? nullptr : seat->usable.load(std::memory_order_acquire);
+}
+
+std::shared_ptr<const std::vector<DiskId>> Pool::healthy() const {
+  LockGuard lock(impl_->mutex);
+  return impl_->healthy;
+}
+
+std::vector<DiskId> Pool::members() const {
+  LockGuard lock(impl_->mutex);
+  std::vector<DiskId> members;
+  for (const DiskId id : impl_->superblock.members) {
+    if (impl_->seat(id)->here()) members.push_back(id);
+  }
+  return members;
+}
+
+std::vector<DiskId> Pool::members_found() const { return impl_->members_found; }
+
+std::vector<DiskId> Pool::members_to_be() const {
+  std::vector<DiskId> members = this->members();
+  LockGuard lock(impl_->mutex);
+  for (const DiskId id : *impl_->healthy) {
+    if (members.size() >= kMembersMax) break;
+    if (std::ranges::find(members, id) != members.end()) continue;
+    if (impl_->superblock.find(id)->journal_bytes < impl_->superblock.log_bytes) continue;
+    members.push_back(id);
+  }
+  return members;
+}
+
+std::vector<DiskStatus> Pool::status() const {
+  LockGuard lock(impl_->mutex);
+  std::vector<DiskStatus> disks;
+  for (const auto& seat : impl_->seats) {
+    DiskStatus& status = disks.emplace_back();
+    status.record = *impl_->superblock.find(seat->id);
+    status.health = seat->health;
+    status.member = seat->here() && std::ranges::find(impl_->superblock.members, seat->id) !=
+                                        impl_->superblock.members.end();
+    status.reason = seat->reason;
+  }
+  return disks;
+}
+
+bool Pool::degraded() const {
+  LockGuard lock(impl_->mutex);
+  return std::ranges::any_of(impl_->seats, [](const auto& seat) {
+    return seat->health != DiskHealth::kHealthy;
+  });
+}
+
+bool Pool::read_only() const { return impl_->read_only.load(std::memory_order_acquire); }
+
+std::uint64_t Pool::slot_offset(DiskId id, SlotId slot) const {
+  return impl_->seat(id)->first_slot_offset + std::uint64_t{slot.raw} * kSlotBytes;
+}
+
+std::uint32_t Pool::slot_count(DiskId id) const { return impl_->seat(id)->slots; }
+
+void Pool::on_change(std::function<void()> listener) {
+  LockGuard lock(impl_->mutex);
+  impl_->listeners.push_back(std::move(listener));
+}
+
+void Pool::set_log_source(std::function<LogEnd()> source) {
+  // The last answer of the one that goes stays valid: nothing is appended without a journal.
+  const LogEnd end = impl_->ask_log_end();
+  LockGuard lock(impl_->mutex);
+  impl_->log_end = end;
+  impl_->log_source = std::move(source);
+}
+
+}  // namespace dynamicfs::journal

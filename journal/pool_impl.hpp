@@ -1,0 +1,85 @@
+// The inside of Pool, shared by opening (pool_open.cpp) and running (pool.cpp).
+#pragma once
+
+#include <atomic>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "base/executor.hpp"
+#include "base/mutex.hpp"
+#include "base/waiters.hpp"
+#include "journal/pool.hpp"
+
+namespace dynamicfs::journal {
+
+// One disk that the superblock knows, here or not.
+struct Seat {
+  // Fixed when the pool opens.
+  DiskId id;
+  std::uint64_t first_slot_offset = 0;
+  std::uint32_t slots = 0;
+  std::unique_ptr<scheduler::Disk> disk;  // null: missing
+  // Its newest epoch, when it was found, was not the pool's newest: index into the history.
+  std::optional<std::size_t> old_epoch;
+
+  // `disk`, until it fails.
+  std::atomic<scheduler::Disk*> usable{nullptr};
+
+  // Guarded by Impl::writing.
+  unsigned next_copy = 0;         // superblock copy to overwrite: never the newest whole one
+  bool failure_recorded = false;  // a durable epoch leaves it out
+
+  // Guarded by Impl::mutex.
+  DiskHealth health = DiskHealth::kHealthy;
+  std::string reason;
+  Lsn failed_after;  // durable, with all data on this disk, when it failed
+
+  bool here() const { return usable.load(std::memory_order_acquire) != nullptr; }
+};
+
+struct Pool::Impl {
+  Impl(Executor& executor_in, Superblock superblock_in, bool read_only_in);
+
+  // Fixed when the pool opens.
+  Executor& executor;
+  const bool opened_read_only;
+  const std::vector<DiskId> members_found;
+  std::vector<std::unique_ptr<Seat>> seats;  // in the order of superblock.disks
+  std::vector<Seat*> seat_by_id;             // index: id
+
+  // Own synchronisation.
+  AsyncMutex writing;  // serialises whoever writes superblocks
+  std::atomic<std::uint64_t> epoch_number{0};
+  std::atomic<bool> read_only{false};
+
+  mutable Mutex mutex;
+  Superblock superblock DFS_GUARDED_BY(mutex);  // this_disk is meaningless here
+  bool begun DFS_GUARDED_BY(mutex) = false;
+  LogEnd log_end DFS_GUARDED_BY(mutex);         // as of begin(); used while there is no source
+  std::function<LogEnd()> log_source DFS_GUARDED_BY(mutex);
+  std::shared_ptr<const std::vector<DiskId>> healthy DFS_GUARDED_BY(mutex);
+  std::shared_ptr<const LogSet> log_set DFS_GUARDED_BY(mutex);
+  std::vector<std::function<void()>> listeners DFS_GUARDED_BY(mutex);
+
+  Seat* seat(DiskId id) const { return id.raw < seat_by_id.size() ? seat_by_id[id.raw] : nullptr; }
+  void take_seats(std::vector<std::unique_ptr<Seat>> taken);
+  // Derives `healthy` and `read_only` after a seat has changed.
+  void update() DFS_REQUIRES(mutex);
+  // Leaves the disk out from now on; false if it had failed before.
+  bool note_failed(Seat& seat, Error cause);
+  // Takes disks that have failed out of the superblock; true if there were any, so that a new epoch
+  // is due.
+  bool fold_failures() DFS_REQUIRES(mutex);
+  LogEnd ask_log_end();
+  void announce_epoch();
+  // Writes the superblock to every disk that is left; disks that fail meanwhile are left out under
+  // yet another epoch. With `writing` held.
+  Task<Result<void>> store();
+  Task<std::vector<Seat*>> write_copies(std::vector<Seat*> targets, Superblock next, Error* failure);
+  void publish_log_set();
+  void tell_listeners();
+};
+
+}  // namespace dynamicfs::journal

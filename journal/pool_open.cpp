@@ -1,0 +1,372 @@
+// Making a pool, and opening one: who is current, stale, missing, or was mounted apart.
+
+#include <algorithm>
+#include <cstring>
+#include <variant>
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include "base/buffer.hpp"
+#include "base/log.hpp"
+#include "journal/membership.hpp"
+#include "journal/pool_impl.hpp"
+#include "journal/superblock_io.hpp"
+
+namespace dynamicfs::journal {
+namespace {
+
+using scheduler::Disk;
+using scheduler::IoClass;
+using scheduler::IoGroup;
+
+constexpr std::uint64_t kZeroBytes = 1 * kMiB;
+// Per disk at a time: enough to keep it busy.
+constexpr std::uint64_t kZeroWritesMax = 4;
+
+// One disk handed to open(), and what it said.
+struct Candidate {
+  std::unique_ptr<Disk> disk;
+  std::optional<FoundSuperblock> found;
+  Error why{};  // if not found
+};
+
+Error refuse(Pool::Problem* problem, Error why, std::string text) {
+  if (problem != nullptr) problem->text = std::move(text);
+  return why;
+}
+
+std::string name_of(const DiskRecord& record) {
+  return record.path.empty() ? fmt::format("disk {} ({})", record.id, record.uuid.text())
+                             : fmt::format("disk {} ({}, last seen at {})", record.id,
+                                           record.uuid.text(), record.path);
+}
+
+std::string names_of(const std::vector<DiskRecord>& records) {
+  std::vector<std::string> names;
+  for (const DiskRecord& record : records) names.push_back(name_of(record));
+  return fmt::format("{}", fmt::join(names, ", "));
+}
+
+// Refusals that need no comparison: the user named something that cannot be part of any pool we open.
+std::optional<Error> refuse_alone(const std::vector<Candidate>& candidates, Pool::Problem* problem) {
+  for (const Candidate& candidate : candidates) {
+    if (candidate.found) continue;
+    const std::string& path = candidate.disk->path();
+    if (candidate.why.code == Code::kFormatMagic) {
+      return refuse(problem, candidate.why,
+                    fmt::format("{} is not a dynamicfs disk. Nothing was changed.", path));
+    }
+    if (candidate.why.code == Code::kFormatVersion) {
+      return refuse(problem, candidate.why,
+                    fmt::format("{} was written by a newer dynamicfs (format {}; this program reads "
+                                "up to {}). Use that version or a later one.",
+                                path, candidate.why.detail, kFormatVersion));
+    }
+  }
+  return std::nullopt;
+}
+
+std::optional<Error> refuse_strangers(const std::vector<Candidate>& candidates,
+                                      Pool::Problem* problem) {
+  for (std::size_t i = 0; i < candidates.size(); ++i) {
+    for (std::size_t k = 0; k < i; ++k) {
+      const Superblock& a = candidates[k].found->superblock;
+      const Superblock& b = candidates[i].found->superblock;
+      const std::string& path_a = candidates[k].disk->path();
+      const std::string& path_b = candidates[i].disk->path();
+      if (a.pool != b.pool) {
+        return refuse(problem, error(Code::kNotInPool),
+                      fmt::format("{} and {} belong to different pools ({} and {}). Mount one pool at "
+                                  "a time.",
+                                  path_a, path_b, a.pool.text(), b.pool.text()));
+      }
+      if (a.this_disk == b.this_disk) {
+        return refuse(problem, error(Code::kNotInPool, a.this_disk.raw),
+                      fmt::format("{} and {} are two copies of the same disk. Name only one of them.",
+                                  path_a, path_b));
+      }
+    }
+  }
+  return std::nullopt;
+}
+
+Error refuse_split(const Candidate& a, const Candidate& b, Pool::Problem* problem) {
+  return refuse(problem, error(Code::kSplitBrain),
+                fmt::format("{0} and {1} were each mounted and changed without the other, so they no "
+                            "longer agree. Nothing was changed now. Choose one: disconnect {1} and "
+                            "mount {0} alone, or the reverse; when you are sure, erase the disk you "
+                            "do not want and add it as a new one.",
+                            a.disk->path(), b.disk->path()));
+}
+
+// The damaged superblocks and unreadable disks among what was named, for the message.
+std::string damage_text(const std::vector<Candidate>& damaged) {
+  std::string text;
+  for (const Candidate& candidate : damaged) {
+    text += fmt::format(" {} cannot be used: {}.", candidate.disk->path(),
+                        candidate.why.code == Code::kDiskRange
+                            ? "it is smaller than when it was made part of the pool"
+                        : candidate.why.code == Code::kChecksum ||
+                                candidate.why.code == Code::kFormatInvalid
+                            ? "both of its superblocks are damaged"
+                            : describe(candidate.why));
+  }
+  return text;
+}
+
+Task<Result<FoundSuperblock>> find_on(Disk* disk) {
+  auto found = co_await find_superblock(*disk);
+  co_return found;
+}
+
+Task<Result<void>> check_for_format(std::vector<Disk*> disks, FormatOptions options) {
+  if (disks.empty() || disks.size() < options.policy.width()) {
+    co_return error(Code::kTooFewDisks, options.policy.width());
+  }
+  if (disks.size() > kDisksMax) co_return error(Code::kInvalid, kDisksMax);
+  for (std::size_t i = 0; i < disks.size(); ++i) {
+    if (disks[i]->size_bytes() < kVolumeBytesMin) co_return error(Code::kInvalid, i);
+  }
+  for (std::size_t i = 0; i < disks.size(); ++i) {
+    const Result<FoundSuperblock> found = co_await find_on(disks[i]);
+    if (found.has_value()) co_return error(Code::kPoolExists, i);
+    const Error why = found.error();
+    if (why.code == Code::kFormatMagic) continue;
+    // A damaged superblock or one of a newer program is still somebody's pool.
+    const bool ours = why.code == Code::kChecksum || why.code == Code::kFormatVersion ||
+                      why.code == Code::kFormatInvalid;
+    if (ours) co_return error(Code::kPoolExists, i);
+    co_return why;
+  }
+  co_return Result<void>{};
+}
+
+// Allocated and written once, so that a durable write into the log never has to change the metadata
+// of the file system below (an unwritten extent would: it cannot be written with FUA alone).
+Task<Result<void>> zero_journals(std::vector<Disk*> disks, std::vector<DiskRecord> records) {
+  Buffer zeros{kZeroBytes};
+  std::memset(zeros.data(), 0, zeros.size());
+  std::uint64_t largest = 0;
+  for (const DiskRecord& record : records) largest = std::max(largest, record.journal_bytes);
+  IoGroup group;
+  for (std::uint64_t from = 0; from < largest; from += kZeroWritesMax * kZeroBytes) {
+    group.clear();
+    for (std::size_t i = 0; i < disks.size(); ++i) {
+      const std::uint64_t end =
+          std::min(from + kZeroWritesMax * kZeroBytes, records[i].journal_bytes);
+      for (std::uint64_t at = from; at < end; at += kZeroBytes) {
+        group.write(*disks[i], IoClass::kWrite, kJournalOffset + at,
+                    zeros.span().first(std::min(kZeroBytes, end - at)));
+      }
+    }
+    co_await group.run();
+    CO_TRY(group.result());
+  }
+  group.clear();
+  for (Disk* const disk : disks) group.flush(*disk, IoClass::kCritical);
+  co_await group.run();
+  co_return group.result();
+}
+
+Task<Result<void>> write_first_superblocks(std::vector<Disk*> disks, Superblock superblock) {
+  IoGroup group;
+  std::vector<Buffer> buffers;
+  for (std::size_t i = 0; i < disks.size(); ++i) {
+    superblock.this_disk = superblock.disks[i].id;
+    CO_TRY_ASSIGN(const Bytes bytes, encode(superblock));
+    Buffer& buffer = buffers.emplace_back(bytes.size());
+    std::memcpy(buffer.data(), bytes.data(), bytes.size());
+    for (const unsigned copy : {0u, 1u}) {
+      group.write(*disks[i], IoClass::kCritical, superblock_offset(copy), buffer.span(), true);
+    }
+  }
+  co_await group.run();
+  co_return group.result();
+}
+
+Uuid random_uuid(Executor& executor) {
+  const std::uint64_t high = executor.random();
+  return Uuid::from_random(high, executor.random());
+}
+
+}  // namespace
+
+std::optional<std::size_t> place_in_history(const Superblock& superblock, const EpochRecord& epoch) {
+  for (std::size_t i = superblock.epochs.size(); i-- > 0;) {
+    const EpochRecord& known = superblock.epochs[i];
+    if (known.number == epoch.number && known.tag == epoch.tag) return i;
+  }
+  return std::nullopt;
+}
+
+std::variant<std::size_t, SplitPair> newest_of(std::span<const Superblock* const> found) {
+  std::size_t newest = 0;
+  for (std::size_t i = 1; i < found.size(); ++i) {
+    const bool knows = place_in_history(*found[i], found[newest]->epoch()).has_value();
+    const bool known = place_in_history(*found[newest], found[i]->epoch()).has_value();
+    if (!knows && !known) return SplitPair{newest, i};
+    // Each knows the other's newest: it is the same one.
+    if (knows && (!known || found[i]->sequence > found[newest]->sequence)) newest = i;
+  }
+  // Knowing is transitive only among honest disks.
+  for (std::size_t i = 0; i < found.size(); ++i) {
+    if (!place_in_history(*found[newest], found[i]->epoch())) return SplitPair{newest, i};
+  }
+  return newest;
+}
+
+Task<Result<Uuid>> Pool::format(Executor& executor, std::vector<Disk*> disks,
+                                FormatOptions options) {
+  CO_TRY(co_await check_for_format(disks, options));
+
+  Superblock superblock;
+  superblock.pool = random_uuid(executor);
+  superblock.label = options.label;
+  superblock.sequence = 1;
+  superblock.policy = options.policy;
+  superblock.clean = true;
+  superblock.created_unix_s = static_cast<std::uint64_t>(
+      std::chrono::duration_cast<std::chrono::seconds>(executor.wall_now()).count());
+  EpochRecord& epoch = superblock.epochs.emplace_back();
+  epoch.number = Epoch{1};
+  epoch.tag = executor.random();
+  for (std::size_t i = 0; i < disks.size(); ++i) {
+    DiskRecord& record = superblock.disks.emplace_back();
+    record.id = DiskId{static_cast<std::uint16_t>(i)};
+    record.uuid = random_uuid(executor);
+    record.path = disks[i]->path();
+    record.size_bytes = disks[i]->size_bytes();
+    record.journal_bytes = journal_bytes_for(record.size_bytes);
+    record.first_slot_offset = kJournalOffset + record.journal_bytes;
+    record.slots = static_cast<std::uint32_t>((record.size_bytes - record.first_slot_offset) / kSlotBytes);
+    superblock.log_bytes = i == 0 ? record.journal_bytes
+                                  : std::min(superblock.log_bytes, record.journal_bytes);
+    if (superblock.members.size() < kMembersMax) superblock.members.push_back(record.id);
+  }
+
+  CO_TRY(encode(superblock));  // a label too long is found out before anything is written
+  CO_TRY(co_await zero_journals(disks, superblock.disks));
+  CO_TRY(co_await write_first_superblocks(disks, superblock));
+  co_return superblock.pool;
+}
+
+Task<Result<std::unique_ptr<Pool>>> Pool::open(Executor& executor, Opening opening,
+                                               Problem* problem) {
+  if (opening.disks.empty()) {
+    co_return refuse(problem, error(Code::kDiskMissing), "No disk was named.");
+  }
+  std::vector<Task<Result<FoundSuperblock>>> reads;
+  for (const auto& disk : opening.disks) reads.push_back(find_on(disk.get()));
+  std::vector<Result<FoundSuperblock>> answers = co_await when_all(std::move(reads));
+  std::vector<Candidate> candidates;
+  for (std::size_t i = 0; i < answers.size(); ++i) {
+    Candidate& candidate = candidates.emplace_back();
+    candidate.disk = std::move(opening.disks[i]);
+    if (answers[i].has_value()) {
+      candidate.found = std::move(answers[i]).value();
+    } else {
+      candidate.why = answers[i].error();
+    }
+  }
+  if (const auto refusal = refuse_alone(candidates, problem)) co_return *refusal;
+
+  // Damaged or unreadable disks count as missing: the pool may be able to do without them.
+  std::vector<Candidate> damaged;
+  for (Candidate& candidate : candidates) {
+    if (!candidate.found) damaged.push_back(std::move(candidate));
+  }
+  std::erase_if(candidates, [](const Candidate& candidate) { return candidate.disk == nullptr; });
+  if (candidates.empty()) {
+    co_return refuse(problem, damaged.front().why, "No disk can be used." + damage_text(damaged));
+  }
+  if (const auto refusal = refuse_strangers(candidates, problem)) co_return *refusal;
+
+  std::vector<const Superblock*> found;
+  for (const Candidate& candidate : candidates) found.push_back(&candidate.found->superblock);
+  const auto chosen = newest_of(found);
+  if (const auto* const split = std::get_if<SplitPair>(&chosen)) {
+    co_return refuse_split(candidates[split->first], candidates[split->second], problem);
+  }
+  Superblock superblock = *found[std::get<std::size_t>(chosen)];
+  found.clear();
+
+  std::vector<std::unique_ptr<Seat>> seats;
+  std::vector<DiskRecord> missing;
+  for (DiskRecord& record : superblock.disks) {
+    auto seat = std::make_unique<Seat>();
+    seat->id = record.id;
+    seat->first_slot_offset = record.first_slot_offset;
+    seat->slots = record.slots;
+    for (Candidate& candidate : candidates) {
+      if (candidate.disk == nullptr || candidate.found->superblock.this_disk != record.id) continue;
+      const DiskRecord* const own = candidate.found->superblock.find(record.id);
+      if (own->uuid != record.uuid) continue;
+      if (candidate.disk->size_bytes() < record.first_slot_offset + std::uint64_t{record.slots} * kSlotBytes) {
+        candidate.why = error(Code::kDiskRange, candidate.disk->size_bytes());
+        seat->reason = "smaller than when it was made part of the pool";
+        damaged.push_back(std::move(candidate));
+        continue;
+      }
+      const auto place = place_in_history(superblock, candidate.found->superblock.epoch());
+      DFS_ASSERT(place.has_value());
+      if (*place + 1 != superblock.epochs.size()) seat->old_epoch = *place;
+      seat->next_copy = candidate.found->copy ^ 1;
+      seat->disk = std::move(candidate.disk);
+      record.path = seat->disk->path();
+    }
+    if (seat->disk != nullptr) {
+      const bool stale = seat->old_epoch.has_value() || record.stale_since.raw != 0;
+      seat->health = stale ? DiskHealth::kStale : DiskHealth::kHealthy;
+    } else {
+      seat->health = DiskHealth::kMissing;
+      missing.push_back(record);
+    }
+    seats.push_back(std::move(seat));
+  }
+  for (const Candidate& candidate : candidates) {
+    if (candidate.disk == nullptr) continue;
+    log_warning("{} was removed from this pool and is left alone", candidate.disk->path());
+  }
+
+  if (problem != nullptr) problem->missing = missing;
+  const unsigned tolerance = superblock.policy.tolerance();
+  const Error cause = damaged.empty() ? error(Code::kDiskMissing, missing.size()) : damaged.front().why;
+  if (missing.size() > tolerance) {
+    co_return refuse(problem, cause,
+                     fmt::format("{} of {} disks {} missing, and {} can do without {}: {}.{} Connect "
+                                 "what is missing, or say where it is with -o disk=PATH.",
+                                 missing.size(), superblock.disks.size(),
+                                 missing.size() == 1 ? "is" : "are", superblock.policy.text(),
+                                 tolerance == 0 ? "none" : std::to_string(tolerance),
+                                 names_of(missing), damage_text(damaged)));
+  }
+  const bool member_here = std::ranges::any_of(seats, [&](const auto& seat) {
+    return seat->disk != nullptr && !seat->old_epoch &&
+           std::ranges::find(superblock.members, seat->id) != superblock.members.end();
+  });
+  if (!member_here) {
+    std::vector<DiskRecord> members;
+    for (const DiskId id : superblock.members) members.push_back(*superblock.find(id));
+    if (problem != nullptr) problem->missing = members;
+    co_return refuse(problem, cause,
+                     fmt::format("No disk with the newest journal is here; these had it: {}.{} Connect "
+                                 "one of them, or say where it is with -o disk=PATH.",
+                                 names_of(members), damage_text(damaged)));
+  }
+  for (const Candidate& candidate : damaged) {
+    log_warning("{} cannot be used ({}); going on without it", candidate.disk->path(),
+                describe(candidate.why));
+  }
+  bool read_only = opening.read_only;
+  if (superblock.writer_min > kFormatVersion) {
+    log_warning("this pool was written by a newer dynamicfs (format {}): opened read-only",
+                superblock.writer_min);
+    read_only = true;
+  }
+  auto impl = std::make_unique<Impl>(executor, std::move(superblock), read_only);
+  impl->take_seats(std::move(seats));
+  co_return std::unique_ptr<Pool>{new Pool{std::move(impl)}};
+}
+
+}  // namespace dynamicfs::journal
