@@ -18,10 +18,10 @@
 //             is rewritten from RAM under the new epoch to those left. When the pool has become
 //             read-only the journal stops: every later sync() fails with kJournalStopped.
 // Recovery    From the manifest's log position: per sequence number any valid copy of the members
-//             found; stops at the first sequence no member can supply. A valid batch of a later
-//             sequence within kBatchBytesMax behind that point tells rot from a torn tail: then
-//             kCorrupt. Members that lack a batch get it (or, new ones, all of them) before open()
-//             returns. Idempotent; nothing else is written.
+//             found; stops at the first sequence no member can supply. The header of a later batch
+//             within kBatchBytesMax behind that point tells rot from a torn tail: then kCorrupt.
+//             Members that lack a batch get it (or, new ones, all of them) before open() returns.
+//             Idempotent; nothing else is written. See recovery.hpp.
 // Threads     Every method may be called from any thread.
 // Locks       append() takes none; committing holds one of its own, a leaf.
 // Format      man/format.md, "Journal".
@@ -38,13 +38,14 @@
 #include "base/metrics.hpp"
 #include "base/result.hpp"
 #include "journal/pool.hpp"
+#include "journal/record_format.hpp"
 
 namespace dynamicfs::journal {
 
-inline constexpr std::size_t kRecordBytesMax = 128 * kKiB;
-inline constexpr std::size_t kBatchBytesMax = 1 * kMiB;
 // Records that can wait in RAM for their commit.
 inline constexpr std::uint64_t kRingRecords = 16 * kKiB;
+// What a crash can lose: a full ring and as many records in the batch in flight. Twice that.
+inline constexpr std::uint64_t kLsnSkip = 4 * kRingRecords;
 inline constexpr std::uint64_t kRingBytesMax = 32 * kMiB;
 
 struct JournalMetrics {
@@ -95,11 +96,16 @@ class Journal {
   // Recovers (see above), then calls pool.begin(). With a read-only pool nothing is written.
   // `pool` outlives the journal.
   static Task<Result<std::unique_ptr<Journal>>> open(Executor& executor, Pool& pool, Apply apply);
-  // No call may be outstanding; close() first unless the process is about to die anyway.
+  // No call may be outstanding, and close() has completed since the last append() or reserve(). A
+  // sync() or drain() does as well, if nobody else called meanwhile.
   ~Journal();
+  // Completes when no commit is in flight; commits nothing by itself.
+  Task<void> close();
 
   // Waits until `records` records with together `bytes` payload fit in RAM, starting a commit if
-  // that is what makes room. Never fails: a stopped journal grants too, and sync() reports.
+  // that is what makes room. At most kRingRecords and kRingBytesMax. Never fails: a stopped journal
+  // grants too (append() then forgets the record), and sync() reports. Do not wait for more while
+  // holding a credit: two who do that could wait for each other.
   Task<Credit> reserve(std::uint32_t records, std::uint64_t bytes);
 
   // Adds one record within `credit`: lock-free, never waits, never fails. The record is complete in

@@ -1,0 +1,270 @@
+// The commit loop: one coroutine at a time turns what is in the ring into batches, as long as
+// somebody waits for them. See the head of journal.hpp.
+
+#include <algorithm>
+#include <cstring>
+
+#include "base/crc32c.hpp"
+#include "base/log.hpp"
+#include "journal/journal_impl.hpp"
+
+namespace dynamicfs::journal {
+namespace {
+
+using scheduler::IoClass;
+using scheduler::IoGroup;
+
+// How long to look at a record that has its LSN but not yet its content before others get the
+// thread: its producer is copying a few hundred bytes, or was preempted while it did.
+constexpr int kPublishSpins = 64;
+constexpr Duration kPublishSleep = std::chrono::microseconds(50);
+
+void pause() {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#endif
+}
+
+}  // namespace
+
+Journal::Impl::Work Journal::Impl::next_work() const {
+  bool wanted = !room_waiters.empty() || ring.filling();
+  bool mark_wanted = false;
+  for (const CommitWaiter* const waiter : waiters) {
+    if (waiter->until == CommitWaiter::Until::kIdle || satisfied(*waiter)) continue;
+    wanted = true;
+    mark_wanted = mark_wanted || waiter->until == CommitWaiter::Until::kCovered;
+  }
+  if (wanted && ring.last() > taken) return Work::kRecords;
+  return mark_wanted ? Work::kMark : Work::kNone;
+}
+
+Task<void> Journal::Impl::commit_loop() {
+  while (true) {
+    Work work = Work::kNone;
+    Handles wake;
+    {
+      LockGuard lock(mutex);
+      if (!stopped.load(std::memory_order_relaxed)) work = next_work();
+      if (work == Work::kNone) committing.store(false, std::memory_order_relaxed);
+      std::uint64_t count = 0;
+      std::erase_if(waiters, [&](CommitWaiter* waiter) DFS_NO_THREAD_SAFETY_ANALYSIS {
+        if (!satisfied(*waiter)) return false;
+        wake.push_back(waiter->handle);
+        ++count;
+        return true;
+      });
+      if (count != 0) metrics.group_commit_waiters.add(count);
+    }
+    // When nobody commits any more, the last waiter may destroy the journal as soon as it is woken:
+    // only locals from here on.
+    Executor& to = executor;
+    for (const auto handle : wake) to.post(handle);
+    if (work == Work::kNone) co_return;
+
+    const bool done = co_await commit_one(work);
+    if (!done) {
+      stop();
+      continue;
+    }
+    std::vector<std::function<void()>> to_call;
+    {
+      LockGuard lock(mutex);
+      to_call = listeners;
+    }
+    for (const auto& listener : to_call) listener();
+  }
+}
+
+Task<bool> Journal::Impl::commit_one(Work work) {
+  const TimePoint start = executor.now();
+  Batch batch;
+  if (work == Work::kMark) {
+    take_mark(batch);
+  } else {
+    while (!take_records(batch)) {
+      if (stopped.load(std::memory_order_acquire)) co_return false;
+      co_await executor.sleep(kPublishSleep);
+    }
+  }
+  const bool room = co_await find_room(&batch);
+  if (!room) co_return false;
+  const bool written = co_await write_batch(&batch);
+  if (!written) co_return false;
+
+  metrics.group_commits.add();
+  metrics.group_commit_ops.add(batch.header.records);
+  metrics.batch_bytes.add(batch.bytes.size());
+  metrics.batch_records.record(batch.header.records);
+  const auto took = std::chrono::duration_cast<std::chrono::microseconds>(executor.now() - start);
+  metrics.commit_latency_us.record(static_cast<std::uint64_t>(took.count()));
+  co_return true;
+}
+
+// Moves published records, in order and without a gap, from the ring into `batch`. False if the
+// next one is not published yet.
+bool Journal::Impl::take_records(Batch& batch) {
+  Lsn end{taken.raw + 1};
+  std::size_t size_bytes = kBatchHeaderBytes;
+  const Lsn newest = ring.last();
+  while (end <= newest) {
+    for (int spin = 0; spin < kPublishSpins && !ring.published(end); ++spin) pause();
+    if (!ring.published(end)) break;
+    const std::size_t frame = frame_bytes(ring.size_bytes(end));
+    if (size_bytes + frame > kBatchBytesMax) break;
+    size_bytes += frame;
+    ++end.raw;
+  }
+  const std::uint64_t records = end.raw - taken.raw - 1;
+  if (records == 0) return false;
+
+  BatchHeader& header = batch.header;
+  header.first = Lsn{taken.raw + 1};
+  header.last = Lsn{end.raw - 1};
+  header.records = static_cast<std::uint32_t>(records);
+  header.payload_bytes = static_cast<std::uint32_t>(size_bytes - kBatchHeaderBytes);
+  batch.bytes = Buffer{align_up(size_bytes, kBlockBytes)};
+  std::uint64_t payload_bytes = 0;
+  std::size_t at = kBatchHeaderBytes;
+  for (Lsn lsn = header.first; lsn < end; ++lsn.raw) {
+    const auto payload = ring.payload(lsn);
+    const std::size_t frame = frame_bytes(payload.size());
+    put_frame(batch.bytes.span().subspan(at, frame), lsn, ring.crc(lsn), payload);
+    at += frame;
+    payload_bytes += payload.size();
+    ring.release(lsn);
+  }
+  std::memset(batch.bytes.data() + at, 0, batch.bytes.size() - at);
+  header.payload_crc = crc32c(batch.bytes.span().subspan(kBatchHeaderBytes, header.payload_bytes));
+  taken = header.last;
+  give_back(static_cast<std::uint32_t>(records), payload_bytes);
+  return true;
+}
+
+// A batch without records, whose watermark says that everything before it is durable.
+void Journal::Impl::take_mark(Batch& batch) {
+  batch.header.last = taken;
+  batch.bytes = Buffer{kBlockBytes};
+  std::memset(batch.bytes.data(), 0, batch.bytes.size());
+}
+
+// Waits until the log has room for the batch: a checkpoint must trim it. False: stopped meanwhile.
+Task<bool> Journal::Impl::find_room(Batch* batch) {
+  struct Awaiter {
+    Impl& impl;
+    std::uint64_t size_bytes;
+    bool await_ready() const noexcept { return false; }
+    bool await_suspend(std::coroutine_handle<> handle) {
+      LockGuard lock(impl.mutex);
+      if (impl.stopped.load(std::memory_order_relaxed) || impl.space.place(size_bytes)) return false;
+      impl.space_waiter = handle;
+      return true;
+    }
+    void await_resume() const noexcept {}
+  };
+  bool waited = false;
+  while (true) {
+    {
+      LockGuard lock(mutex);
+      if (stopped.load(std::memory_order_relaxed)) co_return false;
+      if (const auto offset = space.place(batch->bytes.size())) {
+        batch->header.offset = *offset;
+        batch->header.sequence = space.next().sequence;
+        batch->header.previous_crc = space.next().previous_crc;
+        co_return true;
+      }
+    }
+    if (!waited) metrics.log_space_waits.add();
+    waited = true;
+    Awaiter awaiter{*this, batch->bytes.size()};
+    co_await awaiter;
+  }
+}
+
+// Makes the batch durable: flush, write, and again under a new epoch for each disk that fails.
+// False: the pool is read-only, or somebody has stopped the journal.
+Task<bool> Journal::Impl::write_batch(Batch* batch) {
+  while (true) {
+    if (log_set == nullptr || pool.epoch_number() != log_set->epoch.number) {
+      co_await pool.settled();
+      log_set = pool.log_set();
+    }
+    if (pool.read_only() || stopped.load(std::memory_order_acquire)) co_return false;
+    const bool flushed = co_await flush_disks();
+    if (!flushed) continue;
+    const bool written = co_await write_members(batch);
+    if (!written) continue;
+    if (finish(*batch)) co_return true;
+  }
+}
+
+// Data before log: every write that a record of this batch tells of has completed before the record
+// was appended, so one flush per disk with unflushed writes covers them. False: a disk failed.
+Task<bool> Journal::Impl::flush_disks() {
+  IoGroup flushes;
+  std::vector<DiskId> ids;
+  const auto healthy = pool.healthy();
+  for (const DiskId id : *healthy) {
+    scheduler::Disk* const disk = pool.disk(id);
+    if (disk == nullptr || !disk->needs_flush()) continue;
+    flushes.flush(*disk, IoClass::kCritical);
+    ids.push_back(id);
+  }
+  if (ids.empty()) co_return true;
+  metrics.flushes.add(ids.size());
+  co_await flushes.run();
+  bool good = true;
+  for (std::size_t i = 0; i < ids.size(); ++i) {
+    if (flushes.error(i).code == Code::kOk) continue;
+    good = false;
+    const Result<void> reported = co_await pool.report_failure(ids[i], flushes.error(i));
+    reported.ignore("read_only() is asked before the next attempt");
+  }
+  co_return good;
+}
+
+Task<bool> Journal::Impl::write_members(Batch* batch) {
+  const std::shared_ptr<const LogSet> set = log_set;
+  BatchHeader& header = batch->header;
+  header.pool = pool_uuid;
+  header.epoch = set->epoch.number;
+  header.epoch_tag = set->epoch.tag;
+  header.watermark = Lsn{durable.load(std::memory_order_relaxed)};
+  put_header(batch->bytes.span(), header);
+
+  IoGroup writes;
+  for (const LogSet::Member& member : set->members) {
+    writes.write(*member.disk, IoClass::kCritical, kJournalOffset + header.offset,
+                 batch->bytes.span(), true);
+  }
+  co_await writes.run();
+  bool good = true;
+  for (std::size_t i = 0; i < set->members.size(); ++i) {
+    if (writes.error(i).code == Code::kOk) continue;
+    good = false;
+    const Result<void> reported =
+        co_await pool.report_failure(set->members[i].id, writes.error(i));
+    reported.ignore("read_only() is asked before the next attempt");
+  }
+  co_return good;
+}
+
+// The batch is on all members. False if a new epoch has been announced meanwhile: then it must carry
+// that (see "Epoch and commit" in pool.hpp).
+bool Journal::Impl::finish(const Batch& batch) {
+  const BatchHeader& header = batch.header;
+  LockGuard lock(mutex);
+  if (stopped.load(std::memory_order_relaxed)) return false;
+  if (pool.epoch_number() != log_set->epoch.number) return false;
+  space.add(LoggedBatch{.sequence = header.sequence,
+                        .offset = header.offset,
+                        .size_bytes = batch.bytes.size(),
+                        .last = header.last,
+                        .previous_crc = header.previous_crc,
+                        .crc = header.crc});
+  covered.store(header.watermark.raw, std::memory_order_release);
+  durable.store(header.last.raw, std::memory_order_release);
+  return true;
+}
+
+}  // namespace dynamicfs::journal

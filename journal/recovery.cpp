@@ -1,0 +1,370 @@
+#include "journal/recovery.hpp"
+
+#include <algorithm>
+#include <cstring>
+
+#include "base/buffer.hpp"
+#include "base/log.hpp"
+#include "journal/record_format.hpp"
+
+namespace dynamicfs::journal {
+namespace {
+
+using scheduler::IoClass;
+using scheduler::IoGroup;
+
+// Read at once from each copy: several of the largest batches, and large enough that a spinning disk
+// streams.
+constexpr std::uint64_t kWindowBytesMax = 4 * kMiB;
+constexpr std::uint64_t kReadBytes = 1 * kMiB;
+static_assert(kWindowBytesMax >= 2 * kBatchBytesMax,
+              "a window must show the largest batch and the header behind it");
+
+// One disk's copy of the log, as far as the window shows it.
+struct Copy {
+  DiskId id;
+  scheduler::Disk* disk = nullptr;
+  bool old_member = false;  // it took part in the last epoch: what it lacks was never acknowledged
+  Buffer window;
+  std::vector<bool> unreadable;  // by block of the window
+  // Bytes to write: [repair_from, repair_end) of the log, as they stand in the window of `source`.
+  std::uint64_t repair_from = 0;
+  std::uint64_t repair_end = 0;
+  const Copy* source = nullptr;
+};
+
+class Recovery {
+ public:
+  Recovery(Pool& pool, Journal::Apply apply) : pool_(pool), apply_(std::move(apply)) {}
+  Task<Result<Recovered>> run();
+
+ private:
+  struct Finding {
+    const Copy* good = nullptr;
+    BatchHeader header;
+    std::vector<Copy*> lacking;
+  };
+
+  void find_copies();
+  Task<Result<void>> show(std::uint64_t offset);
+  Task<Result<void>> read_by_block(Copy* copy, std::uint64_t from, std::uint64_t size_bytes);
+  Task<Result<void>> write_repairs();
+  Task<Result<void>> flush_all();
+  Finding find_batch(std::uint64_t offset) const;
+  Task<Result<bool>> take_batch(std::uint64_t offset);
+  Task<Result<void>> check_end();
+  Result<void> apply_batch(const BatchHeader& header, std::span<const std::byte> batch);
+  Result<void> look_for_later(std::uint64_t from, std::uint64_t end) const;
+
+  // The part of `copy` that the window shows from `offset` on.
+  std::span<const std::byte> shown(const Copy& copy, std::uint64_t offset) const {
+    return std::span<const std::byte>{copy.window.span()}.first(window_bytes_).subspan(offset - window_from_);
+  }
+  bool readable(const Copy& copy, std::uint64_t offset, std::uint64_t size_bytes) const;
+  Task<Result<void>> drop(std::size_t index, Error cause);
+
+  Pool& pool_;
+  Journal::Apply apply_;
+  Superblock superblock_;
+  std::vector<std::unique_ptr<Copy>> copies_;
+  std::uint64_t window_from_ = 0;
+  std::uint64_t window_bytes_ = 0;  // 0: nothing is shown
+  LogPosition next_;
+  Recovered recovered_;
+};
+
+void Recovery::find_copies() {
+  const std::vector<DiskId> found = pool_.members_found();
+  std::vector<DiskId> ids;
+  for (const DiskId id : found) {
+    if (pool_.disk(id) != nullptr) ids.push_back(id);
+  }
+  if (!pool_.read_only()) {
+    for (const DiskId id : pool_.members_to_be()) {
+      if (std::ranges::find(ids, id) == ids.end()) ids.push_back(id);
+    }
+  }
+  for (const DiskId id : ids) {
+    auto copy = std::make_unique<Copy>();
+    copy->id = id;
+    copy->disk = pool_.disk(id);
+    copy->old_member = std::ranges::find(found, id) != found.end();
+    copy->window = Buffer{std::min(kWindowBytesMax, superblock_.log_bytes)};
+    copies_.push_back(std::move(copy));
+  }
+}
+
+// A disk that fails here leaves the pool; begin() makes that durable.
+Task<Result<void>> Recovery::drop(std::size_t index, Error cause) {
+  const DiskId id = copies_[index]->id;
+  // Its window may be the source of repairs, but those are written before anything is dropped.
+  for (const auto& copy : copies_) DFS_ASSERT(copy->repair_from == copy->repair_end);
+  copies_.erase(copies_.begin() + static_cast<std::ptrdiff_t>(index));
+  const Result<void> reported = co_await pool_.report_failure(id, cause);
+  co_return reported;
+}
+
+bool Recovery::readable(const Copy& copy, std::uint64_t offset, std::uint64_t size_bytes) const {
+  const std::uint64_t from = (offset - window_from_) / kBlockBytes;
+  const std::uint64_t end = from + ceil_div(size_bytes, kBlockBytes);
+  for (std::uint64_t block = from; block < end; ++block) {
+    if (copy.unreadable[block]) return false;
+  }
+  return true;
+}
+
+// Reads what one larger read could not, block by block: a bad sector spoils one block.
+Task<Result<void>> Recovery::read_by_block(Copy* copy, std::uint64_t from, std::uint64_t size_bytes) {
+  IoGroup group;
+  for (std::uint64_t at = from; at < from + size_bytes; at += kBlockBytes) {
+    group.read(*copy->disk, IoClass::kCritical, kJournalOffset + at,
+               copy->window.span().subspan(at - window_from_, kBlockBytes));
+  }
+  co_await group.run();
+  for (std::size_t i = 0; i < group.size(); ++i) {
+    const Error failure = group.error(i);
+    if (failure.code == Code::kDiskGone) co_return failure;
+    if (failure.code == Code::kOk) continue;
+    copy->unreadable[(from - window_from_) / kBlockBytes + i] = true;
+  }
+  co_return Result<void>{};
+}
+
+// Makes the window show everything a batch at `offset` could cover.
+Task<Result<void>> Recovery::show(std::uint64_t offset) {
+  const std::uint64_t end = std::min(offset + kBatchBytesMax + kBlockBytes, superblock_.log_bytes);
+  if (window_bytes_ != 0 && offset >= window_from_ && end <= window_from_ + window_bytes_) {
+    co_return Result<void>{};
+  }
+  CO_TRY(co_await write_repairs());
+  window_from_ = offset;
+  window_bytes_ = std::min(kWindowBytesMax, superblock_.log_bytes - offset);
+
+  for (const auto& copy : copies_) copy->unreadable.assign(window_bytes_ / kBlockBytes, false);
+  IoGroup group;
+  for (const auto& copy : copies_) {
+    for (std::uint64_t at = 0; at < window_bytes_; at += kReadBytes) {
+      const std::uint64_t size_bytes = std::min(kReadBytes, window_bytes_ - at);
+      group.read(*copy->disk, IoClass::kCritical, kJournalOffset + window_from_ + at,
+                 copy->window.span().subspan(at, size_bytes));
+    }
+  }
+  co_await group.run();
+  const std::uint64_t reads_each = ceil_div(window_bytes_, kReadBytes);
+  std::vector<std::pair<DiskId, Error>> gone;
+  for (std::size_t i = 0; i < copies_.size(); ++i) {
+    for (std::uint64_t k = 0; k < reads_each; ++k) {
+      if (group.error(i * reads_each + k).code == Code::kOk) continue;
+      const std::uint64_t size_bytes = std::min(kReadBytes, window_bytes_ - k * kReadBytes);
+      const Result<void> read =
+          co_await read_by_block(copies_[i].get(), window_from_ + k * kReadBytes, size_bytes);
+      if (read.has_value()) continue;
+      gone.emplace_back(copies_[i]->id, read.error());
+      break;
+    }
+  }
+  for (const auto& [id, failure] : gone) {
+    for (std::size_t i = 0; i < copies_.size(); ++i) {
+      if (copies_[i]->id != id) continue;
+      CO_TRY(co_await drop(i, failure));
+      break;
+    }
+  }
+  co_return Result<void>{};
+}
+
+Task<Result<void>> Recovery::write_repairs() {
+  IoGroup group;
+  std::vector<Copy*> written;
+  for (const auto& copy : copies_) {
+    if (copy->repair_from == copy->repair_end) continue;
+    const auto bytes = shown(*copy->source, copy->repair_from);
+    group.write(*copy->disk, IoClass::kCritical, kJournalOffset + copy->repair_from,
+                bytes.first(copy->repair_end - copy->repair_from));
+    written.push_back(copy.get());
+  }
+  co_await group.run();
+  std::vector<std::pair<DiskId, Error>> failed;
+  for (std::size_t i = 0; i < written.size(); ++i) {
+    written[i]->repair_from = written[i]->repair_end = 0;
+    if (group.error(i).code != Code::kOk) failed.emplace_back(written[i]->id, group.error(i));
+  }
+  for (const auto& [id, failure] : failed) {
+    for (std::size_t i = 0; i < copies_.size(); ++i) {
+      if (copies_[i]->id != id) continue;
+      CO_TRY(co_await drop(i, failure));
+      break;
+    }
+  }
+  co_return Result<void>{};
+}
+
+// Every disk, whether we wrote to it or not: what a killed daemon wrote last may be in a volatile
+// cache, and from now on it counts.
+Task<Result<void>> Recovery::flush_all() {
+  IoGroup group;
+  std::vector<DiskId> ids = *pool_.healthy();
+  for (const DiskId id : ids) group.flush(*pool_.disk(id), IoClass::kCritical);
+  co_await group.run();
+  for (std::size_t i = 0; i < ids.size(); ++i) {
+    if (group.error(i).code == Code::kOk) continue;
+    std::erase_if(copies_, [&](const auto& copy) { return copy->id == ids[i]; });
+    CO_TRY(co_await pool_.report_failure(ids[i], group.error(i)));
+  }
+  co_return Result<void>{};
+}
+
+Result<void> Recovery::apply_batch(const BatchHeader& header, std::span<const std::byte> batch) {
+  const Lsn behind = superblock_.manifest.lsn;
+  TRY(for_each_record(header, batch, [&](Lsn lsn, std::span<const std::byte> payload) -> Result<void> {
+    if (lsn <= behind) return {};
+    ++recovered_.report.records_replayed;
+    return apply_(lsn, payload);
+  }));
+  ++recovered_.report.batches_replayed;
+  recovered_.report.last = std::max(recovered_.report.last, header.last);
+  return {};
+}
+
+// Who has the next batch at `offset`, and who lacks it.
+Recovery::Finding Recovery::find_batch(std::uint64_t offset) const {
+  ExpectedBatch expected;
+  expected.pool = superblock_.pool;
+  expected.position = next_;
+  expected.position.offset = offset;
+  expected.epoch = superblock_.epoch_of(next_.sequence);
+
+  Finding finding;
+  for (const auto& copy : copies_) {
+    const auto bytes = shown(*copy, offset);
+    std::optional<BatchHeader> header;
+    if (readable(*copy, offset, kBlockBytes)) header = get_header(bytes);
+    const bool whole = header && is_expected(*header, expected) &&
+                       header->batch_bytes() <= bytes.size() &&
+                       readable(*copy, offset, header->batch_bytes()) &&
+                       payload_whole(*header, bytes);
+    if (!whole || (finding.good != nullptr && *header != finding.header)) {
+      finding.lacking.push_back(copy.get());
+    } else if (finding.good == nullptr) {
+      finding.good = copy.get();
+      finding.header = *header;
+    }
+  }
+  return finding;
+}
+
+// Takes the next batch if any copy has it at `offset`; false if none has.
+Task<Result<bool>> Recovery::take_batch(std::uint64_t offset) {
+  if (offset + kBlockBytes > superblock_.log_bytes) co_return false;
+  CO_TRY(co_await show(offset));
+  Finding finding = find_batch(offset);
+  if (finding.good == nullptr) co_return false;
+  const bool joins = std::ranges::all_of(finding.lacking, [&](const Copy* copy) {
+    return copy->repair_from == copy->repair_end ||
+           (copy->repair_end == offset && copy->source == finding.good);
+  });
+  if (!joins) {
+    // Rare: another copy than before is the good one. The disks may be fewer after this.
+    CO_TRY(co_await write_repairs());
+    finding = find_batch(offset);
+    if (finding.good == nullptr) co_return false;
+  }
+
+  const BatchHeader& header = finding.header;
+  CO_TRY(apply_batch(header, shown(*finding.good, offset)));
+  const std::uint64_t end = offset + header.batch_bytes();
+  if (!finding.lacking.empty() && !pool_.read_only()) {
+    ++recovered_.report.batches_repaired;
+    for (Copy* const copy : finding.lacking) {
+      if (copy->repair_from == copy->repair_end) copy->repair_from = offset;
+      copy->repair_end = end;
+      copy->source = finding.good;
+    }
+  }
+  recovered_.batches.push_back(LoggedBatch{.sequence = header.sequence,
+                                           .offset = offset,
+                                           .size_bytes = header.batch_bytes(),
+                                           .last = header.last,
+                                           .previous_crc = header.previous_crc,
+                                           .crc = header.crc});
+  next_.sequence = BatchSequence{header.sequence.raw + 1};
+  next_.offset = end;
+  next_.previous_crc = header.crc;
+  co_return true;
+}
+
+// A header of a later batch in what the window shows of [from, end): then next_ was durable once.
+Result<void> Recovery::look_for_later(std::uint64_t from, std::uint64_t end) const {
+  for (const auto& copy : copies_) {
+    for (std::uint64_t at = from; at < end; at += kBlockBytes) {
+      if (!readable(*copy, at, kBlockBytes)) continue;
+      const std::optional<BatchHeader> header = get_header(shown(*copy, at));
+      if (!header || header->pool != superblock_.pool || header->offset != at) continue;
+      if (header->sequence <= next_.sequence) continue;
+      const EpochRecord* const epoch = superblock_.epoch_of(header->sequence);
+      if (epoch == nullptr || header->epoch != epoch->number || header->epoch_tag != epoch->tag) continue;
+      log_error("batch {} of the journal is damaged on every disk that has it (batch {} follows it)",
+                next_.sequence, header->sequence);
+      return error(Code::kCorrupt, next_.sequence.raw);
+    }
+  }
+  return {};
+}
+
+// Called where no copy has the next batch: is this the end, or damage?
+Task<Result<void>> Recovery::check_end() {
+  const std::uint64_t reach = kBatchBytesMax + kBlockBytes;
+  for (const std::uint64_t from : {next_.offset, std::uint64_t{0}}) {
+    if (from + kBlockBytes > superblock_.log_bytes) continue;
+    CO_TRY(co_await show(from));
+    CO_TRY(look_for_later(from, std::min(from + reach, superblock_.log_bytes)));
+
+    // An old member that could be read and does not have the batch shows that it was never
+    // acknowledged. Without one we know nothing.
+    bool known = false;
+    for (const auto& copy : copies_) {
+      if (!readable(*copy, from, kBlockBytes)) continue;
+      known = known || copy->old_member;
+      const std::optional<BatchHeader> header = get_header(shown(*copy, from));
+      if (header && header->pool == superblock_.pool && header->sequence == next_.sequence) {
+        recovered_.report.torn_tail = true;
+      }
+    }
+    if (!known) co_return error(Code::kCorrupt, next_.sequence.raw);
+  }
+  co_return Result<void>{};
+}
+
+Task<Result<Recovered>> Recovery::run() {
+  superblock_ = pool_.superblock();
+  next_ = superblock_.manifest.log_start;
+  recovered_.report.last = superblock_.manifest.lsn;
+  find_copies();
+  while (true) {
+    CO_TRY_ASSIGN(bool taken, co_await take_batch(next_.offset));
+    if (!taken && next_.offset != 0) {
+      CO_TRY_ASSIGN(taken, co_await take_batch(0));
+    }
+    if (!taken) break;
+  }
+  CO_TRY(co_await check_end());
+  CO_TRY(co_await write_repairs());
+  if (!pool_.read_only()) {
+    CO_TRY(co_await flush_all());
+  }
+  for (const auto& copy : copies_) {
+    if (recovered_.members.size() < kMembersMax) recovered_.members.push_back(copy->id);
+  }
+  recovered_.next = next_;
+  co_return std::move(recovered_);
+}
+
+}  // namespace
+
+Task<Result<Recovered>> recover(Pool& pool, Journal::Apply apply) {
+  Recovery recovery{pool, std::move(apply)};
+  CO_TRY_ASSIGN(Recovered recovered, co_await recovery.run());
+  co_return std::move(recovered);
+}
+
+}  // namespace dynamicfs::journal
