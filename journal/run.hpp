@@ -43,7 +43,9 @@ class RunWriter {
   // `disks`: one copy on each. Writes go out at `io_class`.
   RunWriter(Pool& pool, SlotSource& slots, std::uint64_t run_id, std::vector<DiskId> disks,
             scheduler::IoClass io_class = scheduler::IoClass::kBackground);
-  ~RunWriter();  // drops the slots unless finish() succeeded
+  // Drops the slots unless finish() succeeded, as soon as no write to them is in flight: pool and
+  // slots outlive that.
+  ~RunWriter();
 
   // Keys ascend strictly. Suspends while a full piece is written. A disk that fails is reported to
   // the pool and its copy dropped; kReadOnly/kDiskGone when none is left, kNoSpace.
@@ -53,7 +55,7 @@ class RunWriter {
 
  private:
   struct Impl;
-  std::unique_ptr<Impl> impl_;
+  std::shared_ptr<Impl> impl_;
 };
 
 struct RunReadReport {

@@ -1,0 +1,205 @@
+#include <algorithm>
+#include <array>
+#include <memory>
+#include <optional>
+
+#include "base/waiters.hpp"
+#include "journal/run_format.hpp"
+
+namespace dynamicfs::journal {
+
+using scheduler::IoClass;
+using scheduler::IoGroup;
+
+// Shared with the write in flight: if the writer is given up meanwhile, the slots are given back only
+// when no write can reach them any more.
+struct RunWriter::Impl : std::enable_shared_from_this<RunWriter::Impl> {
+  Impl(Pool& pool_in, SlotSource& slots_in, std::uint64_t run_id_in, IoClass io_class_in)
+      : pool(pool_in), slots(slots_in), run_id(run_id_in), io_class(io_class_in), pool_uuid(pool_in.uuid()) {}
+
+  ~Impl() {
+    if (kept) return;
+    for (const RunCopy& copy : copies) slots.drop_run_slots(copy.disk, copy.slots);
+    for (const RunCopy& copy : lost) slots.drop_run_slots(copy.disk, copy.slots);
+  }
+
+  Pool& pool;
+  SlotSource& slots;
+  const std::uint64_t run_id;
+  const IoClass io_class;
+  const Uuid pool_uuid;
+
+  std::vector<RunCopy> copies;
+  std::vector<RunCopy> lost;  // on disks that failed meanwhile
+  bool kept = false;
+
+  // Two pieces: one is filled while the other is written.
+  std::array<Buffer, 2> pieces{Buffer{kRunPieceBytes}, Buffer{kRunPieceBytes}};
+  std::size_t filling = 0;           // index of the piece being filled
+  std::uint64_t piece_blocks = 0;    // whole blocks in it
+  std::uint64_t blocks = 0;          // of the run, without the one being filled
+  RunBlockHeader block;              // the one being filled
+  Bytes last_key;
+  bool any = false;
+
+  std::optional<AsyncEvent> written;  // set when the write in flight has ended
+  Result<void> write_result;
+
+  std::span<std::byte> current_block() {
+    return pieces[filling].span().subspan(piece_blocks * kRunBlockBytes, kRunBlockBytes);
+  }
+
+  // Takes the next slot on every disk, if the run has grown into one.
+  Result<void> take_slots(std::uint64_t at) {
+    if (at % kSlotBytes != 0) return {};
+    for (RunCopy& copy : copies) {
+      if (copy.slots.size() > at / kSlotBytes) continue;
+      const std::optional<SlotId> slot = slots.take_run_slot(copy.disk);
+      if (!slot) return error(Code::kNoSpace, copy.disk.raw);
+      copy.slots.push_back(*slot);
+    }
+    return {};
+  }
+
+  Task<Result<void>> drop_copy(DiskId disk, Error cause) {
+    const auto it = std::ranges::find(copies, disk, &RunCopy::disk);
+    if (it != copies.end()) {
+      lost.push_back(std::move(*it));
+      copies.erase(it);
+    }
+    CO_TRY(co_await pool.report_failure(disk, cause));
+    if (copies.empty()) co_return error(Code::kDiskGone, disk.raw);
+    co_return Result<void>{};
+  }
+
+  Task<Result<void>> write_piece(std::span<const std::byte> bytes, std::uint64_t at) {
+    CO_TRY(take_slots(at));
+    IoGroup group;
+    std::vector<std::pair<DiskId, Error>> failed;
+    std::vector<DiskId> ids;
+    for (const RunCopy& copy : copies) {
+      scheduler::Disk* const disk = pool.disk(copy.disk);
+      if (disk == nullptr) {
+        failed.emplace_back(copy.disk, error(Code::kDiskGone));
+        continue;
+      }
+      group.write(*disk, io_class, run_offset(pool, copy, at), bytes);
+      ids.push_back(copy.disk);
+    }
+    co_await group.run();
+    for (std::size_t i = 0; i < ids.size(); ++i) {
+      if (group.error(i).code != Code::kOk) failed.emplace_back(ids[i], group.error(i));
+    }
+    for (const auto& [disk, cause] : failed) {
+      CO_TRY(co_await drop_copy(disk, cause));
+    }
+    co_return Result<void>{};
+  }
+
+  static Task<void> write_in_background(std::shared_ptr<Impl> impl, std::span<const std::byte> bytes,
+                                        std::uint64_t at) {
+    impl->write_result = co_await impl->write_piece(bytes, at);
+    impl->written->set();
+  }
+
+  Task<Result<void>> wait_for_write() {
+    if (!written) co_return Result<void>{};
+    co_await written->wait();
+    written.reset();
+    co_return write_result;
+  }
+
+  // Hands the filled piece to the disks, once those before it have it.
+  Task<Result<void>> start_write() {
+    CO_TRY(co_await wait_for_write());
+    const std::uint64_t size_bytes = piece_blocks * kRunBlockBytes;
+    const std::uint64_t at = blocks * kRunBlockBytes - size_bytes;
+    const std::span<const std::byte> bytes = pieces[filling].span().first(size_bytes);
+    filling ^= 1;
+    piece_blocks = 0;
+    written.emplace(pool.executor());
+    spawn(write_in_background(shared_from_this(), bytes, at));
+    co_return Result<void>{};
+  }
+
+  void seal(bool last) {
+    block.pool = pool_uuid;
+    block.run_id = run_id;
+    block.index = blocks;
+    block.last = last;
+    seal_run_block(current_block(), block);
+    block = {};
+    ++blocks;
+    ++piece_blocks;
+  }
+
+  Task<Result<void>> flush_copies() {
+    IoGroup group;
+    std::vector<std::pair<DiskId, Error>> failed;
+    std::vector<DiskId> ids;
+    for (const RunCopy& copy : copies) {
+      scheduler::Disk* const disk = pool.disk(copy.disk);
+      if (disk == nullptr) {
+        failed.emplace_back(copy.disk, error(Code::kDiskGone));
+        continue;
+      }
+      group.flush(*disk, io_class);
+      ids.push_back(copy.disk);
+    }
+    co_await group.run();
+    for (std::size_t i = 0; i < ids.size(); ++i) {
+      if (group.error(i).code != Code::kOk) failed.emplace_back(ids[i], group.error(i));
+    }
+    for (const auto& [disk, cause] : failed) {
+      CO_TRY(co_await drop_copy(disk, cause));
+    }
+    co_return Result<void>{};
+  }
+};
+
+RunWriter::RunWriter(Pool& pool, SlotSource& slots, std::uint64_t run_id, std::vector<DiskId> disks,
+                     IoClass io_class)
+    : impl_(std::make_shared<Impl>(pool, slots, run_id, io_class)) {
+  DFS_ASSERT(run_id != 0 && !disks.empty());
+  for (const DiskId disk : disks) impl_->copies.push_back(RunCopy{disk, {}});
+}
+
+RunWriter::~RunWriter() = default;
+
+Task<Result<void>> RunWriter::add(std::span<const std::byte> key, std::span<const std::byte> value) {
+  Impl& impl = *impl_;
+  DFS_ASSERT(key.size() + value.size() <= kRunEntryBytesMax);
+  DFS_ASSERT(!impl.any || key_less(impl.last_key, key));
+  const std::size_t size_bytes = run_entry_bytes(key.size(), value.size());
+  if (kRunBlockHeaderBytes + impl.block.payload_bytes + size_bytes > kRunBlockBytes) {
+    impl.seal(false);
+    if (impl.piece_blocks * kRunBlockBytes == kRunPieceBytes) {
+      CO_TRY(co_await impl.start_write());
+    }
+  }
+  put_run_entry(impl.current_block().subspan(kRunBlockHeaderBytes + impl.block.payload_bytes, size_bytes),
+                key, value);
+  impl.block.payload_bytes += static_cast<std::uint32_t>(size_bytes);
+  ++impl.block.entries;
+  impl.last_key.assign(key.begin(), key.end());
+  impl.any = true;
+  co_return Result<void>{};
+}
+
+Task<Result<Manifest>> RunWriter::finish() {
+  Impl& impl = *impl_;
+  impl.seal(true);
+  CO_TRY(co_await impl.start_write());
+  CO_TRY(co_await impl.wait_for_write());
+  CO_TRY(co_await impl.flush_copies());
+  Manifest manifest;
+  manifest.run_id = impl.run_id;
+  manifest.run_bytes = impl.blocks * kRunBlockBytes;
+  manifest.copies = impl.copies;
+  impl.kept = true;
+  for (const RunCopy& copy : impl.lost) impl.slots.drop_run_slots(copy.disk, copy.slots);
+  impl.lost.clear();
+  co_return manifest;
+}
+
+}  // namespace dynamicfs::journal
