@@ -104,8 +104,8 @@ class SimulatedDisk final : public Disk {
   // Number of writes and flushes that reached the device so far, failed ones included: crash tests
   // count with it.
   std::uint64_t device_operations() const;
-  // Calls `hook` before each write or flush takes effect, with its index; the hook may cut the power,
-  // and then this write too is kept, lost or torn.
+  // Calls `hook` before each write or flush takes effect, with its index; the hook may cut the
+  // power, and then this write too is kept, lost or torn.
   void on_device_operation(std::function<void(std::uint64_t)> hook);
 
  private:

@@ -125,6 +125,8 @@ class UringDisk final : public Disk {
         case WorkerState::kBusy:
           soon = soon || now - worker->busy_since < kBusyForSecond;
           break;
+        case WorkerState::kAway:
+          break;
         case WorkerState::kSleeping:
           if (sleeping == nullptr) sleeping = worker.get();
           break;

@@ -3,6 +3,7 @@
 #include <pthread.h>
 #include <signal.h>
 #include <sys/eventfd.h>
+#include <unistd.h>
 
 #include <bit>
 #include <cerrno>
@@ -86,8 +87,12 @@ void Worker::run(std::string name, std::promise<Result<void>> started) {
   if (!ready) return;
   prepare_wake_up();
   while (take_work()) {
-    enter();
-    reap();
+    if (flush_here_ != nullptr) {
+      flush_here();
+    } else {
+      enter();
+      reap();
+    }
     complete();
   }
   // Explicitly: what a closed ring still holds is let go of later, by a kernel thread, and whoever
@@ -103,6 +108,7 @@ Result<void> Worker::set_up_ring() {
   {
     LockGuard lock(shared_.mutex);
     depth = shared_.queue.depth();
+    ++shared_.workers_here;
   }
   const std::lock_guard lifetime_lock(ring_lifetime);
   // Besides the requests, the wake-up and one allocation.
@@ -141,14 +147,36 @@ bool Worker::take_work() {
     // From here on whoever submits wakes us, though we are on our way into the kernel only: the
     // event is level-triggered, so nothing is lost.
     state = WorkerState::kSleeping;
+    // The ring hands a flush to a kernel thread and is told by it: 22 to 30 us of processor time
+    // and four context switches for a write and its flush on a loop device over memory, where the
+    // call itself makes it 9 to 11 us and two. So a worker that has nothing else to wait for calls,
+    // if another is there for what comes meanwhile.
+    if (taken_.size() == 1 && taken_[0]->op == IoOp::kFlush && in_flight_ == 0 &&
+        shared_.workers_here > 1 && !shared_.stopping) {
+      flush_here_ = taken_[0];
+      state = WorkerState::kAway;
+      --shared_.workers_here;
+    }
   }
   for (IoRequest* const request : taken_) {
     note_started(shared_.metrics, *request);
-    start_request(*request);
+    if (flush_here_ == nullptr) start_request(*request);
   }
   in_flight_ += taken_.size();
   taken_.clear();
   return true;
+}
+
+void Worker::flush_here() {
+  shared_.metrics.system_calls.add();
+  const int result = ::fdatasync(shared_.volume.fd.get()) == 0 ? 0 : -errno;
+  {
+    LockGuard lock(shared_.mutex);
+    ++shared_.workers_here;
+    state = WorkerState::kLooking;
+  }
+  finish(*flush_here_, result);
+  flush_here_ = nullptr;
 }
 
 void Worker::enter() {

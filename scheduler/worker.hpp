@@ -29,9 +29,8 @@ enum class WorkerState : std::uint8_t {
   kLooking,   // awake, will look at the queue next
   kSleeping,  // waits in the kernel; only a completion or a wake-up gets it out
   kBusy,      // resumes coroutines, looks at the queue afterwards
+  kAway,      // in a flush of its own, for as long as that takes
 };
-
-class Worker;
 
 // What the workers of one disk share.
 struct WorkerShared {
@@ -53,6 +52,7 @@ struct WorkerShared {
   Mutex mutex;  // a leaf
   IoQueue queue DFS_GUARDED_BY(mutex);
   bool stopping DFS_GUARDED_BY(mutex) = false;
+  int workers_here DFS_GUARDED_BY(mutex) = 0;  // those that are not kAway
 };
 
 class Worker {
@@ -80,6 +80,7 @@ class Worker {
   void run(std::string name, std::promise<Result<void>> started);
   Result<void> set_up_ring();
   bool take_work();
+  void flush_here();
   void enter();
   void reap();
   void complete();
@@ -103,6 +104,7 @@ class Worker {
   std::size_t in_flight_ = 0;     // requests that were taken and have not finished
   std::vector<IoRequest*> taken_;
   std::vector<IoRequest*> finished_;
+  IoRequest* flush_here_ = nullptr;         // to be done by this thread itself
   SpaceAhead::Range space_asked_;           // at the kernel now
   std::vector<IoRequest*> awaiting_space_;  // writes that wait for an allocation of this worker
 };

@@ -278,6 +278,9 @@ TEST_SUITE("uring_disk") {
         CO_TRY(
             co_await scheduler::read(*disk, IoClass::kRead, number * kBlockBytes, buffer.span()));
         if (!is_filled(buffer.span(), number, 1)) co_return error(Code::kChecksum, number);
+        if (number % 50 == 0) {
+          CO_TRY(co_await scheduler::flush(*disk, IoClass::kCritical));
+        }
         co_return Result<void>{};
       }
       static Task<int> all(Disk* disk) {
