@@ -7,6 +7,7 @@
 #include <linux/falloc.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
+#include <sys/xattr.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -333,15 +334,322 @@ Task<void> serve_readdir(Request request, InodeId directory, std::uint64_t cooki
 template <class Start>
 void begin(fuse_req_t raw, Start start) noexcept {
   Request request{raw};
+  Filesystem& filesystem = request.filesystem();
   try {
-    start(std::move(request));
+    start(std::move(request), filesystem);
   } catch (const std::bad_alloc&) {
   }
 }
 
-Filesystem& filesystem_of(fuse_req_t request) {
-  return Request::filesystem_of(request);
+void on_lookup(fuse_req_t raw, fuse_ino_t parent, const char* name) {
+  begin(raw, [&](Request request, Filesystem&) {
+    spawn(serve_lookup(std::move(request), InodeId{parent}, name));
+  });
+}
+
+void on_forget(fuse_req_t raw, fuse_ino_t inode, std::uint64_t references) {
+  begin(raw, [&](Request request, Filesystem& filesystem) {
+    filesystem.forget(InodeId{inode}, references);
+    request.none();
+  });
+}
+
+void on_forget_multi(fuse_req_t raw, std::size_t count, fuse_forget_data* forgets) {
+  begin(raw, [&](Request request, Filesystem& filesystem) {
+    for (std::size_t i = 0; i < count; ++i) {
+      filesystem.forget(InodeId{forgets[i].ino}, forgets[i].nlookup);
+    }
+    request.none();
+  });
+}
+
+void on_getattr(fuse_req_t raw, fuse_ino_t inode, fuse_file_info*) {
+  begin(raw, [&](Request request, Filesystem& filesystem) {
+    spawn(serve_attributes(std::move(request), filesystem.getattr(InodeId{inode})));
+  });
+}
+
+void on_setattr(fuse_req_t raw, fuse_ino_t inode, struct stat* attr, int to_set, fuse_file_info*) {
+  begin(raw, [&](Request request, Filesystem& filesystem) {
+    const auto has = [&](int bit) { return (to_set & bit) != 0; };
+    AttributeChange change;
+    if (has(FUSE_SET_ATTR_MODE)) change.mode = attr->st_mode;
+    if (has(FUSE_SET_ATTR_UID)) change.uid = attr->st_uid;
+    if (has(FUSE_SET_ATTR_GID)) change.gid = attr->st_gid;
+    if (has(FUSE_SET_ATTR_SIZE)) change.size_bytes = static_cast<std::uint64_t>(attr->st_size);
+    if (has(FUSE_SET_ATTR_ATIME_NOW)) {
+      change.atime_now = true;
+    } else if (has(FUSE_SET_ATTR_ATIME)) {
+      change.atime_ns = nanoseconds_of(attr->st_atim);
+    }
+    if (has(FUSE_SET_ATTR_MTIME_NOW)) {
+      change.mtime_now = true;
+    } else if (has(FUSE_SET_ATTR_MTIME)) {
+      change.mtime_ns = nanoseconds_of(attr->st_mtim);
+    }
+    if (has(FUSE_SET_ATTR_CTIME)) change.ctime_ns = nanoseconds_of(attr->st_ctim);
+    change.kill_suid_sgid = incoming.kill_suid_sgid;
+    spawn(serve_attributes(std::move(request), filesystem.setattr(InodeId{inode}, change)));
+  });
+}
+
+void on_readlink(fuse_req_t raw, fuse_ino_t inode) {
+  begin(raw, [&](Request request, Filesystem&) {
+    spawn(serve_readlink(std::move(request), InodeId{inode}));
+  });
+}
+
+void on_mknod(fuse_req_t raw, fuse_ino_t parent, const char* name, mode_t mode, dev_t rdev) {
+  begin(raw, [&](Request request, Filesystem& filesystem) {
+    spawn(serve_made(std::move(request),
+                     filesystem.mknod(InodeId{parent}, name, mode, static_cast<std::uint32_t>(rdev),
+                                      caller_of(raw))));
+  });
+}
+
+void on_mkdir(fuse_req_t raw, fuse_ino_t parent, const char* name, mode_t mode) {
+  begin(raw, [&](Request request, Filesystem& filesystem) {
+    spawn(serve_made(std::move(request),
+                     filesystem.mkdir(InodeId{parent}, name, mode, caller_of(raw))));
+  });
+}
+
+void on_symlink(fuse_req_t raw, const char* target, fuse_ino_t parent, const char* name) {
+  begin(raw, [&](Request request, Filesystem& filesystem) {
+    spawn(serve_made(std::move(request),
+                     filesystem.symlink(InodeId{parent}, name, target, caller_of(raw))));
+  });
+}
+
+void on_link(fuse_req_t raw, fuse_ino_t inode, fuse_ino_t parent, const char* name) {
+  begin(raw, [&](Request request, Filesystem& filesystem) {
+    spawn(serve_made(std::move(request), filesystem.link(InodeId{inode}, InodeId{parent}, name)));
+  });
+}
+
+void on_unlink(fuse_req_t raw, fuse_ino_t parent, const char* name) {
+  begin(raw, [&](Request request, Filesystem& filesystem) {
+    spawn(serve_done(std::move(request), filesystem.unlink(InodeId{parent}, name)));
+  });
+}
+
+void on_rmdir(fuse_req_t raw, fuse_ino_t parent, const char* name) {
+  begin(raw, [&](Request request, Filesystem& filesystem) {
+    spawn(serve_done(std::move(request), filesystem.rmdir(InodeId{parent}, name)));
+  });
+}
+
+void on_rename(fuse_req_t raw, fuse_ino_t from_parent, const char* from_name, fuse_ino_t to_parent,
+               const char* to_name, unsigned flags) {
+  begin(raw, [&](Request request, Filesystem& filesystem) {
+    RenameMode mode = RenameMode::kReplace;
+    switch (flags) {
+      case 0: break;
+      case RENAME_NOREPLACE: mode = RenameMode::kNoReplace; break;
+      case RENAME_EXCHANGE: mode = RenameMode::kExchange; break;
+      default: request.fail(EINVAL); return;  // RENAME_WHITEOUT
+    }
+    spawn(serve_done(std::move(request), filesystem.rename(InodeId{from_parent}, from_name,
+                                                           InodeId{to_parent}, to_name, mode)));
+  });
+}
+
+// "There is no such request": the kernel does without it from then on. See FuseSession.
+void on_open(fuse_req_t raw, fuse_ino_t, fuse_file_info*) {
+  begin(raw, [](Request request, Filesystem&) { request.fail(ENOSYS); });
+}
+void on_create(fuse_req_t raw, fuse_ino_t, const char*, mode_t, fuse_file_info*) {
+  begin(raw, [](Request request, Filesystem&) { request.fail(ENOSYS); });
+}
+void on_flush(fuse_req_t raw, fuse_ino_t, fuse_file_info*) {
+  begin(raw, [](Request request, Filesystem&) { request.fail(ENOSYS); });
+}
+// Of a file or directory that was opened before the kernel had learned that.
+void on_release(fuse_req_t raw, fuse_ino_t, fuse_file_info*) {
+  begin(raw, [](Request request, Filesystem&) { request.ok(); });
+}
+
+void on_read(fuse_req_t raw, fuse_ino_t inode, std::size_t size, off_t offset, fuse_file_info*) {
+  begin(raw, [&](Request request, Filesystem&) {
+    spawn(serve_read(std::move(request), InodeId{inode}, static_cast<std::uint64_t>(offset), size));
+  });
+}
+
+void on_write(fuse_req_t raw, fuse_ino_t inode, const char* data, std::size_t size, off_t offset,
+              fuse_file_info* info) {
+  begin(raw, [&](Request request, Filesystem&) {
+    // It lies in the receive buffer, which is ours, so it may be written to.
+    const std::span<std::byte> payload{
+        reinterpret_cast<std::byte*>(const_cast<char*>(data)), size};  // NOLINT
+    const WriteOptions options{.cached = info->writepage != 0,
+                               .kill_suid_sgid = incoming.kill_suid_sgid};
+    spawn(serve_write(std::move(request), std::move(*incoming.buffer), InodeId{inode},
+                      static_cast<std::uint64_t>(offset), payload, options));
+  });
+}
+
+void on_fsync(fuse_req_t raw, fuse_ino_t inode, int /*data_only*/, fuse_file_info*) {
+  begin(raw, [&](Request request, Filesystem& filesystem) {
+    spawn(serve_done(std::move(request), filesystem.fsync(InodeId{inode})));
+  });
+}
+
+void begin_readdir(fuse_req_t raw, fuse_ino_t inode, std::size_t size, off_t cookie, bool plus) {
+  begin(raw, [&](Request request, Filesystem&) {
+    EntryWriter writer{.buffer = Buffer{size}, .used = 0, .plus = plus};
+    spawn(serve_readdir(std::move(request), InodeId{inode}, static_cast<std::uint64_t>(cookie),
+                        std::move(writer)));
+  });
+}
+void on_readdir(fuse_req_t raw, fuse_ino_t inode, std::size_t size, off_t cookie, fuse_file_info*) {
+  begin_readdir(raw, inode, size, cookie, false);
+}
+void on_readdirplus(fuse_req_t raw, fuse_ino_t inode, std::size_t size, off_t cookie,
+                    fuse_file_info*) {
+  begin_readdir(raw, inode, size, cookie, true);
+}
+
+void on_statfs(fuse_req_t raw, fuse_ino_t) {
+  begin(raw, [](Request request, Filesystem& filesystem) {
+    const StatFs space = filesystem.statfs();
+    struct statvfs answer {};
+    answer.f_bsize = kBlockBytes;
+    answer.f_frsize = kBlockBytes;
+    answer.f_blocks = space.total_bytes / kBlockBytes;
+    answer.f_bfree = space.free_bytes / kBlockBytes;
+    answer.f_bavail = space.available_bytes / kBlockBytes;
+    // Inodes are limited by space alone: at worst, each takes a block.
+    answer.f_ffree = answer.f_bfree;
+    answer.f_favail = answer.f_bavail;
+    answer.f_files = space.files + answer.f_ffree;
+    answer.f_namemax = kNameBytesMax;
+    request.statfs(answer);
+  });
+}
+
+// Names of the "system." namespace are the kernel's to interpret. ACLs are not kept yet, and to say
+// so is what makes cp and tar fall back to mode bits.
+bool is_kept_xattr(std::string_view name) { return !name.starts_with("system."); }
+
+void on_getxattr(fuse_req_t raw, fuse_ino_t inode, const char* name, std::size_t size) {
+  begin(raw, [&](Request request, Filesystem& filesystem) {
+    if (!is_kept_xattr(name)) {
+      request.fail(EOPNOTSUPP);
+    } else if (!filesystem.has_xattrs(InodeId{inode})) {
+      // The kernel asks for security.capability before it lets a file be changed.
+      request.fail(ENODATA);
+    } else {
+      spawn(serve_getxattr(std::move(request), InodeId{inode}, name, size));
+    }
+  });
+}
+
+void on_setxattr(fuse_req_t raw, fuse_ino_t inode, const char* name, const char* value,
+                 std::size_t size, int flags) {
+  begin(raw, [&](Request request, Filesystem& filesystem) {
+    if (!is_kept_xattr(name)) return request.fail(EOPNOTSUPP);
+    if (size > kXattrValueBytesMax) return request.fail(E2BIG);
+    XattrMode mode = XattrMode::kEither;
+    if (flags == XATTR_CREATE) mode = XattrMode::kCreate;
+    if (flags == XATTR_REPLACE) mode = XattrMode::kReplace;
+    spawn(serve_done(std::move(request), filesystem.setxattr(InodeId{inode}, name,
+                                                             std::string(value, size), mode)));
+  });
+}
+
+void on_listxattr(fuse_req_t raw, fuse_ino_t inode, std::size_t size) {
+  begin(raw, [&](Request request, Filesystem&) {
+    spawn(serve_listxattr(std::move(request), InodeId{inode}, size));
+  });
+}
+
+void on_removexattr(fuse_req_t raw, fuse_ino_t inode, const char* name) {
+  begin(raw, [&](Request request, Filesystem& filesystem) {
+    if (!is_kept_xattr(name)) return request.fail(EOPNOTSUPP);
+    // The kernel removes security.capability whenever an owner changes.
+    if (!filesystem.has_xattrs(InodeId{inode})) return request.fail(ENODATA);
+    spawn(serve_done(std::move(request), filesystem.removexattr(InodeId{inode}, name)));
+  });
+}
+
+void on_fallocate(fuse_req_t raw, fuse_ino_t inode, int flags, off_t offset, off_t length,
+                  fuse_file_info*) {
+  begin(raw, [&](Request request, Filesystem& filesystem) {
+    FallocateMode mode = FallocateMode::kAllocate;
+    switch (flags) {
+      case 0: break;
+      case FALLOC_FL_KEEP_SIZE: mode = FallocateMode::kKeepSize; break;
+      case FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE: mode = FallocateMode::kPunchHole; break;
+      case FALLOC_FL_ZERO_RANGE: mode = FallocateMode::kZeroRange; break;
+      case FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE: mode = FallocateMode::kZeroRangeKeepSize; break;
+      default: request.fail(EOPNOTSUPP); return;
+    }
+    spawn(serve_done(std::move(request),
+                     filesystem.fallocate(InodeId{inode}, mode, static_cast<std::uint64_t>(offset),
+                                          static_cast<std::uint64_t>(length))));
+  });
+}
+
+void on_lseek(fuse_req_t raw, fuse_ino_t inode, off_t offset, int whence, fuse_file_info*) {
+  begin(raw, [&](Request request, Filesystem&) {
+    if (whence != SEEK_DATA && whence != SEEK_HOLE) return request.fail(EINVAL);
+    if (offset < 0) return request.fail(ENXIO);
+    spawn(serve_seek(std::move(request), InodeId{inode}, static_cast<std::uint64_t>(offset),
+                     whence == SEEK_DATA ? SeekKind::kData : SeekKind::kHole));
+  });
+}
+
+void on_ioctl(fuse_req_t raw, fuse_ino_t, unsigned, void*, fuse_file_info*, unsigned, const void*,
+              std::size_t, std::size_t) {
+  begin(raw, [](Request request, Filesystem&) { request.fail(ENOTTY); });
 }
 
 }  // namespace
+
+void on_init(void* session, fuse_conn_info* connection) {
+  static_cast<FuseSession*>(session)->negotiate(connection);
+}
+
+const fuse_lowlevel_ops& fuse_operations() {
+  static const fuse_lowlevel_ops operations = [] {
+    fuse_lowlevel_ops table{};
+    table.init = on_init;
+    table.lookup = on_lookup;
+    table.forget = on_forget;
+    table.forget_multi = on_forget_multi;
+    table.getattr = on_getattr;
+    table.setattr = on_setattr;
+    table.readlink = on_readlink;
+    table.mknod = on_mknod;
+    table.mkdir = on_mkdir;
+    table.symlink = on_symlink;
+    table.link = on_link;
+    table.unlink = on_unlink;
+    table.rmdir = on_rmdir;
+    table.rename = on_rename;
+    table.open = on_open;
+    table.create = on_create;
+    table.flush = on_flush;
+    table.release = on_release;
+    table.opendir = on_open;
+    table.releasedir = on_release;
+    table.read = on_read;
+    table.write = on_write;
+    table.fsync = on_fsync;
+    table.fsyncdir = on_fsync;
+    table.readdir = on_readdir;
+    table.readdirplus = on_readdirplus;
+    table.statfs = on_statfs;
+    table.getxattr = on_getxattr;
+    table.setxattr = on_setxattr;
+    table.listxattr = on_listxattr;
+    table.removexattr = on_removexattr;
+    table.fallocate = on_fallocate;
+    table.lseek = on_lseek;
+    table.ioctl = on_ioctl;
+    return table;
+  }();
+  return operations;
+}
+
 }  // namespace dynamicfs::fs

@@ -34,6 +34,7 @@
 #include "fs/receive_buffers.hpp"
 
 struct fuse_session;
+struct iovec;
 struct fuse_conn_info;
 
 namespace dynamicfs::fs {
@@ -83,13 +84,13 @@ class FuseSession {
 
  private:
   friend class Request;
-  friend struct Operations;
+  friend void on_init(void* session, fuse_conn_info* connection);
   FuseSession(Executor& executor, Filesystem& filesystem, SessionOptions options);
 
   void read_requests(unsigned index);
   void handle(std::span<std::byte> message);
   void negotiate(fuse_conn_info* connection);
-  static ssize_t send(int fd, struct iovec* iov, int count, void* self);
+  static ssize_t send(int fd, iovec* iov, int count, void* self);
   static ssize_t receive(int fd, void* memory, std::size_t size, void* self);
 
   Executor& executor_;
