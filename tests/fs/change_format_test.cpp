@@ -141,8 +141,8 @@ TEST_SUITE("change format") {
     CHECK(less(make_key(InodeId{1}, KeyTag::kInode), make_key(InodeId{1}, KeyTag::kEntry)));
     CHECK(less(make_key(InodeId{1}, KeyTag::kEntry, big_endian(std::uint64_t{255})),
                make_key(InodeId{1}, KeyTag::kEntry, big_endian(std::uint64_t{256}))));
-    const Key key =
-        parse_key(make_key(InodeId{7}, KeyTag::kEntry, big_endian(std::uint64_t{42}))).value();
+    const Bytes bytes = make_key(InodeId{7}, KeyTag::kEntry, big_endian(std::uint64_t{42}));
+    const Key key = parse_key(bytes).value();  // borrows from `bytes`
     CHECK(key.inode == InodeId{7});
     CHECK(key.tag == KeyTag::kEntry);
     CHECK(from_big_endian<std::uint64_t>(key.rest) == 42);

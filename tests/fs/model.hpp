@@ -22,6 +22,7 @@ class Model {
     std::string text;  // contents or target
     std::map<std::string, std::string> xattrs;
     std::map<std::string, std::shared_ptr<Node>> children;
+    std::uint64_t changed_by = 0;  // number of the newest operation that an fsync of it covers
   };
   using NodePtr = std::shared_ptr<Node>;
 

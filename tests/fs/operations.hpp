@@ -17,14 +17,46 @@ class RandomOperations {
     std::string text;  // what was done, for messages
     Code real = Code::kOk;
     Code model = Code::kOk;
-    bool synced = false;  // everything before is durable now
+    // As many operations as this, counted from the first, are durable now.
+    std::uint64_t synced = 0;
   };
 
   // One operation on both; `real` may end anywhere when the power goes.
   Outcome step(SimPool& pool, Model& model) {
+    ++count_;
     const std::uint64_t kind = pick(100);
     const std::string a = path();
     const std::string b = path();
+    const Outcome outcome = apply(pool, model, kind, a, b);
+    if (outcome.model == Code::kOk && kind < kKindsThatChange) {
+      mark(model, a);
+      if (kind < kKindsOfNames) mark(model, parent(a));
+      if (kind >= 34 && kind < kKindsOfNames) {  // rename
+        mark(model, b);
+        mark(model, parent(b));
+      }
+    }
+    return outcome;
+  }
+
+  std::uint64_t pick(std::uint64_t bound) { return generator_() % bound; }
+
+ private:
+  static constexpr std::uint64_t kKindsOfNames = 44;
+  static constexpr std::uint64_t kKindsThatChange = 86;
+
+  static std::string parent(const std::string& path) {
+    const std::size_t slash = path.rfind('/');
+    return slash == std::string::npos ? "" : path.substr(0, slash);
+  }
+  // An fsync of what is called `path` covers this operation.
+  void mark(Model& model, const std::string& path) {
+    const auto node = model.resolve(path);
+    if (node.has_value()) node.value()->changed_by = count_;
+  }
+
+  Outcome apply(SimPool& pool, Model& model, std::uint64_t kind, const std::string& a,
+                const std::string& b) {
     if (kind < 12)
       return both("create " + a, pool.create(a), model.make(a, Model::Node::Type::kFile, "", 0644));
     if (kind < 19)
@@ -66,25 +98,24 @@ class RandomOperations {
     }
     if (kind < 93) {
       Outcome outcome = both("fsync " + a, pool.fsync(a), exists(model, a));
-      outcome.synced = outcome.real == Code::kOk;
+      // What it covers is what happened to this file or directory, not everything before.
+      const auto node = model.resolve(a);
+      if (outcome.real == Code::kOk && node.has_value()) outcome.synced = node.value()->changed_by;
       return outcome;
     }
     if (kind < 96) {
       Outcome outcome = both("checkpoint", pool.run(pool.fs().checkpoint()), {});
-      outcome.synced = outcome.real == Code::kOk;
+      if (outcome.real == Code::kOk) outcome.synced = count_;
       return outcome;
     }
     Outcome outcome = both("sync", pool.run(pool.fs().sync()), {});
-    outcome.synced = outcome.real == Code::kOk;
+    if (outcome.real == Code::kOk) outcome.synced = count_;
     return outcome;
   }
 
-  std::uint64_t pick(std::uint64_t bound) { return generator_() % bound; }
-
- private:
   static Outcome both(std::string text, Result<void> real, Result<void> model) {
     return {std::move(text), real.has_value() ? Code::kOk : real.error().code,
-            model.has_value() ? Code::kOk : model.error().code, false};
+            model.has_value() ? Code::kOk : model.error().code, 0};
   }
   std::string path() {
     std::string out;
@@ -135,6 +166,7 @@ class RandomOperations {
   }
 
   std::mt19937_64 generator_;
+  std::uint64_t count_ = 0;
 };
 
 }  // namespace dynamicfs::test

@@ -47,7 +47,9 @@ class SimPool {
 
   // Disks whose index is in `away` are not offered.
   Result<void> mount(const std::vector<std::size_t>& away = {}, bool read_only = false) {
-    return executor.run(mount_task(away, read_only));
+    const Result<void> result = executor.run(mount_task(away, read_only));
+    if (!result.has_value()) disks.clear();  // they went with the attempt
+    return result;
   }
 
   Result<void> unmount() {
