@@ -12,7 +12,8 @@
 //         than the policy asks for, new chunks have as many places as there are disks.
 //
 // Threads  Every method may be called from any thread.
-// Locks    The allocator's mutex and the chunk table's are leaves; chunk records are appended to the
+// Locks    The allocator's mutex and the chunk table's are leaves; chunk records are appended to
+// the
 //         journal under the allocator's (an append takes no lock).
 #pragma once
 
@@ -29,6 +30,7 @@
 #include "extent/extent_format.hpp"
 #include "extent/extent_lock.hpp"
 #include "extent/extent_map.hpp"
+#include "extent/store_metrics.hpp"
 #include "journal/change_gate.hpp"
 #include "journal/journal.hpp"
 #include "journal/pool.hpp"
@@ -36,35 +38,20 @@
 
 namespace dynamicfs::extent {
 
-struct StoreMetrics {
-  Counter reads_optimistic;       // file reads answered without a lock
-  Counter read_retries;           // ... that had to look again because a generation had changed
-  Counter read_fallbacks;         // ... that took the locks after three tries
-  Counter read_failovers;         // pieces read from another copy than the first choice
-  Counter checksum_errors;        // blocks that failed their checksum, mapping unchanged
-  Counter checksum_stale;         // ... with a changed generation: must stay 0 (INV-3)
-  Counter repairs;                // copies rewritten
-  Counter unrecoverable_blocks;   // no good copy was left
-  Counter blocks_allocated, blocks_freed, blocks_reused;
-  Counter chunks_opened, chunks_removed;
-  Counter space_drains;           // pending space was drained before an answer of "no space"
-  Counter data_bytes_written;     // by callers, before copies
-};
-
 // In bytes; truthful for statfs. `usable` counts what the policy can hold over the present disks.
 struct SpaceReport {
   std::uint64_t usable_bytes = 0;
-  std::uint64_t free_bytes = 0;        // of usable; pending space counts as free, promises do not
+  std::uint64_t free_bytes = 0;  // of usable; pending space counts as free, promises do not
   std::uint64_t pending_bytes = 0;
   std::uint64_t promised_bytes = 0;
-  std::uint64_t reserve_bytes = 0;     // kept back so that deleting and metadata always work
-  std::uint64_t degraded_chunks = 0;   // with fewer readable places than their layout asks for
+  std::uint64_t reserve_bytes = 0;    // kept back so that deleting and metadata always work
+  std::uint64_t degraded_chunks = 0;  // with fewer readable places than their layout asks for
   std::vector<std::pair<DiskId, std::uint64_t>> used_by_disk;  // bytes of slots in use
 };
 
 struct WriteHint {
   InodeId inode;
-  FileBlock first;                   // consecutive small writes of one file are placed together
+  FileBlock first;  // consecutive small writes of one file are placed together
   journal::Policy policy;
   scheduler::IoClass io_class = scheduler::IoClass::kWrite;
   // How many of the blocks replace promised (reserved) or mapped ones, so may use the reserve.
@@ -72,8 +59,8 @@ struct WriteHint {
 };
 
 struct Written {
-  std::vector<Piece> pieces;         // in the order of the data
-  std::vector<std::uint32_t> crcs;   // one per block
+  std::vector<Piece> pieces;        // in the order of the data
+  std::vector<std::uint32_t> crcs;  // one per block
 };
 
 class Store final : public journal::SlotSource {
@@ -82,7 +69,8 @@ class Store final : public journal::SlotSource {
   Store(Executor& executor, journal::Pool& pool, journal::ChangeGate& gate);
   ~Store() override;
 
-  // ---- Recovery: one thread, before start(). -----------------------------------------------------
+  // ---- Recovery: one thread, before start().
+  // -----------------------------------------------------
   Result<void> replay(const ChunkPut& change);
   Result<void> replay(const ChunkRemove& change);
   // The run named by the manifest keeps its slots.
@@ -103,19 +91,20 @@ class Store final : public journal::SlotSource {
   Task<Result<Written>> write(WriteHint hint, std::span<const std::byte> data);
   // Gives back blocks that were written but will not be published.
   void discard(const Written& written);
-  // These mappings were replaced or cleared by the record `lsn`.
+  // These mappings were replaced or cleared by the record `lsn`. Promises among them (reserved
+  // blocks) are given back at once: do not unpromise() them again.
   void free(const Freed& freed, Lsn lsn);
 
   // Promises space to fallocate. kNoSpace if it is not there, after draining.
   Task<Result<void>> promise(std::uint64_t blocks, journal::Policy policy);
   void unpromise(std::uint64_t blocks);
 
-  // Reads blocks [first, first + out.size()/4096) of a file as one point in time; holes and reserved
-  // extents are zeros. `out` is aligned. Errors: kCorrupt (detail: block) when no good copy is left,
-  // kDiskGone when the disks that have it are away.
-  // Algorithm: design section 5. A single-extent read whose checksum is good is a legal snapshot
-  // even if the mapping changed meanwhile; a read over several extents of which one changed is
-  // retried; after three tries the mappings are copied and pinned under the extent locks.
+  // Reads blocks [first, first + out.size()/4096) of a file as one point in time; holes and
+  // reserved extents are zeros. `out` is aligned. Errors: kCorrupt (detail: block) when no good
+  // copy is left, kDiskGone when the disks that have it are away. Algorithm: design section 5. A
+  // single-extent read whose checksum is good is a legal snapshot even if the mapping changed
+  // meanwhile; a read over several extents of which one changed is retried; after three tries the
+  // mappings are copied and pinned under the extent locks.
   Task<Result<void>> read(const FileMap& map, InodeId inode, FileBlock first,
                           std::span<std::byte> out, scheduler::IoClass io_class);
 
@@ -125,15 +114,17 @@ class Store final : public journal::SlotSource {
   ExtentLocks& locks();
   EpochTracker& memory_epochs();
 
-  // ---- Housekeeping ------------------------------------------------------------------------------
-  // Releases pending space that has become safe and removes empty chunks (appending their records).
-  // Called after journal progress and periodically; cheap when there is nothing to do.
+  // ---- Housekeeping
+  // ------------------------------------------------------------------------------ Releases pending
+  // space that has become safe and removes empty chunks (appending their records). Called after
+  // journal progress and periodically; cheap when there is nothing to do.
   Task<void> reclaim();
   SpaceReport space(journal::Policy policy) const;
   const StoreMetrics& metrics() const;
 
-  // ---- Checkpoint --------------------------------------------------------------------------------
-  // All chunks, ascending; called inside ChangeGate::exclusively.
+  // ---- Checkpoint
+  // -------------------------------------------------------------------------------- All chunks,
+  // ascending; called inside ChangeGate::exclusively.
   std::vector<ChunkPut> chunks() const;
   std::optional<SlotId> take_run_slot(DiskId disk) override;
   void drop_run_slots(DiskId disk, std::span<const SlotId> slots) override;

@@ -1,0 +1,363 @@
+#include "extent/allocator.hpp"
+
+#include <algorithm>
+
+#include "base/assert.hpp"
+#include "extent/allocator_layout.hpp"
+
+namespace dynamicfs::extent {
+
+Allocator::Allocator(ChunkTable& chunks, ReadRegistry& reads, AllocatorMetrics& metrics)
+    : chunks_(chunks), reads_(reads), metrics_(metrics), view_(std::make_shared<PoolView>()) {}
+
+Allocator::~Allocator() = default;
+
+// ---- Write points
+// --------------------------------------------------------------------------------
+
+Allocator::Outcome Allocator::allocate(const Request& request, ChunkLog* log,
+                                       std::vector<Piece>& out) {
+  DFS_ASSERT(request.blocks > 0 && request.blocks <= kSlotBlocks);
+  LockGuard lock(mutex_);
+  DFS_ASSERT(started_);
+  Layout& layout = layout_of(request.policy);
+  const std::uint32_t blocks = request.blocks;
+  const std::uint32_t fresh = blocks - std::min(request.replaced_blocks, blocks);
+  if (layout.lanes.empty() || !fits(layout, fresh, blocks)) return Outcome::kNoSpace;
+
+  if (blocks >= kLargeBlocks) {
+    Lane& lane = layout.lanes[layout.next_large % layout.lanes.size()];
+    if (lane.large == nullptr || !take_run(layout, *lane.large, blocks, out)) {
+      if (can_open(layout)) {
+        // A new chunk rather than a write in two pieces; small writes use up what is left behind.
+        if (log == nullptr) return Outcome::kNeedsChunk;
+        seal(layout, lane.large, true);
+        lane.large = &open(layout, *log);
+        DFS_ASSERT(take_run(layout, *lane.large, blocks, out));
+      } else {
+        fill_holes(layout, lane, blocks, out);
+      }
+    }
+    ++layout.next_large;
+  } else {
+    Lane& lane = layout.lanes[Layout::lane_of(request.inode, request.first) % layout.lanes.size()];
+    bool done = lane.small != nullptr && take_run(layout, *lane.small, blocks, out);
+    while (!done && layout.leftovers.head != nullptr) {
+      Chunk& leftover = *layout.leftovers.head;
+      done = take_run(layout, leftover, blocks, out);
+      // A full one has left the list by itself.
+      if (leftover.list != nullptr) leftover.list->remove(leftover);
+      if (done) {
+        seal(layout, lane.small, false);
+        lane.small = &leftover;
+        leftover.state = ChunkState::kOpen;
+      } else {
+        layout.partial.push_back(leftover);  // too short an end
+      }
+    }
+    if (!done && can_open(layout)) {
+      if (log == nullptr) return Outcome::kNeedsChunk;
+      seal(layout, lane.small, false);
+      lane.small = &open(layout, *log);
+      done = take_run(layout, *lane.small, blocks, out);
+    }
+    if (!done) fill_holes(layout, lane, blocks, out);
+  }
+  metrics_.blocks_allocated.add(blocks);
+  return Outcome::kDone;
+}
+
+// Whether `blocks` fit, of which `fresh_blocks` must leave the reserve and the promises alone.
+bool Allocator::fits(Layout& layout, std::uint64_t fresh_blocks, std::uint64_t blocks) {
+  // The holes alone are enough as a rule; counting the slots costs more.
+  const std::uint64_t kept = layout.overwrite_reserve_blocks + promised_blocks_;
+  if (layout.free_blocks >= blocks + kept) return true;
+  const std::uint64_t available = available_blocks(layout);
+  return available >= blocks && (fresh_blocks == 0 || available >= fresh_blocks + kept);
+}
+
+bool Allocator::can_open(Layout& layout) {
+  available_blocks(layout);
+  return layout.chunks_fit > 0;
+}
+
+std::uint64_t Allocator::available_blocks(Layout& layout) {
+  if (layout.chunks_fit_version != slots_version_) {
+    layout.chunks_fit = chunks_that_fit(candidates(false, true), width_of(layout.policy));
+    layout.chunks_fit_version = slots_version_;
+  }
+  return layout.free_blocks + layout.chunks_fit * kSlotBlocks;
+}
+
+Chunk& Allocator::open(Layout& layout, ChunkLog& log) {
+  ChunkPut put{.chunk = ChunkId{next_chunk_++}, .layout = layout.policy, .places = {}};
+  for (const DiskId disk :
+       layout.placement.choose(candidates(false, true), width_of(layout.policy))) {
+    const std::optional<SlotId> slot = slots_.take_lowest(disk);
+    DFS_ASSERT(slot.has_value());
+    put.places.push_back({.disk = disk, .slot = *slot});
+  }
+  DFS_ASSERT(!put.places.empty());
+  log.append(put);
+  Chunk& chunk = chunks_.add(std::move(put));
+  slots_changed();
+  chunk.state = ChunkState::kOpen;
+  judge(chunk);
+  metrics_.chunks_opened.add();
+  return chunk;
+}
+
+// The write point lets go of its chunk.
+void Allocator::seal(Layout& layout, Chunk*& chunk, bool has_long_tail) {
+  Chunk* const old = std::exchange(chunk, nullptr);
+  if (old == nullptr) return;
+  old->state = ChunkState::kSealed;
+  if (old->fillable && old->free_blocks() > 0) {
+    (has_long_tail ? layout.leftovers : layout.partial).push_back(*old);
+  }
+  note_if_empty(*old);
+}
+
+void Allocator::note_if_empty(Chunk& chunk) {
+  if (chunk.state != ChunkState::kSealed || chunk.live_blocks() != 0 || chunk.empty_noted) return;
+  chunk.empty_noted = true;
+  empty_.push_back(chunk.id);
+}
+
+void Allocator::take(Layout& layout, Chunk& chunk, std::uint32_t block, std::uint32_t count,
+                     std::vector<Piece>& out) {
+  chunk.used.set(block, count);
+  chunk.used_blocks = static_cast<std::uint16_t>(chunk.used_blocks + count);
+  chunk.cursor = static_cast<std::uint16_t>(block + count);
+  layout.free_blocks -= count;
+  if (block < chunk.high_water) {
+    metrics_.blocks_reused.add(std::min<std::uint32_t>(count, chunk.high_water - block));
+  }
+  chunk.high_water = std::max(chunk.high_water, chunk.cursor);
+  if (chunk.free_blocks() == 0 && chunk.list != nullptr) chunk.list->remove(chunk);
+  if (!out.empty()) {
+    Piece& before = out.back();
+    if (before.chunk == chunk.id && before.block + before.count == static_cast<int>(block)) {
+      before.count = static_cast<std::uint16_t>(before.count + count);
+      return;
+    }
+  }
+  out.push_back({.chunk = chunk.id,
+                 .block = static_cast<std::uint16_t>(block),
+                 .count = static_cast<std::uint16_t>(count)});
+}
+
+// `count` blocks in one piece, behind the last ones if possible; false if there is no such run.
+bool Allocator::take_run(Layout& layout, Chunk& chunk, std::uint32_t count,
+                         std::vector<Piece>& out) {
+  if (chunk.free_blocks() < count) return false;
+  std::optional<std::uint32_t> start = chunk.used.find_clear_run(chunk.cursor, kSlotBlocks, count);
+  if (!start) {
+    const auto end = std::min<std::uint32_t>(chunk.cursor + count - 1, kSlotBlocks);
+    start = chunk.used.find_clear_run(0, end, count);
+  }
+  if (!start) return false;
+  take(layout, chunk, *start, count, out);
+  return true;
+}
+
+// Up to `count` blocks, in as many pieces as it takes; returns how many.
+std::uint32_t Allocator::take_some(Layout& layout, Chunk& chunk, std::uint32_t count,
+                                   std::vector<Piece>& out) {
+  std::uint32_t taken = 0;
+  while (taken < count && chunk.free_blocks() > 0) {
+    std::uint32_t start = chunk.used.next_clear(chunk.cursor);
+    if (start == kSlotBlocks) start = chunk.used.next_clear(0);
+    const std::uint32_t end = chunk.used.next_set(start);
+    const std::uint32_t blocks = std::min(end - start, count - taken);
+    take(layout, chunk, start, blocks, out);
+    taken += blocks;
+  }
+  return taken;
+}
+
+// No chunk can be opened any more. fits() has seen that there is room.
+void Allocator::fill_holes(Layout& layout, Lane& lane, std::uint32_t count,
+                           std::vector<Piece>& out) {
+  // In one piece, if a short look finds it. A guess: more chunks looked at cost more than a seek.
+  constexpr int kLooks = 16;
+  for (Lane& other : layout.lanes) {
+    for (Chunk* const chunk : {other.large, other.small}) {
+      if (chunk != nullptr && take_run(layout, *chunk, count, out)) return;
+    }
+  }
+  for (ChunkList* const list : {&layout.leftovers, &layout.partial}) {
+    for (int look = 0; look < kLooks && list->head != nullptr; ++look) {
+      Chunk& chunk = *list->head;
+      const bool found = take_run(layout, chunk, count, out);
+      // Looked at: to the back, so that the next search begins behind it.
+      if (chunk.list != nullptr) {
+        list->remove(chunk);
+        list->push_back(chunk);
+      }
+      if (!found) continue;
+      // Small writes go on here.
+      if (count < kLargeBlocks && chunk.list != nullptr) {
+        list->remove(chunk);
+        seal(layout, lane.small, false);
+        lane.small = &chunk;
+        chunk.state = ChunkState::kOpen;
+      }
+      return;
+    }
+  }
+  // In pieces.
+  std::uint32_t left = count;
+  for (ChunkList* const list : {&layout.partial, &layout.leftovers}) {
+    while (left > 0 && list->head != nullptr) left -= take_some(layout, *list->head, left, out);
+  }
+  for (Lane& other : layout.lanes) {
+    for (Chunk* const chunk : {other.large, other.small}) {
+      if (left > 0 && chunk != nullptr) left -= take_some(layout, *chunk, left, out);
+    }
+  }
+  DFS_ASSERT(left == 0);
+}
+
+// ---- Giving back
+// ---------------------------------------------------------------------------------
+
+void Allocator::give(Chunk& chunk, std::uint32_t block, std::uint32_t count) {
+  chunk.used.clear(block, count);
+  chunk.used_blocks = static_cast<std::uint16_t>(chunk.used_blocks - count);
+  if (chunk.fillable) {
+    Layout& layout = layout_of(chunk.layout);
+    layout.free_blocks += count;
+    if (chunk.state == ChunkState::kSealed && chunk.list == nullptr)
+      layout.partial.push_back(chunk);
+  }
+}
+
+void Allocator::discard(std::span<const Piece> pieces) {
+  LockGuard lock(mutex_);
+  for (const Piece& piece : pieces) {
+    Chunk* const chunk = chunks_.find(piece.chunk);
+    DFS_ASSERT(chunk != nullptr && chunk->state != ChunkState::kRemoved);
+    give(*chunk, piece.block, piece.count);
+    note_if_empty(*chunk);
+  }
+}
+
+void Allocator::free(std::span<const Piece> pieces, Lsn lsn) {
+  LockGuard lock(mutex_);
+  for (const Piece& piece : pieces) {
+    Chunk* const chunk = chunks_.find(piece.chunk);
+    DFS_ASSERT(chunk != nullptr && chunk->state != ChunkState::kRemoved);
+    chunk->pending_blocks = static_cast<std::uint16_t>(chunk->pending_blocks + piece.count);
+    DFS_ASSERT(chunk->pending_blocks <= chunk->used_blocks);
+    pending_blocks_ += piece.count;
+    if (chunk->fillable) layout_of(chunk->layout).pending_blocks += piece.count;
+    pending_.add({.kind = PendingEntry::Kind::kBlocks,
+                  .lsn = lsn,
+                  .chunk = piece.chunk,
+                  .block = piece.block,
+                  .count = piece.count,
+                  .disk = {},
+                  .slot = {}});
+    metrics_.blocks_freed.add(piece.count);
+    note_if_empty(*chunk);
+  }
+}
+
+bool Allocator::advance(Lsn covered) {
+  LockGuard lock(mutex_);
+  const std::vector<PendingEntry> released = pending_.advance(covered, reads_, chunks_);
+  for (const PendingEntry& entry : released) {
+    if (entry.kind == PendingEntry::Kind::kRunSlot) {
+      slots_.give_back(entry.disk, entry.slot);
+      --disks_[entry.disk.raw].pending_slots;
+      --pending_slots_;
+      slots_changed();
+      continue;
+    }
+    Chunk* const chunk = chunks_.find(entry.chunk);
+    if (chunk == nullptr) continue;  // its slots were released before its blocks
+    if (entry.kind == PendingEntry::Kind::kChunkSlots) {
+      for (const Place& place : chunk->places) {
+        slots_.give_back(place.disk, place.slot);
+        --disks_[place.disk.raw].pending_slots;
+        --pending_slots_;
+      }
+      chunks_.erase(chunk->id);
+      slots_changed();
+      continue;
+    }
+    if (chunk->state == ChunkState::kRemoved) continue;
+    chunk->pending_blocks = static_cast<std::uint16_t>(chunk->pending_blocks - entry.count);
+    pending_blocks_ -= entry.count;
+    if (chunk->fillable) layout_of(chunk->layout).pending_blocks -= entry.count;
+    give(*chunk, entry.block, entry.count);
+  }
+  return !released.empty();
+}
+
+bool Allocator::has_pending() const {
+  LockGuard lock(mutex_);
+  return !pending_.empty();
+}
+
+std::size_t Allocator::empty_chunks() const {
+  LockGuard lock(mutex_);
+  return empty_.size();
+}
+
+void Allocator::remove_empty(std::size_t count, ChunkLog& log) {
+  LockGuard lock(mutex_);
+  for (; count > 0 && !empty_.empty(); --count) {
+    Chunk* const chunk = chunks_.find(empty_.back());
+    empty_.pop_back();
+    if (chunk == nullptr) continue;
+    chunk->empty_noted = false;
+    // It may have been filled or opened again meanwhile.
+    if (chunk->state != ChunkState::kSealed || chunk->live_blocks() != 0) continue;
+    // Nothing names it: all of its pending blocks were freed by records before this one.
+    const Lsn lsn = log.append(ChunkRemove{.chunk = chunk->id});
+    if (chunk->list != nullptr) chunk->list->remove(*chunk);
+    if (chunk->fillable) {
+      Layout& layout = layout_of(chunk->layout);
+      layout.free_blocks -= chunk->free_blocks();
+      layout.pending_blocks -= chunk->pending_blocks;
+      chunk->fillable = false;
+    }
+    if (chunk->degraded) --degraded_chunks_;
+    chunk->degraded = false;
+    pending_blocks_ -= chunk->pending_blocks;
+    chunk->state = ChunkState::kRemoved;
+    for (const Place& place : chunk->places) {
+      ++disks_[place.disk.raw].pending_slots;
+      ++pending_slots_;
+    }
+    pending_.add({.kind = PendingEntry::Kind::kChunkSlots,
+                  .lsn = lsn,
+                  .chunk = chunk->id,
+                  .disk = {},
+                  .slot = {}});
+    metrics_.chunks_removed.add();
+  }
+}
+
+bool Allocator::promise(std::uint64_t blocks, journal::Policy policy) {
+  LockGuard lock(mutex_);
+  Layout& layout = layout_of(policy);
+  if (layout.lanes.empty() || !fits(layout, blocks, blocks)) return false;
+  promised_blocks_ += blocks;
+  return true;
+}
+
+void Allocator::note_promised(std::uint64_t blocks) {
+  LockGuard lock(mutex_);
+  promised_blocks_ += blocks;
+}
+
+void Allocator::unpromise(std::uint64_t blocks) {
+  LockGuard lock(mutex_);
+  DFS_ASSERT(promised_blocks_ >= blocks);
+  promised_blocks_ -= blocks;
+}
+
+}  // namespace dynamicfs::extent

@@ -1,0 +1,181 @@
+// Which blocks are free, and who gets them.
+//
+// Write points  For every policy in use there are as many lanes as healthy disks, each with an open
+//               chunk for large and one for small writes. Large writes go to the lanes in turn, so
+//               that a sequential file lies on all disks, and stay in one piece; small writes
+//               choose their lane by file and window and are placed next to each other. What a
+//               large lane leaves at the end of its chunk is used by small ones.
+// Full          When no chunk can be opened any more, holes of partly live chunks are filled, and
+// in
+//               the end a large write is cut into what there is: "no space" is the exact truth.
+// Reserve       On every disk some slots are kept for metadata runs; of the rest some blocks are
+// kept
+//               for writes that replace what is there (they give back as much, only later).
+// Threads       Every method may be called from any thread.
+// Locks         One mutex, a leaf. Where a chunk is opened or removed its record is appended under
+//               it, so the caller is inside a ChangeScope.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "base/mutex.hpp"
+#include "base/result.hpp"
+#include "extent/chunk.hpp"
+#include "extent/extent_map.hpp"
+#include "extent/pending_space.hpp"
+#include "extent/placement.hpp"
+#include "extent/pool_view.hpp"
+#include "extent/slot_map.hpp"
+#include "extent/store_metrics.hpp"
+
+namespace dynamicfs::extent {
+
+// Writes of at least this many blocks (64 KiB) are large.
+inline constexpr std::uint32_t kLargeBlocks = 16;
+
+// Where the records of chunks go.
+class ChunkLog {
+ public:
+  virtual ~ChunkLog() = default;
+  virtual void append(const ChunkPut& change) = 0;
+  virtual Lsn append(const ChunkRemove& change) = 0;
+};
+
+class Allocator {
+ public:
+  struct Request {
+    InodeId inode;
+    FileBlock first;
+    journal::Policy policy;
+    std::uint32_t blocks = 0;
+    // May use the reserve: as many blocks will be given back.
+    std::uint32_t replaced_blocks = 0;
+  };
+  enum class Outcome : std::uint8_t {
+    kDone,
+    kNeedsChunk,  // call again with a log
+    kNoSpace,
+  };
+
+  Allocator(ChunkTable& chunks, ReadRegistry& reads, AllocatorMetrics& metrics);
+  ~Allocator();
+
+  // ---- Recovery
+  // ----------------------------------------------------------------------------------
+  Result<void> load(const ChunkPut& change);
+  Result<void> load(const ChunkRemove& change);
+  void keep_run(const journal::Manifest& manifest);
+  Result<void> note_live(ChunkId chunk, std::uint32_t block, std::uint32_t count);
+  // Everything not noted is free from now on.
+  void start();
+
+  // ---- Membership
+  // -------------------------------------------------------------------------------- `full` are
+  // disks whose host file system has no space: they take no new slots for now.
+  void set_disks(std::shared_ptr<const PoolView> view, std::vector<DiskId> full);
+
+  // ---- Space
+  // ------------------------------------------------------------------------------------- Appends
+  // pieces to `out`, neighbours merged. Without a log no chunk is opened.
+  Outcome allocate(const Request& request, ChunkLog* log, std::vector<Piece>& out);
+  // Blocks that were never published: reusable at once.
+  void discard(std::span<const Piece> pieces);
+  // Blocks that the record `lsn` has freed.
+  void free(std::span<const Piece> pieces, Lsn lsn);
+  bool promise(std::uint64_t blocks, journal::Policy policy);
+  void note_promised(std::uint64_t blocks);
+  void unpromise(std::uint64_t blocks);
+
+  // ---- Reuse
+  // ------------------------------------------------------------------------------------- Releases
+  // what is safe by now; true if there was anything.
+  bool advance(Lsn covered);
+  bool has_pending() const;
+  std::size_t empty_chunks() const;
+  // Removes up to `count` sealed chunks without live blocks.
+  void remove_empty(std::size_t count, ChunkLog& log);
+
+  // ---- Runs
+  // --------------------------------------------------------------------------------------
+  std::optional<SlotId> take_run_slot(DiskId disk);
+  void drop_run_slots(DiskId disk, std::span<const SlotId> slots);
+  void retire_run(const journal::Manifest& old, Lsn lsn);
+  std::vector<DiskId> run_disks(std::size_t copies) const;
+
+  // ---- Reports
+  // -----------------------------------------------------------------------------------
+  struct Space {
+    std::uint64_t usable_blocks = 0;
+    std::uint64_t free_blocks = 0;
+    std::uint64_t pending_blocks = 0;
+    std::uint64_t promised_blocks = 0;
+    std::uint64_t reserve_blocks = 0;
+    std::uint64_t degraded_chunks = 0;
+    std::vector<std::pair<DiskId, std::uint64_t>> used_slots;
+  };
+  Space space(journal::Policy policy) const;
+  std::vector<ChunkPut> chunks() const;
+
+ private:
+  struct Lane {
+    Chunk* large = nullptr;
+    Chunk* small = nullptr;
+  };
+  struct Layout;
+  struct DiskSpace {
+    bool writable = false;            // healthy, and its host has space
+    std::uint32_t run_slots = 0;      // of the current run
+    std::uint32_t new_run_slots = 0;  // of the run that is being written
+    std::uint32_t pending_slots = 0;
+  };
+
+  Layout& layout_of(journal::Policy policy) DFS_REQUIRES(mutex_);
+  const Layout* find_layout(journal::Policy policy) const DFS_REQUIRES(mutex_);
+  std::size_t width_of(journal::Policy policy) const DFS_REQUIRES(mutex_);
+  std::uint32_t reserved_slots(DiskId disk) const DFS_REQUIRES(mutex_);
+  std::vector<Candidate> candidates(bool with_pending, bool with_reserve) const
+      DFS_REQUIRES(mutex_);
+  std::uint64_t available_blocks(Layout& layout) DFS_REQUIRES(mutex_);
+  std::uint64_t overwrite_reserve(journal::Policy policy) const DFS_REQUIRES(mutex_);
+  bool can_open(Layout& layout) DFS_REQUIRES(mutex_);
+  bool fits(Layout& layout, std::uint64_t fresh_blocks, std::uint64_t blocks) DFS_REQUIRES(mutex_);
+  Chunk& open(Layout& layout, ChunkLog& log) DFS_REQUIRES(mutex_);
+  void seal(Layout& layout, Chunk*& chunk, bool has_long_tail) DFS_REQUIRES(mutex_);
+  void note_if_empty(Chunk& chunk) DFS_REQUIRES(mutex_);
+  void take(Layout& layout, Chunk& chunk, std::uint32_t block, std::uint32_t count,
+            std::vector<Piece>& out) DFS_REQUIRES(mutex_);
+  bool take_run(Layout& layout, Chunk& chunk, std::uint32_t count, std::vector<Piece>& out)
+      DFS_REQUIRES(mutex_);
+  std::uint32_t take_some(Layout& layout, Chunk& chunk, std::uint32_t count,
+                          std::vector<Piece>& out) DFS_REQUIRES(mutex_);
+  void fill_holes(Layout& layout, Lane& lane, std::uint32_t count, std::vector<Piece>& out)
+      DFS_REQUIRES(mutex_);
+  void give(Chunk& chunk, std::uint32_t block, std::uint32_t count) DFS_REQUIRES(mutex_);
+  void judge(Chunk& chunk) DFS_REQUIRES(mutex_);
+  void slots_changed() DFS_REQUIRES(mutex_);
+
+  // Own synchronisation.
+  ChunkTable& chunks_;
+  ReadRegistry& reads_;
+  AllocatorMetrics& metrics_;
+
+  mutable Mutex mutex_;
+  bool started_ DFS_GUARDED_BY(mutex_) = false;
+  std::shared_ptr<const PoolView> view_ DFS_GUARDED_BY(mutex_);
+  SlotMap slots_ DFS_GUARDED_BY(mutex_);
+  std::vector<DiskSpace> disks_ DFS_GUARDED_BY(mutex_);  // by id
+  std::vector<std::unique_ptr<Layout>> layouts_ DFS_GUARDED_BY(mutex_);
+  std::vector<ChunkId> empty_ DFS_GUARDED_BY(mutex_);
+  PendingSpace pending_ DFS_GUARDED_BY(mutex_);
+  std::uint64_t pending_blocks_ DFS_GUARDED_BY(mutex_) = 0;
+  std::uint64_t pending_slots_ DFS_GUARDED_BY(mutex_) = 0;
+  std::uint64_t promised_blocks_ DFS_GUARDED_BY(mutex_) = 0;
+  std::uint64_t degraded_chunks_ DFS_GUARDED_BY(mutex_) = 0;
+  std::uint64_t slots_version_ DFS_GUARDED_BY(mutex_) = 1;
+  std::uint32_t next_chunk_ DFS_GUARDED_BY(mutex_) = 1;
+};
+
+}  // namespace dynamicfs::extent

@@ -1,0 +1,323 @@
+// The other half of the allocator: recovery, membership, runs and reports.
+#include <algorithm>
+
+#include "base/assert.hpp"
+#include "base/log.hpp"
+#include "extent/allocator_layout.hpp"
+
+namespace dynamicfs::extent {
+namespace {
+
+// Kept on every disk for metadata runs: 1.5 % of it, at least two slots, and at least room for the
+// next run to be as large as the current one. Together with the blocks kept for overwriting about
+// 2 %, a guess between ext4's 5 % and what tests of full pools turned out to need.
+constexpr std::uint64_t kRunReserveDivisor = 67;
+constexpr std::uint32_t kRunReserveSlotsMin = 2;
+// Kept of what a policy can hold, for writes that replace blocks: 0.5 %, at least two windows.
+constexpr std::uint64_t kOverwriteReserveDivisor = 200;
+constexpr std::uint64_t kOverwriteReserveBlocksMin = 2 * kWindowBlocks;
+
+// Small writes to an erasure-coded file go to replicas that survive as many lost disks.
+journal::Policy write_policy(journal::Policy policy) {
+  if (policy.kind == journal::Policy::Kind::kReplica) return policy;
+  return {.copies_or_data = static_cast<std::uint8_t>(policy.parity + 1)};
+}
+
+}  // namespace
+
+Allocator::Layout& Allocator::layout_of(journal::Policy policy) {
+  policy = write_policy(policy);
+  for (const auto& layout : layouts_) {
+    if (layout->policy == policy) return *layout;
+  }
+  auto fresh = std::make_unique<Layout>();
+  fresh->policy = policy;
+  if (started_) fresh->lanes.resize(view_->healthy->size());
+  fresh->overwrite_reserve_blocks = overwrite_reserve(policy);
+  layouts_.push_back(std::move(fresh));
+  return *layouts_.back();
+}
+
+const Allocator::Layout* Allocator::find_layout(journal::Policy policy) const {
+  policy = write_policy(policy);
+  for (const auto& layout : layouts_) {
+    if (layout->policy == policy) return layout.get();
+  }
+  return nullptr;
+}
+
+// How many places a new chunk gets: as the policy says, or one on each disk that is left.
+std::size_t Allocator::width_of(journal::Policy policy) const {
+  const std::size_t healthy = view_->healthy != nullptr ? view_->healthy->size() : 0;
+  return std::min<std::size_t>(write_policy(policy).copies_or_data, healthy);
+}
+
+std::uint32_t Allocator::reserved_slots(DiskId disk) const {
+  const DiskSpace& space = disks_[disk.raw];
+  const std::uint32_t wanted =
+      std::max({kRunReserveSlotsMin,
+                static_cast<std::uint32_t>(ceil_div(slots_.total(disk), kRunReserveDivisor)),
+                space.run_slots + 1});
+  // What a run being written has taken was taken from the reserve.
+  return wanted > space.new_run_slots ? wanted - space.new_run_slots : 0;
+}
+
+// The disks that can take new chunks, with what they have for them. `with_pending`: as if
+// everything pending were free; `with_reserve`: without what is kept for runs.
+std::vector<Candidate> Allocator::candidates(bool with_pending, bool with_reserve) const {
+  std::vector<Candidate> out;
+  for (std::size_t id = 0; id < disks_.size(); ++id) {
+    const DiskSpace& space = disks_[id];
+    if (!space.writable) continue;
+    const DiskId disk{static_cast<std::uint16_t>(id)};
+    const std::uint32_t free = slots_.free(disk) + (with_pending ? space.pending_slots : 0);
+    const std::uint32_t kept = with_reserve ? reserved_slots(disk) : 0;
+    out.push_back({.disk = disk, .free_slots = free > kept ? free - kept : 0});
+  }
+  return out;
+}
+
+std::uint64_t Allocator::overwrite_reserve(journal::Policy policy) const {
+  std::vector<Candidate> all;
+  for (std::size_t id = 0; id < disks_.size(); ++id) {
+    const DiskId disk{static_cast<std::uint16_t>(id)};
+    if (disks_[id].writable) all.push_back({.disk = disk, .free_slots = slots_.total(disk)});
+  }
+  const std::uint64_t blocks = chunks_that_fit(all, width_of(policy)) * kSlotBlocks;
+  return std::max(kOverwriteReserveBlocksMin, blocks / kOverwriteReserveDivisor);
+}
+
+void Allocator::slots_changed() { ++slots_version_; }
+
+// ---- Recovery
+// ------------------------------------------------------------------------------------
+
+Result<void> Allocator::load(const ChunkPut& change) {
+  LockGuard lock(mutex_);
+  const Error invalid = error(Code::kFormatInvalid, change.chunk.raw);
+  if (change.layout.kind != journal::Policy::Kind::kReplica) {
+    return error(Code::kNotSupported, change.chunk.raw);
+  }
+  next_chunk_ = std::max(next_chunk_, change.chunk.raw + 1);
+  if (const Chunk* const known = chunks_.find(change.chunk)) {
+    if (known->layout == change.layout && known->places == change.places) return {};
+    return invalid;
+  }
+  for (const Place& place : change.places) {
+    if (!slots_.take(place.disk, place.slot)) return invalid;
+  }
+  chunks_.add(change);
+  return {};
+}
+
+Result<void> Allocator::load(const ChunkRemove& change) {
+  LockGuard lock(mutex_);
+  next_chunk_ = std::max(next_chunk_, change.chunk.raw + 1);
+  const Chunk* const chunk = chunks_.find(change.chunk);
+  if (chunk == nullptr) return error(Code::kFormatInvalid, change.chunk.raw);
+  for (const Place& place : chunk->places) slots_.give_back(place.disk, place.slot);
+  chunks_.erase(change.chunk);
+  return {};
+}
+
+void Allocator::keep_run(const journal::Manifest& manifest) {
+  LockGuard lock(mutex_);
+  for (const journal::RunCopy& copy : manifest.copies) {
+    for (const SlotId slot : copy.slots) {
+      if (!slots_.take(copy.disk, slot)) {
+        log_error("slot {} of disk {} belongs to a metadata run and to something else", slot,
+                  copy.disk);
+        continue;
+      }
+      ++disks_[copy.disk.raw].run_slots;
+    }
+  }
+  slots_changed();
+}
+
+Result<void> Allocator::note_live(ChunkId id, std::uint32_t block, std::uint32_t count) {
+  LockGuard lock(mutex_);
+  Chunk* const chunk = chunks_.find(id);
+  if (chunk == nullptr || count == 0 || block + count > kSlotBlocks) {
+    return error(Code::kFormatInvalid, id.raw);
+  }
+  const bool twice = chunk->used.next_set(block) < block + count;
+  if (twice) return error(Code::kFormatInvalid, id.raw);
+  chunk->used.set(block, count);
+  chunk->used_blocks = static_cast<std::uint16_t>(chunk->used_blocks + count);
+  return {};
+}
+
+void Allocator::start() {
+  std::shared_ptr<const PoolView> view;
+  {
+    LockGuard lock(mutex_);
+    started_ = true;
+    chunks_.for_each([](Chunk& chunk) {
+      // What was used before the mount is not known: taking a block counts as reuse.
+      chunk.high_water = kSlotBlocks;
+      chunk.cursor = 0;
+    });
+    view = view_;
+  }
+  set_disks(view, {});
+  LockGuard lock(mutex_);
+  chunks_.for_each([&](Chunk& chunk) { note_if_empty(chunk); });
+}
+
+// ---- Membership
+// ----------------------------------------------------------------------------------
+
+// Derives what depends on the disks: whether the chunk may be filled, and in which list it is.
+void Allocator::judge(Chunk& chunk) {
+  Layout& layout = layout_of(chunk.layout);
+  if (chunk.fillable) {
+    layout.free_blocks -= chunk.free_blocks();
+    layout.pending_blocks -= chunk.pending_blocks;
+  }
+  if (chunk.degraded) --degraded_chunks_;
+  if (chunk.list != nullptr) chunk.list->remove(chunk);
+  std::size_t readable = 0;
+  bool writable = true;
+  for (const Place& place : chunk.places) {
+    readable += view_->is_healthy(place.disk) ? 1 : 0;
+    writable &= disks_[place.disk.raw].writable;
+  }
+  chunk.degraded = readable < chunk.layout.copies_or_data;
+  chunk.fillable = writable && chunk.places.size() >= width_of(chunk.layout);
+  if (chunk.degraded) ++degraded_chunks_;
+  if (chunk.fillable) {
+    layout.free_blocks += chunk.free_blocks();
+    layout.pending_blocks += chunk.pending_blocks;
+    if (chunk.state == ChunkState::kSealed && chunk.free_blocks() > 0)
+      layout.partial.push_back(chunk);
+  }
+}
+
+void Allocator::set_disks(std::shared_ptr<const PoolView> view, std::vector<DiskId> full) {
+  LockGuard lock(mutex_);
+  view_ = std::move(view);
+  if (view_->disks.size() > disks_.size()) disks_.resize(view_->disks.size());
+  for (std::size_t i = 0; i < view_->disks.size(); ++i) {
+    const DiskId disk{static_cast<std::uint16_t>(i)};
+    slots_.add_disk(disk, view_->disks[i].slots);
+    disks_[i].writable =
+        view_->is_healthy(disk) && std::find(full.begin(), full.end(), disk) == full.end();
+  }
+  slots_changed();
+  if (!started_) return;
+  const std::size_t lanes = view_->healthy->size();
+  for (const auto& layout : layouts_) {
+    layout->overwrite_reserve_blocks = overwrite_reserve(layout->policy);
+  }
+  chunks_.for_each([&](Chunk& chunk) {
+    if (chunk.state != ChunkState::kRemoved) judge(chunk);
+  });
+  for (const auto& layout : layouts_) {
+    for (std::size_t i = 0; i < layout->lanes.size(); ++i) {
+      for (Chunk** const chunk : {&layout->lanes[i].large, &layout->lanes[i].small}) {
+        if (*chunk != nullptr && (!(*chunk)->fillable || i >= lanes)) seal(*layout, *chunk, false);
+      }
+    }
+    layout->lanes.resize(lanes);
+  }
+}
+
+// ---- Runs
+// ----------------------------------------------------------------------------------------
+
+std::optional<SlotId> Allocator::take_run_slot(DiskId disk) {
+  LockGuard lock(mutex_);
+  const std::optional<SlotId> slot = slots_.take_lowest(disk);
+  if (slot) {
+    ++disks_[disk.raw].new_run_slots;
+    slots_changed();
+  }
+  return slot;
+}
+
+void Allocator::drop_run_slots(DiskId disk, std::span<const SlotId> slots) {
+  LockGuard lock(mutex_);
+  for (const SlotId slot : slots) {
+    slots_.give_back(disk, slot);
+    DFS_ASSERT(disks_[disk.raw].new_run_slots > 0);
+    --disks_[disk.raw].new_run_slots;
+  }
+  slots_changed();
+}
+
+void Allocator::retire_run(const journal::Manifest& old, Lsn lsn) {
+  LockGuard lock(mutex_);
+  for (const journal::RunCopy& copy : old.copies) {
+    DiskSpace& space = disks_[copy.disk.raw];
+    for (const SlotId slot : copy.slots) {
+      if (!slots_.is_taken(copy.disk, slot)) continue;  // keep_run() has complained
+      pending_.add({.kind = PendingEntry::Kind::kRunSlot,
+                    .lsn = lsn,
+                    .chunk = {},
+                    .disk = copy.disk,
+                    .slot = slot});
+      ++space.pending_slots;
+      ++pending_slots_;
+    }
+  }
+  // The run that was being written is the current one now.
+  for (DiskSpace& space : disks_) space.run_slots = std::exchange(space.new_run_slots, 0);
+  slots_changed();
+}
+
+std::vector<DiskId> Allocator::run_disks(std::size_t copies) const {
+  LockGuard lock(mutex_);
+  std::vector<DiskId> disks = *view_->healthy;
+  std::stable_sort(disks.begin(), disks.end(),
+                   [&](DiskId a, DiskId b) { return slots_.free(a) > slots_.free(b); });
+  if (disks.size() > copies) disks.resize(copies);
+  return disks;
+}
+
+// ---- Reports
+// -------------------------------------------------------------------------------------
+
+Allocator::Space Allocator::space(journal::Policy policy) const {
+  LockGuard lock(mutex_);
+  Space out;
+  const std::size_t width = width_of(policy);
+  std::vector<Candidate> all;
+  for (std::size_t id = 0; id < disks_.size(); ++id) {
+    const DiskId disk{static_cast<std::uint16_t>(id)};
+    if (view_->is_healthy(disk)) all.push_back({.disk = disk, .free_slots = slots_.total(disk)});
+    if (slots_.total(disk) == 0) continue;
+    out.used_slots.emplace_back(disk,
+                                slots_.total(disk) - slots_.free(disk) - disks_[id].pending_slots);
+  }
+  out.usable_blocks = chunks_that_fit(all, width) * kSlotBlocks;
+  std::uint64_t in_chunks = 0;
+  const std::uint64_t overwrite_blocks = overwrite_reserve(policy);
+  if (const Layout* const layout = find_layout(policy)) {
+    in_chunks = layout->free_blocks + layout->pending_blocks;
+  }
+  const std::uint64_t everything =
+      in_chunks + chunks_that_fit(candidates(true, false), width) * kSlotBlocks;
+  const std::uint64_t for_data =
+      in_chunks + chunks_that_fit(candidates(true, true), width) * kSlotBlocks;
+  const auto minus = [](std::uint64_t a, std::uint64_t b) { return a > b ? a - b : 0; };
+  out.promised_blocks = promised_blocks_;
+  out.free_blocks = minus(everything, promised_blocks_);
+  out.reserve_blocks = out.free_blocks - minus(minus(for_data, overwrite_blocks), promised_blocks_);
+  out.pending_blocks = pending_blocks_ + pending_slots_ * kSlotBlocks;
+  out.degraded_chunks = degraded_chunks_;
+  return out;
+}
+
+std::vector<ChunkPut> Allocator::chunks() const {
+  LockGuard lock(mutex_);
+  std::vector<ChunkPut> out;
+  out.reserve(chunks_.size());
+  chunks_.for_each([&](const Chunk& chunk) {
+    if (chunk.state == ChunkState::kRemoved) return;
+    out.push_back({.chunk = chunk.id, .layout = chunk.layout, .places = chunk.places});
+  });
+  return out;
+}
+
+}  // namespace dynamicfs::extent

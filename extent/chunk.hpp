@@ -1,0 +1,130 @@
+// A chunk in memory: where it lies (fixed) and which of its blocks are in use (the allocator's).
+// ChunkTable finds it by id without a lock.
+#pragma once
+
+#include <array>
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include "base/ids.hpp"
+#include "extent/extent_format.hpp"
+
+namespace dynamicfs::extent {
+
+// One bit per block of a slot.
+class BlockBitmap {
+ public:
+  bool test(std::uint32_t block) const { return (words_[block / 64] >> block % 64 & 1) != 0; }
+  // All of [first, first + count) must be clear, respectively set.
+  void set(std::uint32_t first, std::uint32_t count);
+  void clear(std::uint32_t first, std::uint32_t count);
+  // The first clear bit at or behind `from`; kSlotBlocks if there is none. The same for a set one.
+  std::uint32_t next_clear(std::uint32_t from) const { return next(from, ~std::uint64_t{0}); }
+  std::uint32_t next_set(std::uint32_t from) const { return next(from, 0); }
+  // The start of the first run of `count` clear bits within [from, to).
+  std::optional<std::uint32_t> find_clear_run(std::uint32_t from, std::uint32_t to,
+                                              std::uint32_t count) const;
+
+ private:
+  std::uint32_t next(std::uint32_t from, std::uint64_t invert) const;
+  template <class F>
+  void each_word(std::uint32_t first, std::uint32_t count, F change);
+  std::array<std::uint64_t, kSlotBlocks / 64> words_{};
+};
+
+enum class ChunkState : std::uint8_t {
+  kSealed,   // no write point uses it; may be in a list of chunks with room
+  kOpen,     // a write point's
+  kRemoved,  // its ChunkRemove is appended; the slots are pending
+};
+
+struct ChunkList;
+
+struct Chunk {
+  // Fixed.
+  ChunkId id;
+  journal::Policy layout;
+  std::vector<Place> places;
+
+  // The allocator's, under its mutex.
+  BlockBitmap used;  // holds data, is being written, or is pending
+  std::uint16_t used_blocks = 0;
+  std::uint16_t pending_blocks = 0;  // of the used: freed, not yet to be reused (INV-3)
+  std::uint16_t cursor = 0;          // where the last allocation ended
+  std::uint16_t high_water = 0;      // blocks from here on have never been used
+  ChunkState state = ChunkState::kSealed;
+  bool fillable = false;  // every place can be written and there are as many as there should be
+  bool degraded = false;  // fewer readable places than its layout asks for
+  bool empty_noted = false;
+  ChunkList* list = nullptr;
+  Chunk* previous = nullptr;
+  Chunk* next = nullptr;
+
+  std::uint32_t free_blocks() const {
+    return static_cast<std::uint32_t>(kSlotBlocks) - used_blocks;
+  }
+  std::uint32_t live_blocks() const {
+    return used_blocks - static_cast<std::uint32_t>(pending_blocks);
+  }
+};
+
+// Chunks linked through themselves: a chunk is in at most one list.
+struct ChunkList {
+  Chunk* head = nullptr;
+  Chunk* tail = nullptr;
+  void push_back(Chunk& chunk);
+  void push_front(Chunk& chunk);
+  void remove(Chunk& chunk);
+};
+
+// Owns the chunks of a pool. find() may run beside everything else and returns what add()
+// published; the chunk stays valid while a read is registered that found its id in a mapping (it is
+// freed only behind INV-3).
+class ChunkTable {
+ public:
+  ChunkTable();
+  ~ChunkTable();
+  ChunkTable(const ChunkTable&) = delete;
+  ChunkTable& operator=(const ChunkTable&) = delete;
+
+  Chunk* find(ChunkId id) const;
+
+  // The rest is for the holder of the allocator's mutex.
+  Chunk& add(ChunkPut change);  // the id must be new
+  void erase(ChunkId id);
+  std::size_t size() const { return size_; }
+  // Ascending.
+  template <class F>
+  void for_each(F each) const {
+    for (const auto& group : groups_) {
+      const Group* const present = group.load(std::memory_order_acquire);
+      if (present == nullptr) continue;
+      for (const auto& leaf : present->leaves) {
+        const Leaf* const slots = leaf.load(std::memory_order_acquire);
+        if (slots == nullptr) continue;
+        for (const auto& slot : slots->chunks) {
+          if (Chunk* const chunk = slot.load(std::memory_order_acquire)) each(*chunk);
+        }
+      }
+    }
+  }
+
+ private:
+  // Three levels of the 32-bit id. Ids are never reused, so leaves of dead chunks stay behind: 8
+  // bytes for 4 MiB written, until the next mount.
+  static constexpr unsigned kLeafBits = 11;
+  static constexpr unsigned kGroupBits = 11;
+  struct Leaf {
+    std::array<std::atomic<Chunk*>, std::size_t{1} << kLeafBits> chunks{};
+  };
+  struct Group {
+    std::array<std::atomic<Leaf*>, std::size_t{1} << kGroupBits> leaves{};
+  };
+  std::array<std::atomic<Group*>, std::size_t{1} << (32 - kLeafBits - kGroupBits)> groups_{};
+  std::size_t size_ = 0;
+};
+
+}  // namespace dynamicfs::extent

@@ -1,0 +1,58 @@
+// What has been freed and may not be reused yet (INV-3), in the order of release:
+//
+//   uncovered  the record that freed it, and a later header that says so, are not yet durable
+//   arriving   a read may have copied its mapping and not yet pinned its disks
+//   reading    a read may be under way on one of its disks
+//
+// Threads  None of its own; the allocator's mutex.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <deque>
+#include <vector>
+
+#include "extent/chunk.hpp"
+#include "extent/read_registry.hpp"
+
+namespace dynamicfs::extent {
+
+struct PendingEntry {
+  enum class Kind : std::uint8_t {
+    kBlocks,      // blocks of a chunk
+    kChunkSlots,  // all slots of a removed chunk
+    kRunSlot,     // a slot of a replaced run
+  };
+  Kind kind = Kind::kBlocks;
+  Lsn lsn;  // of the record that freed it
+  ChunkId chunk;
+  std::uint16_t block = 0;
+  std::uint16_t count = 0;
+  DiskId disk;
+  SlotId slot;
+};
+
+class PendingSpace {
+ public:
+  void add(const PendingEntry& entry) { uncovered_.push_back(entry); }
+  // Moves everything on as far as it may go; returns what is free now. Blocks of chunks that are
+  // gone from `chunks` went with them and are dropped.
+  std::vector<PendingEntry> advance(Lsn covered, ReadRegistry& reads, const ChunkTable& chunks);
+  bool empty() const { return uncovered_.empty() && arriving_.empty() && reading_.empty(); }
+
+ private:
+  struct Arriving {
+    std::uint64_t epoch = 0;
+    std::vector<PendingEntry> entries;
+  };
+  struct Reading {
+    std::array<std::uint64_t, ReadRegistry::kTrackers> epochs{};
+    std::vector<PendingEntry> entries;
+  };
+  // About in the order of their LSNs: a neighbour may come a little late, then it waits a little.
+  std::deque<PendingEntry> uncovered_;
+  std::deque<Arriving> arriving_;
+  std::vector<Reading> reading_;
+};
+
+}  // namespace dynamicfs::extent

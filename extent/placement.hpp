@@ -1,0 +1,46 @@
+// On which disks the next chunk goes: arithmetic only.
+//
+// Two aims. Equal disks are used in turn, so that a sequential file lies on all of them; and
+// unequal disks fill in proportion, such that no space is left that another order could have used:
+// usable(r = 2) = min(sum / 2, sum - largest).
+//
+// Method  Smooth weighted round robin (as in nginx), weighted by free slots: each choice adds to
+// every
+//         disk's credit what it has free and takes from the chosen ones. A choice that would leave
+//         less than the best reachable number of chunks is corrected, see choose().
+// Threads None of its own; the allocator's mutex.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "base/ids.hpp"
+
+namespace dynamicfs::extent {
+
+struct Candidate {
+  DiskId disk;
+  std::uint64_t free_slots = 0;
+};
+
+// How many chunks of `width` slots on different disks fit in all.
+std::uint64_t chunks_that_fit(std::span<const Candidate> disks, std::size_t width);
+
+class Placement {
+ public:
+  // `width` different disks for one more chunk, or none when none fits. Afterwards exactly
+  // chunks_that_fit() - 1 still fit. Deterministic.
+  std::vector<DiskId> choose(std::span<const Candidate> disks, std::size_t width);
+
+ private:
+  struct Credit {
+    std::int64_t credit = 0;
+  };
+  Credit& credit_of(DiskId disk);
+
+  std::vector<Credit> credits_;  // by disk id
+  std::size_t rotation_ = 0;
+};
+
+}  // namespace dynamicfs::extent

@@ -1,0 +1,326 @@
+// Reading: copy the mappings of one instant, read the best copies, verify, fail over, repair.
+#include <algorithm>
+
+#include "base/assert.hpp"
+#include "base/crc32c.hpp"
+#include "base/log.hpp"
+#include "extent/store_impl.hpp"
+#include "extent/write_path.hpp"
+
+namespace dynamicfs::extent {
+
+// Consecutive blocks of the file that are consecutive in one chunk.
+struct Fetch {
+  std::uint32_t at = 0;  // index of the first block in `out`
+  std::uint32_t count = 0;
+  const Chunk* chunk = nullptr;
+  std::uint32_t block = 0;      // in the chunk
+  std::uint32_t crc_index = 0;  // into MappingSet::crcs
+  Generation generation;        // the newest of its extents
+  std::size_t place = 0;        // the copy asked now
+  std::uint64_t tried = 0;      // a bit per place
+  std::uint64_t bad = 0;  // of the tried: the copy is wrong or unreadable and can be rewritten
+};
+static_assert(journal::kDisksMax <= 64, "Fetch::tried has one bit per place");
+
+struct ReadPlan {
+  explicit ReadPlan(ReadRegistry& reads) : pins(reads) {}
+  ReadPins pins;
+  MappingSet set;
+  FileBlock first;
+  std::span<std::byte> out;
+  std::vector<Fetch> fetches;
+  std::vector<Fetch> repairs;  // read well in the end, with bad copies
+};
+
+namespace {
+
+constexpr unsigned kOptimisticTries = 3;
+// A read that finds a checksum stale looks again; more often than this it is no race.
+constexpr unsigned kStaleTries = 3;
+
+std::span<std::byte> part(const ReadPlan& plan, const Fetch& fetch) {
+  return plan.out.subspan(fetch.at * kBlockBytes, fetch.count * kBlockBytes);
+}
+
+// One fetch per run of blocks, zeros where there is no data.
+Result<void> make_fetches(const ChunkTable& chunks, ReadPlan& plan) {
+  const auto zero = [&](std::uint64_t from, std::uint64_t to) {
+    const auto bytes = plan.out.subspan(from * kBlockBytes, (to - from) * kBlockBytes);
+    std::fill(bytes.begin(), bytes.end(), std::byte{0});
+  };
+  std::uint64_t done = 0;
+  for (const Mapping& mapping : plan.set.mappings) {
+    if (mapping.kind != MappingKind::kData) continue;
+    if (mapping.encoding != Encoding::kPlain) return Code::kNotSupported;
+    const std::uint64_t at = mapping.first.raw - plan.first.raw;
+    zero(done, at);
+    done = at + mapping.count;
+    if (!plan.fetches.empty()) {
+      Fetch& before = plan.fetches.back();
+      if (before.at + before.count == at && before.chunk->id == mapping.chunk &&
+          before.block + before.count == mapping.block) {
+        before.count += mapping.count;
+        before.generation = std::max(before.generation, mapping.generation);
+        continue;
+      }
+    }
+    Fetch fetch;
+    fetch.at = static_cast<std::uint32_t>(at);
+    fetch.count = mapping.count;
+    fetch.chunk = chunks.find(mapping.chunk);
+    fetch.block = mapping.block;
+    fetch.crc_index = mapping.crc_index;
+    fetch.generation = mapping.generation;
+    // note_live() has refused mappings without a chunk.
+    if (fetch.chunk == nullptr) return error(Code::kFormatInvalid, mapping.chunk.raw);
+    plan.fetches.push_back(fetch);
+  }
+  zero(done, plan.out.size() / kBlockBytes);
+  return {};
+}
+
+bool may_lack(const PoolView::DiskEntry& disk, Generation generation) {
+  return disk.stale_since.raw != 0 && generation.raw > disk.stale_since.raw;
+}
+
+// How much each disk has to do, with what this read adds.
+class Loads {
+ public:
+  std::int64_t of(DiskId id, const scheduler::Disk& disk) {
+    for (const auto& [known, load] : loads_) {
+      if (known == id) return load;
+    }
+    std::int64_t load = 0;
+    for (const scheduler::ClassMetrics& of_class : disk.metrics().classes) {
+      load += of_class.queued.load(std::memory_order_relaxed) +
+              of_class.in_flight.load(std::memory_order_relaxed);
+    }
+    loads_.emplace_back(id, load);
+    return load;
+  }
+  void add(DiskId id) {
+    for (auto& [known, load] : loads_) {
+      if (known == id) ++load;
+    }
+  }
+
+ private:
+  std::vector<std::pair<DiskId, std::int64_t>> loads_;
+};
+
+// Chooses a copy that was not tried yet: not from a disk that may lack it, then from the one with
+// least to do; equal ones share a sequential file in turns of 64 blocks. False if none is left.
+bool choose_place(const PoolView& disks, Fetch& fetch, Loads& loads) {
+  const std::vector<Place>& places = fetch.chunk->places;
+  bool found = false;
+  bool best_lacks = false;
+  std::int64_t best_load = 0;
+  for (std::size_t i = 0; i < places.size(); ++i) {
+    const std::size_t place = (fetch.chunk->id.raw + fetch.block / 64 + i) % places.size();
+    if ((fetch.tried >> place & 1) != 0) continue;
+    const PoolView::DiskEntry* const entry = disks.find(places[place].disk);
+    if (entry == nullptr || entry->disk == nullptr) continue;
+    const bool lacks = may_lack(*entry, fetch.generation);
+    const std::int64_t load = places.size() > 1 ? loads.of(places[place].disk, *entry->disk) : 0;
+    if (found && (lacks != best_lacks ? lacks : load >= best_load)) continue;
+    found = true;
+    fetch.place = place;
+    best_lacks = lacks;
+    best_load = load;
+  }
+  if (found) loads.add(places[fetch.place].disk);
+  return found;
+}
+
+}  // namespace
+
+Task<Result<void>> Store::Impl::read(const FileMap& map, InodeId inode, FileBlock first,
+                                     std::span<std::byte> out, scheduler::IoClass io_class) {
+  DFS_ASSERT(out.size() % kBlockBytes == 0);
+  if (out.empty()) co_return Result<void>{};
+  for (unsigned attempt = 1;; ++attempt) {
+    bool changed = false;
+    const auto result = co_await read_once(map, inode, first, out, io_class, &changed);
+    if (!changed) co_return result;
+    if (attempt == kStaleTries) co_return error(Code::kCorrupt, first.raw);
+    metrics.read_retries.add();
+  }
+}
+
+void Store::Impl::copy_mappings(const FileMap& map, InodeId inode, FileBlock first,
+                                std::uint64_t count, MappingSet& set) {
+  for (unsigned attempt = 0; attempt < kOptimisticTries; ++attempt) {
+    if (map.try_snapshot(first, count, set)) {
+      metrics.reads_optimistic.add();
+      return;
+    }
+    metrics.read_retries.add();
+  }
+  metrics.read_fallbacks.add();
+  const auto guard = locks.lock(inode, first, count);
+  map.snapshot(first, count, set);
+}
+
+Task<Result<void>> Store::Impl::read_once(const FileMap& map, InodeId inode, FileBlock first,
+                                          std::span<std::byte> out, scheduler::IoClass io_class,
+                                          bool* changed) {
+  const std::shared_ptr<const PoolView> disks = look();
+  ReadPlan plan(reads);
+  plan.first = first;
+  plan.out = out;
+  copy_mappings(map, inode, first, out.size() / kBlockBytes, plan.set);
+  CO_TRY(make_fetches(chunks, plan));
+
+  // Until here and through the first choice of copies nothing suspends.
+  Loads loads;
+  std::vector<Fetch> again;
+  std::vector<std::uint32_t> crcs;
+  Error failure;
+  std::vector<FileBlock> lost;
+  scheduler::IoGroup group;
+  while (!plan.fetches.empty()) {
+    std::erase_if(plan.fetches, [&](Fetch& fetch) {
+      if (choose_place(*disks, fetch, loads)) return false;
+      // None of the copies here is good. One that is away may be.
+      std::size_t away = 0;
+      for (const Place& place : fetch.chunk->places) away += disks->is_healthy(place.disk) ? 0 : 1;
+      for (std::uint32_t i = 0; i < fetch.count; ++i) {
+        const FileBlock block{first.raw + fetch.at + i};
+        if (away == 0) lost.push_back(block);
+        if (failure.code != Code::kCorrupt) {
+          failure = error(away == 0 ? Code::kCorrupt : Code::kDiskGone, block.raw);
+        }
+      }
+      return true;
+    });
+    if (plan.fetches.empty()) break;
+    group.clear();
+    for (const Fetch& fetch : plan.fetches) {
+      const Place& place = fetch.chunk->places[fetch.place];
+      const PoolView::DiskEntry& entry = *disks->find(place.disk);
+      plan.pins.pin(place.disk);
+      group.read(*entry.disk, io_class, PoolView::offset_of(entry, place.slot, fetch.block),
+                 part(plan, fetch));
+    }
+    plan.pins.arrived();
+    co_await group.run();
+
+    again.clear();
+    for (std::size_t i = 0; i < plan.fetches.size(); ++i) {
+      Fetch fetch = plan.fetches[i];
+      const std::uint64_t bit = std::uint64_t{1} << fetch.place;
+      const DiskId disk = fetch.chunk->places[fetch.place].disk;
+      fetch.tried |= bit;
+      const Error io = group.error(i);
+      if (io.code != Code::kOk) {
+        if (io.code == Code::kDiskGone) {
+          const auto outcome = co_await pool.report_failure(disk, io);
+          outcome.ignore("the other copies decide");
+        } else {
+          log_warning("disk {} ({}): {}; reading another copy", disk, group.disk(i).path(),
+                      describe(io));
+          if (io.code == Code::kDiskRead) fetch.bad |= bit;
+        }
+        metrics.read_failovers.add();
+        again.push_back(fetch);
+        continue;
+      }
+      crcs.resize(fetch.count);
+      crc32c_blocks(part(plan, fetch), crcs);
+      const bool lacks = may_lack(*disks->find(disk), fetch.generation);
+      // Runs of blocks that are all good or all bad.
+      for (std::uint32_t from = 0; from < fetch.count;) {
+        const auto is_good = [&](std::uint32_t b) {
+          return crcs[b] == plan.set.crcs[fetch.crc_index + b];
+        };
+        const bool good = is_good(from);
+        std::uint32_t to = from + 1;
+        while (to < fetch.count && is_good(to) == good) ++to;
+        Fetch run = fetch;
+        run.at += from;
+        run.block += from;
+        run.crc_index += from;
+        run.count = to - from;
+        from = to;
+        if (good) {
+          if (run.bad != 0) plan.repairs.push_back(run);
+          continue;
+        }
+        if (!map.unchanged(FileBlock{first.raw + run.at}, run.count, plan.set)) {
+          // The blocks were reused although this read had registered.
+          log_error("inode {}: {} blocks at block {} were reused while they were read", inode,
+                    run.count, first.raw + run.at);
+          metrics.checksum_stale.add(run.count);
+          *changed = true;
+          co_return error(Code::kCorrupt, first.raw + run.at);
+        }
+        // A disk that was away lacks what was written meanwhile: no damage, but worth rewriting.
+        if (!lacks) {
+          metrics.checksum_errors.add(run.count);
+          log_warning("disk {} ({}): {} blocks of inode {} at block {} fail their checksum", disk,
+                      group.disk(i).path(), run.count, inode, first.raw + run.at);
+        }
+        metrics.read_failovers.add();
+        run.bad |= bit;
+        again.push_back(run);
+      }
+    }
+    plan.fetches.swap(again);
+  }
+
+  if (!plan.repairs.empty()) co_await repair(disks, plan);
+  if (failure.code == Code::kOk) co_return Result<void>{};
+  if (!lost.empty()) {
+    metrics.unrecoverable_blocks.add(lost.size());
+    std::function<void(InodeId, FileBlock)> listener;
+    {
+      LockGuard lock(view_mutex);
+      listener = unrecoverable;
+    }
+    for (const FileBlock block : lost) {
+      log_error("inode {}: block {} has no good copy left", inode, block);
+      if (listener) listener(inode, block);
+    }
+  }
+  co_return failure;
+}
+
+// Rewrites the bad copies with what was read from good ones, inside the pins of the read, so that
+// the blocks still belong to the mapping.
+Task<void> Store::Impl::repair(std::shared_ptr<const PoolView> disks, ReadPlan& plan) {
+  if (pool.read_only()) co_return;
+  struct Target {
+    DiskId disk;
+    std::uint32_t blocks;
+  };
+  scheduler::IoGroup group;
+  std::vector<Target> targets;
+  for (const Fetch& fetch : plan.repairs) {
+    for (std::size_t i = 0; i < fetch.chunk->places.size(); ++i) {
+      if ((fetch.bad >> i & 1) == 0) continue;
+      const Place& place = fetch.chunk->places[i];
+      if (pool.disk(place.disk) == nullptr) continue;
+      const PoolView::DiskEntry& entry = *disks->find(place.disk);
+      plan.pins.pin(place.disk);
+      group.write(*entry.disk, scheduler::IoClass::kWrite,
+                  PoolView::offset_of(entry, place.slot, fetch.block), part(plan, fetch));
+      targets.push_back({.disk = place.disk, .blocks = fetch.count});
+    }
+  }
+  co_await group.run();
+  for (std::size_t i = 0; i < targets.size(); ++i) {
+    const Error failure = group.error(i);
+    if (failure.code == Code::kOk) {
+      metrics.repairs.add(targets[i].blocks);
+      log_warning("disk {} ({}): rewrote {} bad blocks from another copy", targets[i].disk,
+                  group.disk(i).path(), targets[i].blocks);
+      continue;
+    }
+    if (is_host_full(failure)) continue;  // what was never stored there stays missing
+    const auto outcome = co_await pool.report_failure(targets[i].disk, failure);
+    outcome.ignore("the read has its data");
+  }
+}
+
+}  // namespace dynamicfs::extent

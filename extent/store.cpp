@@ -1,0 +1,166 @@
+// Assembly, recovery, reports. The work is in write_path.cpp, read_path.cpp and reclaim.cpp.
+#include "extent/store.hpp"
+
+#include <algorithm>
+
+#include "base/assert.hpp"
+#include "extent/store_impl.hpp"
+
+namespace dynamicfs::extent {
+namespace {
+
+// How long a disk takes no new slots after its host had no space for it. A guess: long enough not
+// to fail every write once more, short enough that space freed on the host is noticed.
+constexpr Duration kHostFullRest = std::chrono::seconds{10};
+
+}  // namespace
+
+Store::Impl::Impl(Executor& executor_in, journal::Pool& pool_in, journal::ChangeGate& gate_in)
+    : executor(executor_in),
+      pool(pool_in),
+      gate(gate_in),
+      allocator(chunks, reads, metrics),
+      reclaiming(executor_in),
+      view(look_at(pool_in)) {
+  allocator.set_disks(view, {});
+}
+
+std::shared_ptr<const PoolView> Store::Impl::look() {
+  LockGuard lock(view_mutex);
+  bool changed = pool.healthy() != view->healthy;
+  if (changed) view = look_at(pool);
+  if (!host_full.empty()) {
+    const TimePoint now = executor.now();
+    changed |= std::erase_if(host_full, [&](const auto& entry) { return entry.second <= now; }) > 0;
+  }
+  if (changed) {
+    std::vector<DiskId> full;
+    for (const auto& [disk, until] : host_full) full.push_back(disk);
+    allocator.set_disks(view, std::move(full));
+  }
+  return view;
+}
+
+void Store::Impl::note_host_full(DiskId disk) {
+  LockGuard lock(view_mutex);
+  const TimePoint until = executor.now() + kHostFullRest;
+  const auto known = std::find_if(host_full.begin(), host_full.end(),
+                                  [&](const auto& entry) { return entry.first == disk; });
+  if (known != host_full.end()) {
+    known->second = until;
+    return;
+  }
+  host_full.emplace_back(disk, until);
+  std::vector<DiskId> full;
+  for (const auto& entry : host_full) full.push_back(entry.first);
+  allocator.set_disks(view, std::move(full));
+}
+
+Store::Store(Executor& executor, journal::Pool& pool, journal::ChangeGate& gate)
+    : impl_(std::make_unique<Impl>(executor, pool, gate)) {}
+
+Store::~Store() = default;
+
+// ---- Recovery
+// ------------------------------------------------------------------------------------
+
+Result<void> Store::replay(const ChunkPut& change) { return impl_->allocator.load(change); }
+
+Result<void> Store::replay(const ChunkRemove& change) { return impl_->allocator.load(change); }
+
+void Store::keep_run(const journal::Manifest& manifest) { impl_->allocator.keep_run(manifest); }
+
+Result<void> Store::note_live(const Mapping& mapping) {
+  DFS_ASSERT(mapping.kind == MappingKind::kData);
+  return impl_->allocator.note_live(mapping.chunk, mapping.block, mapping.count);
+}
+
+void Store::note_reserved(std::uint64_t blocks) { impl_->allocator.note_promised(blocks); }
+
+void Store::start(journal::Journal& journal) {
+  impl_->journal = &journal;
+  // The journal has begun its epoch: who is stale is known only now.
+  {
+    LockGuard lock(impl_->view_mutex);
+    impl_->view = look_at(impl_->pool);
+    impl_->allocator.set_disks(impl_->view, {});
+  }
+  impl_->allocator.start();
+}
+
+// ---- Data
+// ----------------------------------------------------------------------------------------
+
+Task<Result<Written>> Store::write(WriteHint hint, std::span<const std::byte> data) {
+  return impl_->write(hint, data);
+}
+
+void Store::discard(const Written& written) { impl_->allocator.discard(written.pieces); }
+
+void Store::free(const Freed& freed, Lsn lsn) {
+  if (!freed.pieces.empty()) impl_->allocator.free(freed.pieces, lsn);
+  if (freed.reserved_blocks != 0) impl_->allocator.unpromise(freed.reserved_blocks);
+}
+
+Task<Result<void>> Store::promise(std::uint64_t blocks, journal::Policy policy) {
+  return impl_->promise(blocks, policy);
+}
+
+void Store::unpromise(std::uint64_t blocks) { impl_->allocator.unpromise(blocks); }
+
+Task<Result<void>> Store::read(const FileMap& map, InodeId inode, FileBlock first,
+                               std::span<std::byte> out, scheduler::IoClass io_class) {
+  return impl_->read(map, inode, first, out, io_class);
+}
+
+void Store::on_unrecoverable(std::function<void(InodeId, FileBlock)> listener) {
+  LockGuard lock(impl_->view_mutex);
+  impl_->unrecoverable = std::move(listener);
+}
+
+ExtentLocks& Store::locks() { return impl_->locks; }
+EpochTracker& Store::memory_epochs() { return impl_->memory; }
+
+// ---- Housekeeping and checkpoint
+// -----------------------------------------------------------------
+
+Task<void> Store::reclaim() { return impl_->reclaim(); }
+
+SpaceReport Store::space(journal::Policy policy) const {
+  impl_->look();
+  const Allocator::Space space = impl_->allocator.space(policy);
+  SpaceReport report;
+  report.usable_bytes = space.usable_blocks * kBlockBytes;
+  report.free_bytes = space.free_blocks * kBlockBytes;
+  report.pending_bytes = space.pending_blocks * kBlockBytes;
+  report.promised_bytes = space.promised_blocks * kBlockBytes;
+  report.reserve_bytes = space.reserve_blocks * kBlockBytes;
+  report.degraded_chunks = space.degraded_chunks;
+  for (const auto& [disk, slots] : space.used_slots) {
+    report.used_by_disk.emplace_back(disk, slots * kSlotBytes);
+  }
+  return report;
+}
+
+const StoreMetrics& Store::metrics() const { return impl_->metrics; }
+
+std::vector<ChunkPut> Store::chunks() const { return impl_->allocator.chunks(); }
+
+std::optional<SlotId> Store::take_run_slot(DiskId disk) {
+  return impl_->allocator.take_run_slot(disk);
+}
+
+void Store::drop_run_slots(DiskId disk, std::span<const SlotId> slots) {
+  impl_->allocator.drop_run_slots(disk, slots);
+}
+
+void Store::retire_run(const journal::Manifest& old) {
+  impl_->allocator.retire_run(old, impl_->journal->appended());
+}
+
+std::vector<DiskId> Store::run_disks(std::size_t copies) const {
+  impl_->look();
+  return impl_->allocator.run_disks(copies);
+}
+
+}  // namespace dynamicfs::extent

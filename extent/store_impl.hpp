@@ -1,0 +1,72 @@
+// The inside of Store, shared by recovery and reports (store.cpp), the write path (write_path.cpp),
+// the read path (read_path.cpp) and reclaim (reclaim.cpp).
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "base/mutex.hpp"
+#include "base/waiters.hpp"
+#include "extent/allocator.hpp"
+#include "extent/chunk.hpp"
+#include "extent/pool_view.hpp"
+#include "extent/read_registry.hpp"
+#include "extent/store.hpp"
+
+namespace dynamicfs::extent {
+
+struct ReadPlan;
+
+struct Store::Impl {
+  Impl(Executor& executor_in, journal::Pool& pool_in, journal::ChangeGate& gate_in);
+
+  // Fixed at construction; `journal` at start().
+  Executor& executor;
+  journal::Pool& pool;
+  journal::ChangeGate& gate;
+  journal::Journal* journal = nullptr;
+
+  // Own synchronisation.
+  StoreMetrics metrics;
+  ExtentLocks locks;
+  EpochTracker memory;
+  ReadRegistry reads;
+  ChunkTable chunks;
+  Allocator allocator;
+  AsyncMutex reclaiming;  // one reclaim at a time
+
+  // Order: before the allocator's mutex and the pool's.
+  mutable Mutex view_mutex;
+  std::shared_ptr<const PoolView> view DFS_GUARDED_BY(view_mutex);
+  // Disks whose host file system refused to grow the volume, and until when they are left alone.
+  std::vector<std::pair<DiskId, TimePoint>> host_full DFS_GUARDED_BY(view_mutex);
+  std::function<void(InodeId, FileBlock)> unrecoverable DFS_GUARDED_BY(view_mutex);
+
+  // The disks as they are now; tells the allocator when they have changed.
+  std::shared_ptr<const PoolView> look();
+  void note_host_full(DiskId disk);
+
+  Task<Result<Written>> write(WriteHint hint, std::span<const std::byte> data);
+  Task<Result<std::vector<Piece>>> allocate(Allocator::Request request);
+  Task<Result<void>> write_copies(std::shared_ptr<const PoolView> disks,
+                                  std::span<const Piece> pieces, std::span<const std::byte> data,
+                                  scheduler::IoClass io_class);
+  Task<Result<void>> promise(std::uint64_t blocks, journal::Policy policy);
+
+  Task<Result<void>> read(const FileMap& map, InodeId inode, FileBlock first,
+                          std::span<std::byte> out, scheduler::IoClass io_class);
+  Task<Result<void>> read_once(const FileMap& map, InodeId inode, FileBlock first,
+                               std::span<std::byte> out, scheduler::IoClass io_class,
+                               bool* changed);
+  void copy_mappings(const FileMap& map, InodeId inode, FileBlock first, std::uint64_t count,
+                     MappingSet& set);
+  Task<void> repair(std::shared_ptr<const PoolView> disks, ReadPlan& plan);
+
+  Task<void> reclaim();
+  // Waits for pending space; false if there is nothing left to wait for.
+  Task<Result<bool>> make_room(unsigned round);
+};
+
+}  // namespace dynamicfs::extent

@@ -1,0 +1,29 @@
+// What the data path counts, for `status`.
+#pragma once
+
+#include "base/metrics.hpp"
+
+namespace dynamicfs::extent {
+
+struct AllocatorMetrics {
+  Counter blocks_allocated;
+  Counter blocks_freed;
+  Counter blocks_reused;  // allocated, and used before
+  Counter chunks_opened;
+  Counter chunks_removed;
+};
+
+struct StoreMetrics : AllocatorMetrics {
+  Counter reads_optimistic;      // file reads answered without a lock
+  Counter read_retries;          // ... that had to look again because a change came between
+  Counter read_fallbacks;        // ... that took the locks after three tries
+  Counter read_failovers;        // pieces read from another copy than the first choice
+  Counter checksum_errors;       // blocks that failed their checksum, mapping unchanged
+  Counter checksum_stale;        // ... with a changed generation: must stay 0 (INV-3)
+  Counter repairs;               // blocks rewritten on a disk where they were bad or missing
+  Counter unrecoverable_blocks;  // no good copy was left
+  Counter space_drains;          // pending space was drained before an answer of "no space"
+  Counter data_bytes_written;    // by callers, before copies
+};
+
+}  // namespace dynamicfs::extent

@@ -1,0 +1,147 @@
+// New data: space, checksums, one device write per copy.
+#include "extent/write_path.hpp"
+
+#include <algorithm>
+
+#include "base/assert.hpp"
+#include "base/crc32c.hpp"
+#include "base/log.hpp"
+#include "extent/store_impl.hpp"
+
+namespace dynamicfs::extent {
+namespace {
+
+constexpr std::uint32_t kWriteBlocksMax = kWindowBlocks + 1;
+
+}  // namespace
+
+Task<Result<Written>> Store::Impl::write(WriteHint hint, std::span<const std::byte> data) {
+  DFS_ASSERT(!data.empty() && data.size() % kBlockBytes == 0);
+  DFS_ASSERT(data.size() <= kWriteBlocksMax * kBlockBytes);
+  if (pool.read_only()) co_return Code::kReadOnly;
+  const auto blocks = static_cast<std::uint32_t>(data.size() / kBlockBytes);
+  Written written;
+  written.crcs.resize(blocks);
+  crc32c_blocks(data, written.crcs);
+
+  Allocator::Request request;
+  request.inode = hint.inode;
+  request.first = hint.first;
+  request.policy = hint.policy;
+  request.blocks = blocks;
+  request.replaced_blocks =
+      static_cast<std::uint32_t>(std::min<std::uint64_t>(hint.replaced_blocks, blocks));
+
+  // Each failure takes a disk out, so there is an end; one disk may be replaced by trouble with the
+  // next.
+  for (std::size_t failures = 0;; ++failures) {
+    look();
+    auto allocated = co_await allocate(request);
+    if (!allocated.has_value()) co_return allocated.error();
+    written.pieces = std::move(allocated).value();
+    std::shared_ptr<const PoolView> disks = look();
+    const auto stored = co_await write_copies(disks, written.pieces, data, hint.io_class);
+    if (stored.has_value()) {
+      metrics.data_bytes_written.add(data.size());
+      co_return written;
+    }
+    allocator.discard(written.pieces);
+    if (stored.error().code == Code::kReadOnly || failures >= disks->disks.size()) {
+      co_return stored.error();
+    }
+  }
+}
+
+Task<Result<std::vector<Piece>>> Store::Impl::allocate(Allocator::Request request) {
+  std::vector<Piece> pieces;
+  bool last = false;
+  for (unsigned round = 0;; ++round) {
+    Allocator::Outcome outcome = allocator.allocate(request, nullptr, pieces);
+    if (outcome == Allocator::Outcome::kNeedsChunk) {
+      journal::Credit credit = co_await journal->reserve(1, kChunkPutBytes);
+      const journal::ChangeScope scope(gate);
+      JournalChunkLog log(*journal, credit);
+      outcome = allocator.allocate(request, &log, pieces);
+    }
+    if (outcome == Allocator::Outcome::kDone) co_return pieces;
+    if (last) co_return Code::kNoSpace;
+    // Nothing left to wait for: somebody else may have made the room since we looked.
+    CO_TRY_ASSIGN(const bool again, co_await make_room(round));
+    last = !again;
+  }
+}
+
+// Success: every piece has a complete copy, and one on every disk that is healthy now.
+Task<Result<void>> Store::Impl::write_copies(std::shared_ptr<const PoolView> disks,
+                                             std::span<const Piece> pieces,
+                                             std::span<const std::byte> data,
+                                             scheduler::IoClass io_class) {
+  struct Copy {
+    std::size_t piece;
+    DiskId disk;
+  };
+  scheduler::IoGroup group;
+  std::vector<Copy> copies;
+  std::size_t offset = 0;
+  for (std::size_t i = 0; i < pieces.size(); ++i) {
+    const Piece& piece = pieces[i];
+    const std::size_t bytes = piece.count * kBlockBytes;
+    const Chunk* const chunk = chunks.find(piece.chunk);
+    DFS_ASSERT(chunk != nullptr);
+    for (const Place& place : chunk->places) {
+      const PoolView::DiskEntry* const entry = disks->find(place.disk);
+      if (entry == nullptr || entry->disk == nullptr) continue;
+      group.write(*entry->disk, io_class, PoolView::offset_of(*entry, place.slot, piece.block),
+                  data.subspan(offset, bytes));
+      copies.push_back({.piece = i, .disk = place.disk});
+    }
+    offset += bytes;
+  }
+  co_await group.run();
+
+  Error first_failure = error(Code::kDiskGone);
+  bool needs_elsewhere = false;
+  std::vector<DiskId> reported;
+  for (std::size_t i = 0; i < copies.size(); ++i) {
+    const Error failure = group.error(i);
+    if (failure.code == Code::kOk) continue;
+    if (reported.empty()) first_failure = failure;
+    if (std::find(reported.begin(), reported.end(), copies[i].disk) != reported.end()) continue;
+    reported.push_back(copies[i].disk);
+    if (is_host_full(failure)) {
+      log_warning("disk {} ({}): the file system under it is full", copies[i].disk,
+                  group.disk(i).path());
+      note_host_full(copies[i].disk);
+      needs_elsewhere = true;
+      continue;
+    }
+    const auto outcome = co_await pool.report_failure(copies[i].disk, failure);
+    outcome.ignore("asked for below: read_only() says whether the pool can go on");
+  }
+  if (pool.read_only()) co_return Code::kReadOnly;
+  // That disk stays in the pool, so a copy must not be missing there: somewhere else, then.
+  if (needs_elsewhere) co_return Code::kNoSpace;
+
+  // A copy counts if its disk is still there; one may have failed in another's hands.
+  std::vector<bool> complete(pieces.size());
+  for (std::size_t i = 0; i < copies.size(); ++i) {
+    if (group.error(i).code == Code::kOk && pool.disk(copies[i].disk) != nullptr) {
+      complete[copies[i].piece] = true;
+    }
+  }
+  if (std::find(complete.begin(), complete.end(), false) != complete.end()) co_return first_failure;
+  co_return Result<void>{};
+}
+
+Task<Result<void>> Store::Impl::promise(std::uint64_t blocks, journal::Policy policy) {
+  bool last = false;
+  for (unsigned round = 0;; ++round) {
+    look();
+    if (allocator.promise(blocks, policy)) co_return Result<void>{};
+    if (last) co_return Code::kNoSpace;
+    CO_TRY_ASSIGN(const bool again, co_await make_room(round));
+    last = !again;
+  }
+}
+
+}  // namespace dynamicfs::extent
