@@ -89,28 +89,23 @@ class LoopDevice {
   std::string path_;
 };
 
-// ext4 of 40 MiB in a file, mounted; empty() where that is not allowed.
-class SmallFileSystem {
+// A file system of its own; empty() where that is not allowed.
+class Mounted {
  public:
-  SmallFileSystem(const std::string& image, std::string mountpoint)
-      : mountpoint_(std::move(mountpoint)) {
-    std::ofstream(image).close();
-    fs::resize_file(image, 40 * kMiB);
+  // `command` mounts something at `mountpoint`.
+  Mounted(std::string mountpoint, const std::string& command) : mountpoint_(std::move(mountpoint)) {
     fs::create_directory(mountpoint_);
-    const std::string command = fmt::format(
-        "(mkfs.ext4 -q -F -O ^has_journal {0} && mount -o loop {0} {1}) >/dev/null 2>&1", image,
-        mountpoint_);
-    mounted_ = std::system(command.c_str()) == 0;
+    mounted_ = std::system(fmt::format("({}) >/dev/null 2>&1", command).c_str()) == 0;
   }
-  ~SmallFileSystem() {
+  ~Mounted() {
     if (mounted_) ::umount2(mountpoint_.c_str(), MNT_DETACH);
   }
-  SmallFileSystem(const SmallFileSystem&) = delete;
-  SmallFileSystem& operator=(const SmallFileSystem&) = delete;
+  Mounted(const Mounted&) = delete;
+  Mounted& operator=(const Mounted&) = delete;
   bool empty() const { return !mounted_; }
 
  private:
-  std::string mountpoint_;
+  const std::string mountpoint_;
   bool mounted_ = false;
 };
 
@@ -175,6 +170,16 @@ void on_each_kind(Body body) {
       return;
     }
     body(device.path());
+  }
+  SUBCASE("directory without direct I/O") {
+    const std::string mountpoint = directory / "mounted";
+    const Mounted memory(mountpoint, fmt::format("mount -t ramfs none {}", mountpoint));
+    if (memory.empty()) {
+      MESSAGE("no file system can be mounted here");
+      return;
+    }
+    create_at(mountpoint);
+    body(mountpoint);
   }
 }
 
@@ -322,6 +327,33 @@ TEST_SUITE("uring_disk") {
     });
   }
 
+  TEST_CASE("a durable write and a flush reach the device as such, a plain write does not") {
+    const TemporaryDirectory directory;
+    create_at(directory / "backing");
+    const LoopDevice device(directory / "backing");
+    if (device.empty()) {
+      MESSAGE("no loop device here");
+      return;
+    }
+    // The sixteenth number of a block device's statistics: flushes it completed.
+    const auto flushes = [&] {
+      std::ifstream file("/sys/block/" + fs::path(device.path()).filename().string() + "/stat");
+      std::uint64_t value = 0;
+      for (int i = 0; i < 16; ++i) file >> value;
+      return value;
+    };
+    auto disk = open_at(device.path()).value();
+    Buffer buffer(kBlockBytes);
+    const std::uint64_t at_start = flushes();
+    CHECK(write(*disk, 0, buffer.span()).has_value());
+    CHECK(flushes() == at_start);
+    CHECK(write(*disk, 0, buffer.span(), true).has_value());
+    const std::uint64_t after_durable = flushes();
+    CHECK(after_durable > at_start);
+    CHECK(flush(*disk).has_value());
+    CHECK(flushes() > after_durable);
+  }
+
   TEST_CASE("a range behind the end is kDiskRange and nothing is attempted") {
     const TemporaryDirectory directory;
     create_at(directory / "image");
@@ -396,8 +428,13 @@ TEST_SUITE("uring_disk") {
 
   TEST_CASE("on a full host file system writes to new places are ENOSPC, old places still work") {
     const TemporaryDirectory directory;
-    // A small file system that allocates ahead, so that both ways to learn of it are gone through.
-    const SmallFileSystem host(directory / "host", directory / "mounted");
+    // One that allocates ahead, so that both ways to learn of it are gone through.
+    const std::string image = directory / "host";
+    std::ofstream(image).close();
+    fs::resize_file(image, 40 * kMiB);
+    const Mounted host(directory / "mounted",
+                       fmt::format("mkfs.ext4 -q -F -O ^has_journal {0} && mount -o loop {0} {1}",
+                                   image, directory / "mounted"));
     if (host.empty()) {
       MESSAGE("no file system can be made and mounted here");
       return;
@@ -710,21 +747,22 @@ TEST_SUITE("volume") {
     CHECK(read(*disk, 0, buffer.span()).has_value());
   }
 
-  TEST_CASE("a store that refuses direct I/O is used through the page cache") {
-    const TemporaryDirectory directory;
-    create_at(directory / "image");
-    auto disk = open_at(directory / "image").value();
-    // Which of the two it is depends on the file system; both must work, so only consistency is
-    // asked here: the flag on the open file is what direct() says.
-    bool found = false;
-    for (const auto& entry : fs::directory_iterator("/proc/self/fd")) {
-      std::error_code gone;
-      if (fs::read_symlink(entry.path(), gone) != directory / "image") continue;
-      found = true;
-      const int flags = ::fcntl(std::stoi(entry.path().filename().string()), F_GETFL);
-      CHECK(((flags & O_DIRECT) != 0) == disk->direct());
-    }
-    CHECK(found);
+  TEST_CASE(
+      "direct() says what the open file is, and a store without direct I/O is used as it is") {
+    on_each_kind([](const std::string& path) {
+      auto disk = open_at(path).value();
+      const std::string file = inspect_volume(path).value().file;
+      bool found = false;
+      for (const auto& entry : fs::directory_iterator("/proc/self/fd")) {
+        std::error_code gone;
+        if (fs::read_symlink(entry.path(), gone) != file) continue;
+        const int flags = ::fcntl(std::stoi(entry.path().filename().string()), F_GETFL);
+        found = found || ((flags & O_DIRECT) != 0) == disk->direct();
+      }
+      CHECK(found);
+      if (disk->kind() == DiskKind::kBlockDevice) CHECK(disk->direct());
+      if (path.ends_with("mounted")) CHECK_FALSE(disk->direct());
+    });
   }
 }
 
