@@ -1,0 +1,367 @@
+// Disks that fail, go away, come back, or were mounted apart: who is believed, who gets the log.
+
+#include <map>
+
+#include "tests/journal/workload.hpp"
+#include "tests/support/seed.hpp"
+
+using namespace dynamicfs;
+using namespace dynamicfs::test;
+
+namespace {
+
+constexpr auto kDiskA = DiskId{0};
+constexpr auto kDiskB = DiskId{1};
+
+struct Started : SimPool {
+  explicit Started(std::size_t disk_count) : Started(replicas(disk_count), 11) {}
+  Started(Options options, std::uint64_t seed) : SimPool(seed, std::move(options)) {
+    REQUIRE(format().has_value());
+    REQUIRE(boot().has_value());
+  }
+  void boot_with(std::vector<bool> which) {
+    power_cut();
+    here = std::move(which);
+    const Result<void> booted = boot();
+    INFO(problem.text);
+    REQUIRE(booted.has_value());
+  }
+  DiskHealth health(std::size_t disk) { return pool->status()[disk].health; }
+};
+
+auto fail_every(scheduler::IoOp op, Code code) {
+  return [op, code](const scheduler::IoRequest& request) { return request.op == op ? code : Code::kOk; };
+}
+
+std::vector<std::string> list(std::initializer_list<const char*> items) { return {items.begin(), items.end()}; }
+
+}  // namespace
+
+TEST_SUITE("journal members") {
+  TEST_CASE("a member that refuses a log write is ejected and the record is acknowledged") {
+    Started pool{2};
+    const Epoch before = pool.pool->epoch().number;
+    pool.disks[1]->faults().fail = fail_every(scheduler::IoOp::kWrite, Code::kDiskWrite);
+    REQUIRE(pool.append_and_sync("after").has_value());
+    CHECK(pool.pool->members() == std::vector<DiskId>{kDiskA});
+    CHECK(pool.pool->epoch().number.raw == before.raw + 1);
+    CHECK(pool.pool->disk(kDiskB) == nullptr);
+    CHECK(pool.health(1) == DiskHealth::kFailed);
+    CHECK(pool.pool->status()[1].reason.find("write") != std::string::npos);
+    CHECK(pool.pool->degraded());
+    CHECK_FALSE(pool.pool->read_only());
+    CHECK(pool.disks[1]->failed());
+
+    pool.boot_with({true, false});
+    CHECK(texts(pool.replayed) == list({"after"}));
+  }
+
+  TEST_CASE("a disk whose flush fails is ejected and not flushed again") {
+    Started pool{2};
+    pool.write_data(0);
+    pool.write_data(1);
+    pool.disks[1]->faults().fail = fail_every(scheduler::IoOp::kFlush, Code::kDiskFlush);
+    REQUIRE(pool.append_and_sync("after").has_value());
+    CHECK(pool.disks[1]->metrics().flushes.sum() == 2);  // the one of recovery, and this one
+    CHECK(pool.pool->members() == std::vector<DiskId>{kDiskA});
+    CHECK(pool.superblock_on(0).find(kDiskB)->state == journal::DiskState::kAway);
+  }
+
+  TEST_CASE("a disk that is no member is ejected by its flush, and the members stay") {
+    Started pool{4};
+    pool.write_data(3);
+    pool.disks[3]->faults().fail = fail_every(scheduler::IoOp::kFlush, Code::kDiskFlush);
+    REQUIRE(pool.append_and_sync("after").has_value());
+    CHECK(pool.health(3) == DiskHealth::kFailed);
+    CHECK(pool.pool->members().size() == 3);
+  }
+
+  TEST_CASE("when more disks fail than the policy tolerates the journal stops and says so") {
+    for (const std::size_t disks : {1u, 2u, 3u}) {
+      CAPTURE(disks);
+      Started pool{disks};
+      REQUIRE(pool.append_and_sync("kept").has_value());
+      const std::size_t to_fail = disks == 1 ? 1 : 2;
+      for (std::size_t i = 0; i < to_fail; ++i) {
+        pool.disks[i]->faults().fail = fail_every(scheduler::IoOp::kWrite, Code::kDiskWrite);
+      }
+      const Result<void> synced = pool.append_and_sync("lost");
+      REQUIRE_FALSE(synced.has_value());
+      CHECK(synced.error().code == Code::kJournalStopped);
+      CHECK(pool.log->stopped());
+      CHECK(pool.pool->read_only());
+      // Asking for room still works, and what was durable stays so.
+      CHECK(pool.append_and_sync("late").error().code == Code::kJournalStopped);
+      CHECK(pool.sync(pool.log->durable()).has_value());
+      CHECK(pool.executor.run(pool.log->drain()).error().code == Code::kJournalStopped);
+
+      pool.boot_with(std::vector<bool>(disks, true));
+      CHECK(texts(pool.replayed)[0] == "kept");
+    }
+  }
+
+  TEST_CASE("without a copy, the loss of any disk stops the pool") {
+    SimPool::Options options = SimPool::replicas(3);
+    options.policy = {};
+    Started pool{options, 3};
+    const Result<void> reported = pool.executor.run(pool.pool->report_failure(DiskId{2}, error(Code::kDiskWrite)));
+    REQUIRE_FALSE(reported.has_value());
+    CHECK(reported.error().code == Code::kReadOnly);
+    CHECK(pool.append_and_sync("x").error().code == Code::kJournalStopped);
+  }
+
+  TEST_CASE("a failure is recorded with the last durable LSN, once, and everybody is told") {
+    Started pool{3};
+    unsigned told = 0;
+    pool.pool->on_change([&told] { ++told; });
+    const Lsn durable = pool.append("one");
+    REQUIRE(pool.sync(durable).has_value());
+    const std::uint64_t epochs = pool.pool->superblock().epochs.size();
+    std::vector<Task<Result<void>>> reports;
+    for (int i = 0; i < 3; ++i) reports.push_back(pool.pool->report_failure(kDiskB, error(Code::kDiskWrite)));
+    for (const auto& result : pool.executor.run(when_all(std::move(reports)))) CHECK(result.has_value());
+    const auto superblock = pool.superblock_on(0);
+    CHECK(superblock.find(kDiskB)->stale_since == durable);
+    CHECK(superblock.epochs.size() == epochs + 1);
+    CHECK(superblock.epochs.back().after == durable);
+    CHECK(told == 1);
+    CHECK(pool.superblock_on(2).epochs.back() == superblock.epochs.back());
+  }
+
+  TEST_CASE("a missing member is done without, named, and a new epoch begins") {
+    Started pool{2};
+    REQUIRE(pool.append_and_sync("both").has_value());
+    const std::uint64_t epochs = pool.pool->superblock().epochs.size();
+    pool.boot_with({true, false});
+    CHECK(texts(pool.replayed) == list({"both"}));
+    CHECK(pool.health(1) == DiskHealth::kMissing);
+    CHECK(pool.pool->members() == std::vector<DiskId>{kDiskA});
+    CHECK(pool.pool->superblock().epochs.size() == epochs + 1);
+    CHECK(pool.pool->healthy()->size() == 1);
+    CHECK(pool.append_and_sync("alone").has_value());
+  }
+
+  TEST_CASE("a member that comes back is not believed, gets the log, and is stale") {
+    Started pool{2};
+    REQUIRE(pool.append_and_sync("both").has_value());
+    const Lsn both = pool.log->durable();
+    pool.boot_with({true, false});
+    REQUIRE(pool.append_and_sync("alone").has_value());
+    pool.boot_with({true, true});
+    CHECK(texts(pool.replayed) == list({"both", "alone"}));
+    CHECK(pool.health(1) == DiskHealth::kStale);
+    CHECK(pool.pool->status()[1].record.stale_since == both);
+    CHECK(pool.pool->members() == std::vector<DiskId>{kDiskA, kDiskB});
+    // It has everything now: the other one may go.
+    pool.boot_with({false, true});
+    CHECK(texts(pool.replayed) == list({"both", "alone"}));
+  }
+
+  TEST_CASE("a disk that comes back and has missed nothing is healthy") {
+    Started pool{2};
+    REQUIRE(pool.append_and_sync("both").has_value());
+    pool.boot_with({true, false});
+    pool.boot_with({true, true});
+    CHECK(pool.health(1) == DiskHealth::kHealthy);
+    CHECK_FALSE(pool.pool->degraded());
+  }
+
+  TEST_CASE("a disk that was set back to an older state is stale since then") {
+    Started pool{2};
+    REQUIRE(pool.append_and_sync("one").has_value());
+    const Lsn one = pool.log->durable();
+    pool.power_cut();
+    auto old_b = std::make_shared<SimulatedMedia>(pool.media[1]->clone());
+    pool.boot_with({true, true});
+    REQUIRE(pool.append_and_sync("two").has_value());
+    pool.power_cut();
+    pool.media[1] = old_b;
+    pool.boot_with({true, true});
+    CHECK(texts(pool.replayed) == list({"one", "two"}));
+    CHECK(pool.health(0) == DiskHealth::kHealthy);
+    CHECK(pool.health(1) == DiskHealth::kStale);
+    CHECK(pool.pool->status()[1].record.stale_since == one);
+  }
+
+  TEST_CASE("a disk that fails after the journal is closed does not take the log with it") {
+    Started pool{2};
+    REQUIRE(pool.append_and_sync("one").has_value());
+    pool.log.reset();
+    REQUIRE(pool.executor.run(pool.pool->report_failure(kDiskB, error(Code::kDiskWrite))).has_value());
+    pool.boot_with({true, true});
+    CHECK(texts(pool.replayed) == list({"one"}));
+  }
+
+  TEST_CASE("a fourth disk takes the place of a member that is missing at mount") {
+    Started pool{4};
+    REQUIRE(pool.append_and_sync("one").has_value());
+    pool.boot_with({true, false, true, true});
+    CHECK(pool.pool->members() == std::vector<DiskId>{DiskId{0}, DiskId{2}, DiskId{3}});
+    // The log was copied to it: as the only member that is left it tells everything.
+    REQUIRE(pool.append_and_sync("two").has_value());
+    pool.boot_with({false, true, true, true});
+    CHECK(texts(pool.replayed) == list({"one", "two"}));
+    pool.boot_with({true, true, true, false});
+    CHECK(texts(pool.replayed) == list({"one", "two"}));
+  }
+
+  TEST_CASE("a batch that only an absent member had does not come back with it") {
+    Started pool{2};
+    REQUIRE(pool.append_and_sync("acknowledged").has_value());
+    // On its way to both when the power fails: A has it, B does not.
+    pool.disks[1]->faults().lose = [](const scheduler::IoRequest&) { return true; };
+    REQUIRE(pool.append_and_sync("half").has_value());
+    SUBCASE("the other one is mounted alone meanwhile") {
+      pool.boot_with({false, true});
+      CHECK(texts(pool.replayed) == list({"acknowledged"}));
+      pool.boot_with({true, true});
+      CHECK(texts(pool.replayed) == list({"acknowledged"}));
+      pool.boot_with({true, true});
+      CHECK(texts(pool.replayed) == list({"acknowledged"}));
+    }
+    SUBCASE("its disk could not be read for a while") {
+      pool.on_new_disk = [](std::size_t i, SimulatedDisk& disk) {
+        if (i != 0) return;
+        disk.faults().fail = [](const scheduler::IoRequest& request) {
+          const bool there = request.offset_bytes + request.size_bytes > journal::kJournalOffset + kBlockBytes &&
+                             request.offset_bytes <= journal::kJournalOffset + kBlockBytes;
+          return request.op == scheduler::IoOp::kRead && there ? Code::kDiskRead : Code::kOk;
+        };
+      };
+      pool.boot_with({true, true});
+      CHECK(texts(pool.replayed) == list({"acknowledged"}));
+      pool.on_new_disk = nullptr;
+      pool.boot_with({true, true});
+      CHECK(texts(pool.replayed) == list({"acknowledged"}));
+    }
+  }
+
+  TEST_CASE("disks that were mounted apart are refused, both named, and nothing is changed") {
+    for (const bool reverse : {false, true}) {
+      for (const bool recorded : {false, true}) {
+        CAPTURE(reverse);
+        CAPTURE(recorded);
+        Started pool{2};
+        REQUIRE(pool.append_and_sync("both").has_value());
+        pool.boot_with({!reverse, reverse});
+        if (recorded) REQUIRE(pool.append_and_sync("first").has_value());
+        pool.boot_with({reverse, !reverse});
+        CHECK(texts(pool.replayed) == list({"both"}));
+        if (recorded) REQUIRE(pool.append_and_sync("second").has_value());
+        pool.power_cut();
+        const auto before_a = pool.superblock_on(0);
+        const auto before_b = pool.superblock_on(1);
+        pool.here = {true, true};
+        const Result<void> booted = pool.boot();
+        REQUIRE_FALSE(booted.has_value());
+        CHECK(booted.error().code == Code::kSplitBrain);
+        CHECK(pool.problem.text.find("/disks/a") != std::string::npos);
+        CHECK(pool.problem.text.find("/disks/b") != std::string::npos);
+        CHECK(pool.superblock_on(0) == before_a);
+        CHECK(pool.superblock_on(1) == before_b);
+        // Each alone still opens: that is the way out.
+        pool.boot_with({true, false});
+        pool.boot_with({false, true});
+      }
+    }
+  }
+
+  TEST_CASE("disks of three that were mounted apart are refused, whoever saw whom") {
+    Started pool{3};
+    pool.boot_with({true, true, false});
+    REQUIRE(pool.append_and_sync("ab").has_value());
+    pool.boot_with({true, true, true});
+    pool.boot_with({false, true, true});
+    REQUIRE(pool.append_and_sync("bc").has_value());
+    pool.boot_with({true, true, true});
+    CHECK(texts(pool.replayed) == list({"ab", "bc"}));
+
+    // b goes its own way with a, then c with a rolled back to before that.
+    pool.power_cut();
+    auto old_a = std::make_shared<SimulatedMedia>(pool.media[0]->clone());
+    pool.boot_with({true, true, false});
+    pool.power_cut();
+    pool.media[0] = old_a;
+    pool.boot_with({true, false, true});
+    pool.power_cut();
+    pool.here = {true, true, true};
+    CHECK(pool.boot().error().code == Code::kSplitBrain);
+  }
+
+  TEST_CASE("a pool without any member of its newest epoch is refused, naming who had the log") {
+    SimPool::Options options = SimPool::replicas(4);
+    options.policy.copies_or_data = 4;
+    Started pool{options, 5};
+    for (const DiskId id : {DiskId{1}, DiskId{2}}) {
+      REQUIRE(pool.executor.run(pool.pool->report_failure(id, error(Code::kDiskWrite))).has_value());
+    }
+    CHECK(pool.pool->members() == std::vector<DiskId>{kDiskA});
+    pool.power_cut();
+    pool.here = {false, true, true, true};
+    const Result<void> booted = pool.boot();
+    REQUIRE_FALSE(booted.has_value());
+    CHECK(booted.error().code == Code::kDiskMissing);
+    CHECK(pool.problem.text.find("/disks/a") != std::string::npos);
+    REQUIRE(pool.problem.missing.size() == 1);
+    CHECK(pool.problem.missing[0].id == kDiskA);
+  }
+
+  TEST_CASE("disks fail, leave and return at random, and nothing acknowledged is lost") {
+    const std::uint64_t first = seed_from_environment(20000);
+    for (std::uint64_t seed = first; seed < first + scaled(200); ++seed) {
+      CAPTURE(seed);
+      const std::size_t disks = 3 + seed % 3;
+      SimPool pool{seed, SimPool::replicas(disks)};
+      REQUIRE(pool.format().has_value());
+      Model model;
+      for (unsigned round = 0; round < 6; ++round) {
+        CAPTURE(round);
+        auto draw = [&pool](std::uint64_t below) { return pool.executor.random() % below; };
+        pool.here.assign(disks, true);
+        if (draw(2) == 0) pool.here[draw(disks)] = false;
+        const bool cuts = draw(2) == 0;
+        if (cuts) {
+          pool.cut_at_operation(draw(draw(3) == 0 ? 10 : 100));
+        } else {
+          pool.on_new_disk = nullptr;
+        }
+        if (!pool.boot().has_value()) {
+          CHECK(pool.cut_done);
+          pool.power_cut();
+          continue;
+        }
+        compare(pool, model);
+        // One disk begins to fail at some time, in some way; or somebody else reports it.
+        const std::size_t victim = draw(disks);
+        if (pool.disks[victim] != nullptr) {
+          const std::uint64_t kind = draw(4);
+          const std::uint64_t from = pool.disks[victim]->device_operations() + draw(30);
+          SimulatedDisk* const disk = pool.disks[victim];
+          if (kind < 2) {
+            const auto op = kind == 0 ? scheduler::IoOp::kWrite : scheduler::IoOp::kFlush;
+            disk->faults().fail = [op, from, disk](const scheduler::IoRequest& request) {
+              if (request.op != op || disk->device_operations() < from) return Code::kOk;
+              return op == scheduler::IoOp::kWrite ? Code::kDiskWrite : Code::kDiskFlush;
+            };
+          } else if (kind == 2) {
+            struct Report {
+              static Task<void> run(SimPool& from_pool, std::size_t which, std::uint64_t after_us) {
+                co_await from_pool.executor.sleep(std::chrono::microseconds(after_us));
+                const DiskId id{static_cast<std::uint16_t>(which)};
+                const auto reported = co_await from_pool.pool->report_failure(id, error(Code::kDiskRead));
+                reported.ignore("a second loss may be one too many");
+              }
+            };
+            spawn(Report::run(pool, victim, draw(5000)));
+          }
+        }
+        run_workload(pool, model, 5);
+        pool.power_cut();
+      }
+      pool.here.assign(disks, true);
+      pool.on_new_disk = nullptr;
+      REQUIRE(pool.boot().has_value());
+      compare(pool, model);
+    }
+  }
+}
