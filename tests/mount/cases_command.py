@@ -1,0 +1,347 @@
+"""The command's refusals, each with its exit code, a message that names the thing, and nothing
+changed.
+"""
+
+import os
+import struct
+import subprocess
+
+from case import OWN_POOLS, case
+from harness import Skip, as_nobody, command, expect, expect_equal
+from snapshot import content_hash, expect_same, snapshot
+from targets import (
+    EXIT_ALREADY_IN_POOL,
+    EXIT_ALREADY_MOUNTED,
+    EXIT_BAD_MOUNTPOINT,
+    EXIT_DISK_MISSING,
+    EXIT_NEWER_FORMAT,
+    EXIT_NO_FUSE,
+    EXIT_NO_PERMISSION,
+    EXIT_NOT_A_DISK,
+    EXIT_NOT_MOUNTED,
+    EXIT_TOO_FEW_DISKS,
+    EXIT_USAGE,
+    MIB,
+    binary,
+    directory_disk,
+    dynamicfs,
+    expect_refusal,
+    image_disk,
+    loop_disk,
+)
+
+GROUP = "command"
+DISK_BYTES = 256 * MIB
+
+
+def two_images(bench):
+    return [image_disk(bench.scratch / f"disk-{letter}.img", DISK_BYTES) for letter in "ab"]
+
+
+def hashes(disks):
+    """What lies on the disks, to see that a refusal changed nothing."""
+    return [content_hash(disk.volume) for disk in disks]
+
+
+@case(
+    GROUP,
+    "create makes a pool on a directory, an image it makes itself and a block device",
+    where=OWN_POOLS,
+    needs=["loop devices"],
+)
+def create_on_all_kinds(bench):
+    folder = directory_disk(bench.scratch / "folder")
+    image = bench.scratch / "new.img"
+    device = loop_disk(bench.scratch / "device.img", DISK_BYTES)
+    dynamicfs(
+        "create",
+        "--size",
+        "256M",
+        "--label",
+        "mixed",
+        "--redundancy",
+        "replica:2",
+        folder.path,
+        image,
+        device.path,
+        check=True,
+    )
+    expect(
+        folder.volume.exists() and image.stat().st_size == DISK_BYTES,
+        "no volume or no image of the wanted size",
+    )
+    mountpoint = bench.scratch / "mnt"
+    mountpoint.mkdir()
+    dynamicfs("mount", device.path, mountpoint, check=True)
+    (mountpoint / "file").write_bytes(b"content")
+    outcome = dynamicfs("status", mountpoint)
+    expect_equal(outcome.code, 0, "exit code of status")
+    for word in ("mixed", "replica:2", str(folder.path), str(image), str(device.path)):
+        expect(word in outcome.out, f"status does not show {word}: {outcome.out[:500]}")
+    dynamicfs("umount", mountpoint, check=True)
+    dynamicfs("mount", folder.path, mountpoint, check=True)  # Any disk leads to the others.
+    expect_equal(
+        (mountpoint / "file").read_bytes(), b"content", "the file, mounted from another disk"
+    )
+    dynamicfs("umount", mountpoint, check=True)
+
+
+@case(
+    GROUP,
+    "create --size gives the same pool on images of that size, and create warns about single over disks",
+    where=OWN_POOLS,
+)
+def create_single_warns(bench):
+    disks = [bench.scratch / "a.img", bench.scratch / "b.img"]
+    outcome = dynamicfs("create", "--size", "256M", "--redundancy", "single", *disks, check=True)
+    expect(
+        "single" in outcome.text and "warning" in outcome.text.lower(),
+        f"no warning: {outcome.text}",
+    )
+    expect_equal([path.stat().st_size for path in disks], [DISK_BYTES] * 2, "sizes of the images")
+
+
+@case(GROUP, "nonsense on the command line is refused as usage, naming the word", where=OWN_POOLS)
+def usage(bench):
+    disk = directory_disk(bench.scratch / "disk")
+    for words, named in (
+        ((), ""),
+        (("frobnicate",), "frobnicate"),
+        (("create",), ""),
+        (("create", "--redundancy", "replica:0", disk.path), "replica:0"),
+        (("create", "--redundancy", "triple", disk.path), "triple"),
+        (("create", "--size", "many", disk.path), "many"),
+        (("create", "--nonsense", disk.path), "--nonsense"),
+        (("mount", disk.path), ""),
+        (("mount", disk.path, disk.path, "-o", "no_such_option"), "no_such_option"),
+    ):
+        expect_refusal(dynamicfs(*words), EXIT_USAGE, named)
+    expect_equal(os.listdir(disk.path), [], "files in the refused directory")
+    expect("create" in dynamicfs("--help", check=True).out, "--help does not teach create")
+
+
+@case(GROUP, "mount refuses what is not a dynamicfs disk", where=OWN_POOLS)
+def not_a_disk(bench):
+    folder = bench.scratch / "ordinary folder"
+    folder.mkdir()
+    (folder / "letter").write_text("dear reader")
+    empty = image_disk(bench.scratch / "zeros.img", DISK_BYTES)
+    noise = bench.scratch / "noise.img"
+    noise.write_bytes(bench.random_bytes(4 * MIB))
+    mountpoint = bench.scratch / "mnt"
+    mountpoint.mkdir()
+    before = snapshot(bench.scratch)
+    for path in (folder, empty.path, noise, bench.scratch / "absent"):
+        outcome = dynamicfs("mount", path, mountpoint)
+        wanted = (
+            (EXIT_NOT_A_DISK, EXIT_DISK_MISSING) if path.name == "absent" else (EXIT_NOT_A_DISK,)
+        )
+        expect_refusal(outcome, outcome.code if outcome.code in wanted else EXIT_NOT_A_DISK, path)
+    expect_same(before, snapshot(bench.scratch), "after the refusals")
+
+
+@case(
+    GROUP,
+    "create refuses a disk that is in a pool already, and touches none of the others",
+    where=OWN_POOLS,
+)
+def already_in_pool(bench):
+    pool = bench.pool("pool", two_images(bench))
+    fresh = directory_disk(bench.scratch / "fresh")
+    before = hashes(pool.disks)
+    expect_refusal(
+        dynamicfs("create", fresh.path, pool.disks[1].path), EXIT_ALREADY_IN_POOL, pool.disks[1]
+    )
+    expect_equal(hashes(pool.disks), before, "the pool's disks")
+    expect_equal(os.listdir(fresh.path), [], "files on the other disk")
+    pool.mount().umount()
+
+
+@case(GROUP, "create refuses more copies than disks", where=OWN_POOLS)
+def too_few_disks(bench):
+    disks = [directory_disk(bench.scratch / name) for name in ("a", "b")]
+    outcome = dynamicfs("create", "--redundancy", "replica:3", *[disk.path for disk in disks])
+    expect_refusal(outcome, EXIT_TOO_FEW_DISKS, "replica:3")
+    expect_equal([os.listdir(disk.path) for disk in disks], [[], []], "files on the disks")
+
+
+@case(
+    GROUP,
+    "mount names the disk of a single pool that is missing, and -o disk= finds it where it went",
+    where=OWN_POOLS,
+)
+def disk_missing(bench):
+    disks = [directory_disk(bench.scratch / name) for name in ("a", "b")]
+    pool = bench.pool("pool", disks, "single").mount()
+    (pool.root / "file").write_bytes(bench.random_bytes(4 * MIB))
+    before = snapshot(pool.root)
+    pool.umount()
+    volumes = hashes(disks[:1])
+    disks[1].take_away()
+    expect_refusal(pool.try_mount(), EXIT_DISK_MISSING, disks[1])
+    expect_equal(hashes(disks[:1]), volumes, "the disk that is there")
+    moved = disks[1].path.with_name("moved elsewhere")
+    disks[1].path.with_name("b.taken-away").rename(moved)
+    pool.mount(options=[f"disk={moved}"])
+    expect_same(before, snapshot(pool.root), "the tree with the disk found by -o disk=")
+    pool.umount()
+    expect_equal(
+        pool.try_mount().code, 0, "exit code of a mount that finds the disk at its new stored path"
+    )
+    pool.umount()
+
+
+@case(
+    GROUP,
+    "a mounted pool cannot be mounted a second time, nor created over",
+    where=OWN_POOLS,
+    timeout_s=120,
+)
+def mounted_twice(bench):
+    pool = bench.pool("pool", two_images(bench)).mount()
+    (pool.root / "file").write_bytes(b"content")
+    second = bench.scratch / "second"
+    second.mkdir()
+    expect_refusal(dynamicfs("mount", pool.disks[0].path, second), EXIT_ALREADY_MOUNTED, pool.root)
+    outcome = dynamicfs("mount", pool.disks[1].path, pool.root)
+    expect(
+        outcome.code in (EXIT_ALREADY_MOUNTED, EXIT_BAD_MOUNTPOINT), f"{outcome}; expected 10 or 11"
+    )
+    expect_refusal(
+        dynamicfs("create", *[disk.path for disk in pool.disks]),
+        EXIT_ALREADY_IN_POOL,
+        pool.disks[0],
+    )
+    expect_equal((pool.root / "file").read_bytes(), b"content", "the file in the first mount")
+    expect_equal(os.listdir(second), [], "files in the second mountpoint")
+    pool.umount()
+
+
+@case(GROUP, "mount refuses a mountpoint that is absent, a file, or not empty", where=OWN_POOLS)
+def bad_mountpoints(bench):
+    pool = bench.pool("pool", two_images(bench))
+    before = hashes(pool.disks)
+    full, file = bench.scratch / "full", bench.scratch / "a-file"
+    full.mkdir()
+    (full / "something").write_text("mine")
+    file.write_text("mine")
+    for mountpoint in (bench.scratch / "absent", file, full):
+        expect_refusal(pool.try_mount(mountpoint=mountpoint), EXIT_BAD_MOUNTPOINT, mountpoint)
+    expect_equal(os.listdir(full), ["something"], "files in the refused mountpoint")
+    expect_equal(hashes(pool.disks), before, "the disks")
+
+
+@case(
+    GROUP,
+    "mount says so when there is no /dev/fuse",
+    where=OWN_POOLS,
+    needs=["mount namespaces", "root"],
+)
+def no_fuse(bench):
+    pool = bench.pool("pool", two_images(bench))
+    before = hashes(pool.disks)
+    # In a mount namespace of its own the command sees a /dev with little in it.
+    script = (
+        "mount -t tmpfs none /dev && mknod -m 666 /dev/null c 1 3 && mknod -m 666 /dev/urandom c 1 9 && "
+        'mknod -m 666 /dev/zero c 1 5 && exec "$@"'
+    )
+    outcome = command(
+        "unshare",
+        "--mount",
+        "--propagation",
+        "private",
+        "sh",
+        "-c",
+        script,
+        "sh",
+        binary(),
+        "mount",
+        pool.disks[0].path,
+        pool.root,
+        check=False,
+    )
+    expect_refusal(outcome, EXIT_NO_FUSE, "/dev/fuse")
+    expect_equal(hashes(pool.disks), before, "the disks")
+
+
+@case(
+    GROUP,
+    "a user without the right to the disks is refused, and told which",
+    where=OWN_POOLS,
+    needs=["root"],
+)
+def no_permission(bench):
+    pool = bench.pool("pool", two_images(bench))
+    if (
+        subprocess.run(
+            [binary(), "--help"], preexec_fn=as_nobody, capture_output=True, timeout=20
+        ).returncode
+        != 0
+    ):
+        raise Skip(f"user nobody cannot run {binary()}")
+    for disk in pool.disks:
+        disk.path.chmod(0o600)
+    before = hashes(pool.disks)
+    outcome = dynamicfs("mount", pool.disks[0].path, pool.root, preexec_fn=as_nobody)
+    expect_refusal(outcome, EXIT_NO_PERMISSION, pool.disks[0])
+    expect_equal(hashes(pool.disks), before, "the disks")
+
+
+# man/format.md, "Superblock": two copies; the checksum covers everything from `size` on.
+SUPERBLOCK_OFFSETS = (0, 64 * 1024)
+CRC_OFFSET, SIZE_OFFSET, READER_MIN_OFFSET = 8, 12, 16
+
+
+def crc32c(data):
+    table = []
+    for value in range(256):
+        for _ in range(8):
+            value = value >> 1 ^ (0x82F63B78 if value & 1 else 0)
+        table.append(value)
+    crc = 0xFFFFFFFF
+    for byte in data:
+        crc = crc >> 8 ^ table[(crc ^ byte) & 0xFF]
+    return crc ^ 0xFFFFFFFF
+
+
+def raise_reader_min(volume, version):
+    """Makes a volume look as if a later program had written it; returns how many copies were
+    changed.
+    """
+    changed = 0
+    with open(volume, "r+b") as file:
+        for offset in SUPERBLOCK_OFFSETS:
+            file.seek(offset)
+            block = bytearray(file.read(64 * 1024))
+            size_bytes = struct.unpack_from("<I", block, SIZE_OFFSET)[0]
+            if struct.unpack_from("<I", block, CRC_OFFSET)[0] != crc32c(
+                block[SIZE_OFFSET:size_bytes]
+            ):
+                continue
+            struct.pack_into("<II", block, READER_MIN_OFFSET, version, version)
+            struct.pack_into("<I", block, CRC_OFFSET, crc32c(block[SIZE_OFFSET:size_bytes]))
+            file.seek(offset)
+            file.write(block)
+            changed += 1
+    return changed
+
+
+@case(GROUP, "mount refuses a pool that a newer program wrote", where=OWN_POOLS)
+def newer_format(bench):
+    pool = bench.pool("pool", two_images(bench))
+    for disk in pool.disks:
+        expect(
+            raise_reader_min(disk.volume, 1000) > 0,
+            f"no superblock as man/format.md describes it on {disk}",
+        )
+    before = hashes(pool.disks)
+    expect_refusal(pool.try_mount(), EXIT_NEWER_FORMAT, "1000")
+    expect_equal(hashes(pool.disks), before, "the disks")
+
+
+@case(GROUP, "umount, sync and status refuse what is not mounted", where=OWN_POOLS)
+def not_mounted(bench):
+    folder = bench.scratch / "folder"
+    folder.mkdir()
+    for word in ("umount", "sync", "status"):
+        expect_refusal(dynamicfs(word, folder), EXIT_NOT_MOUNTED, folder)

@@ -1,0 +1,189 @@
+"""Rot: bytes that change on a disk. The user never gets them, and where a copy is left it is
+repaired.
+"""
+
+import errno
+import mmap
+import os
+
+from case import OWN_POOLS, case
+from harness import expect, expect_equal, wait_until
+from syscalls import fsync_path, read_direct
+from targets import MIB, directory_disk, image_disk
+
+GROUP = "corruption"
+BLOCK_BYTES = 4096
+DISK_BYTES = 256 * MIB
+
+
+def find_blocks(volume, blocks):
+    """{block number: offsets in the volume file} of blocks whose content lies there whole."""
+    found = {}
+    with open(volume, "rb") as file, mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as memory:
+        for number, block in enumerate(blocks):
+            at = memory.find(block)
+            while at >= 0:
+                found.setdefault(number, []).append(at)
+                at = memory.find(block, at + 1)
+    return found
+
+
+def flip_bytes(volume, offsets, rng, count=5):
+    """Changes `count` random bytes in each block, so that each surely differs from before."""
+    with open(volume, "r+b") as file:
+        for offset in offsets:
+            for _ in range(count):
+                file.seek(offset + rng.randrange(BLOCK_BYTES))
+                byte = file.read(1)[0]
+                file.seek(-1, os.SEEK_CUR)
+                file.write(bytes([byte ^ rng.randrange(1, 256)]))
+        os.fsync(file.fileno())
+
+
+class Victim:
+    """A file of recognisable random blocks in a pool of two copies, written and unmounted."""
+
+    def __init__(self, bench, pool, name, block_count):
+        self.path = pool.root / name
+        self.blocks = [bench.random_bytes(BLOCK_BYTES) for _ in range(block_count)]
+        self.path.write_bytes(b"".join(self.blocks))
+        fsync_path(self.path)
+
+    @property
+    def content(self):
+        return b"".join(self.blocks)
+
+
+def two_disks(bench):
+    return [
+        image_disk(bench.scratch / "disk-a.img", DISK_BYTES),
+        directory_disk(bench.scratch / "disk-b"),
+    ]
+
+
+def expect_all_copies(disks, victim):
+    """Offsets by disk; every block must lie on every disk, or this test would spoil nothing."""
+    places = [find_blocks(disk.volume, victim.blocks) for disk in disks]
+    for disk, found in zip(disks, places):
+        expect_equal(
+            len(found), len(victim.blocks), f"blocks of {victim.path.name} found on {disk}"
+        )
+    return places
+
+
+@case(
+    GROUP,
+    "a spoiled copy is served from the other one, counted and rewritten",
+    where=OWN_POOLS,
+    timeout_s=200,
+)
+def one_copy(bench):
+    disks = two_disks(bench)
+    pool = bench.pool("pool", disks, "replica:2").mount()
+    # Whichever disk a read prefers: of each file the copy on another disk is spoiled.
+    victims = [Victim(bench, pool, f"spoiled-on-{disk.path.name}", 512) for disk in disks]
+    pool.umount()
+    for disk, victim in zip(disks, victims):
+        places = expect_all_copies(disks, victim)[disks.index(disk)]
+        flip_bytes(disk.volume, [at for offsets in places.values() for at in offsets], bench.rng)
+        expect_equal(
+            len(find_blocks(disk.volume, victim.blocks)), 0, f"whole blocks left on {disk}"
+        )
+    pool.mount()
+    before = pool.metrics()
+    for victim in victims:
+        expect(victim.path.read_bytes() == victim.content, f"{victim.path.name} is wrong")
+        expect(
+            read_direct(victim.path) == victim.content,
+            f"{victim.path.name} is wrong, read around the cache",
+        )
+
+    def counters():
+        after = pool.metrics()
+        return [after[name] - before[name] for name in ("checksum_errors", "repairs")]
+
+    wait_until(lambda: min(counters()) > 0, 20, "checksum_errors and repairs move")
+    repairs = counters()[1]
+    pool.umount()
+    restored = sum(
+        len(find_blocks(disk.volume, victim.blocks)) for disk, victim in zip(disks, victims)
+    )
+    expect(
+        restored > 0,
+        f"{repairs} repairs are counted, but no spoiled block is whole again on its disk",
+    )
+    pool.mount()
+    for victim in victims:
+        expect(
+            victim.path.read_bytes() == victim.content,
+            f"{victim.path.name} is wrong after the repair",
+        )
+    pool.umount()
+
+
+@case(
+    GROUP,
+    "where both copies are spoiled the reader gets EIO, and all other blocks",
+    where=OWN_POOLS,
+    timeout_s=200,
+)
+def both_copies(bench):
+    disks = two_disks(bench)
+    pool = bench.pool("pool", disks, "replica:2").mount()
+    victim = Victim(bench, pool, "victim", 64)
+    whole = Victim(bench, pool, "whole", 64)
+    pool.umount()
+    lost = sorted(bench.rng.sample(range(64), 7))
+    for disk, places in zip(disks, expect_all_copies(disks, victim)):
+        flip_bytes(disk.volume, [at for number in lost for at in places[number]], bench.rng)
+    pool.mount()
+    fd = os.open(victim.path, os.O_RDONLY | os.O_DIRECT)
+    buffer = mmap.mmap(-1, BLOCK_BYTES)
+    for number, block in enumerate(victim.blocks):
+        try:
+            os.preadv(fd, [buffer], number * BLOCK_BYTES)
+        except OSError as error:
+            expect_equal(errno.errorcode[error.errno], "EIO", f"error of block {number}")
+            expect(number in lost, f"EIO for block {number}, which has two good copies")
+        else:
+            expect(number not in lost, f"block {number} has no good copy and was read all the same")
+            expect(buffer[:] == block, f"block {number} is wrong")
+    os.close(fd)
+    expect(whole.path.read_bytes() == whole.content, "another file is wrong")
+    # What is lost can be written anew.
+    with open(victim.path, "r+b") as file:
+        for number in lost:
+            file.seek(number * BLOCK_BYTES)
+            file.write(victim.blocks[number])
+    pool.remount()
+    expect(
+        victim.path.read_bytes() == victim.content,
+        "the file is wrong after its lost blocks were written anew",
+    )
+    pool.umount()
+
+
+@case(
+    GROUP,
+    "random damage to one whole disk: every file still reads right",
+    where=OWN_POOLS,
+    timeout_s=200,
+)
+def sprayed_disk(bench):
+    disks = two_disks(bench)
+    pool = bench.pool("pool", disks, "replica:2").mount()
+    victims = [
+        Victim(bench, pool, f"file-{number}", bench.rng.randrange(1, 200)) for number in range(40)
+    ]
+    pool.umount()
+    # Anything may be hit: data, journal, tables, superblocks.
+    size_blocks = disks[0].volume.stat().st_size // BLOCK_BYTES
+    flip_bytes(
+        disks[0].volume,
+        [bench.rng.randrange(size_blocks) * BLOCK_BYTES for _ in range(size_blocks // 20)],
+        bench.rng,
+    )
+    pool.mount(disk=disks[1])
+    for victim in victims:
+        expect(victim.path.read_bytes() == victim.content, f"{victim.path.name} is wrong")
+    pool.umount()

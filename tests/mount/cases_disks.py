@@ -1,0 +1,279 @@
+"""Disks that go away: before the mount, while it runs, and one after the other.
+
+"Detaching" a loop device in use only marks it: nothing happens before its last user closes it. What
+yields real errors is the shutdown of the file system that holds the disk: from then on every read,
+write and flush of a directory or of a loop device on it fails with EIO, as on a disk whose cable
+was pulled. A third way, a loop device whose file is cut to length zero, fails reads and accepts
+writes.
+"""
+
+import os
+
+from case import OWN_POOLS, case
+from harness import command, expect, expect_equal, wait_until
+from snapshot import expect_same, expect_sound, snapshot
+from syscalls import fsync_path, read_direct, shut_down
+from targets import (
+    EXIT_DEGRADED,
+    EXIT_HEALTHY,
+    EXIT_SPLIT_BRAIN,
+    MIB,
+    directory_disk,
+    dynamicfs,
+    expect_refusal,
+    image_disk,
+    loop_disk,
+)
+
+GROUP = "disks"
+HOST_BYTES = 700 * MIB
+DISK_BYTES = 384 * MIB
+
+
+def write_set(root, name, rng, count=40):
+    """Writes some files below `root`/`name` and makes them durable; returns {path: content}."""
+    (root / name).mkdir()
+    files = {}
+    for number in range(count):
+        path = root / name / f"file-{number}"
+        files[path] = rng.randbytes(int(1 + 500_000 ** rng.random()))
+        path.write_bytes(files[path])
+        fsync_path(path)
+    fsync_path(root / name)
+    return files
+
+
+def expect_files(files, what):
+    """Every file reads back right from the disks, not from the page cache."""
+    for path, content in files.items():
+        expect(read_direct(path) == content, f"{what}: {path} is wrong")
+
+
+def expect_degraded(pool, disk, timeout_s=60):
+    """Waits until status says which disk is gone, in every form it has."""
+
+    def is_degraded():
+        code, status = pool.status()
+        return status if code == EXIT_DEGRADED else None
+
+    status = wait_until(
+        is_degraded, timeout_s, f"status says degraded after {disk} went", step_s=0.3
+    )
+    expect_equal(status["pool"]["state"], "degraded", "state of the pool")
+    states = {one["path"]: one["state"] for one in status["disks"]}
+    expect(states.get(str(disk.path)) in ("missing", "failed"), f"state of {disk}: {states}")
+    for other in pool.disks:
+        if other is not disk:
+            expect_equal(states.get(str(other.path)), "healthy", f"state of {other}")
+    outcome = dynamicfs("status", pool.root)
+    expect(
+        str(disk.path) in outcome.out,
+        f"status for people does not name {disk}: {outcome.out[:500]}",
+    )
+
+
+@case(
+    GROUP,
+    "a pool of two copies mounts with a disk away, reads and writes, and takes the disk back",
+    where=OWN_POOLS,
+    timeout_s=200,
+)
+def absent_at_mount(bench):
+    disks = [
+        directory_disk(bench.scratch / "disk-a"),
+        image_disk(bench.scratch / "disk-b.img", DISK_BYTES),
+        image_disk(bench.scratch / "disk-c.img", DISK_BYTES),
+    ]
+    pool = bench.pool("pool", disks, "replica:2").mount()
+    files = write_set(pool.root, "before", bench.rng)
+    pool.umount()
+    for number, disk in enumerate(disks):
+        disk.take_away()
+        pool.mount()
+        expect_degraded(pool, disk)
+        expect_files(files, f"with {disk.path.name} away")
+        files |= write_set(pool.root, f"without-{disk.path.name}", bench.rng, count=15)
+        expect_sound(pool.root)
+        before = snapshot(pool.root)
+        pool.umount()
+        disk.bring_back()
+        pool.mount()
+        # The disk is brought up to date before the next one goes, or data that only it lacks would
+        # be lost.
+        wait_until(
+            lambda: pool.status()[0] == EXIT_HEALTHY, 90, f"{disk} up to date again", step_s=0.3
+        )
+        expect_same(before, snapshot(pool.root), f"after {disk.path.name} came back")
+        pool.umount()
+
+
+class HostedDisk:
+    """A disk on a small xfs of its own. pull() makes all its I/O fail; put_back() undoes that."""
+
+    def __init__(self, scratch, name, kind):
+        self.mountpoint = scratch / f"{name}-host"
+        self.mountpoint.mkdir()
+        self._device = loop_disk(scratch / f"{name}-host.img", HOST_BYTES).path
+        command("mkfs.xfs", "-q", self._device)
+        command("mount", self._device, self.mountpoint)
+        if kind == "directory":
+            self.disk = directory_disk(self.mountpoint / name)
+        else:
+            self.disk = loop_disk(self.mountpoint / f"{name}.img", DISK_BYTES)
+        self.kind = kind
+
+    def pull(self):
+        shut_down(self.mountpoint)
+
+    def put_back(self):
+        """To be called when nobody uses the disk; its content is what was flushed before the pull."""
+        if self.kind == "device":
+            command("losetup", "--detach", self.disk.path)
+        command("umount", self.mountpoint)
+        command("mount", self._device, self.mountpoint)
+        if self.kind == "device":
+            command("losetup", self.disk.path, self.disk.volume)
+
+
+def _pulled_while_running(kind):
+    @case(
+        GROUP,
+        f"a {kind} that fails every request while the pool runs: all files read right, writes go on",
+        where=OWN_POOLS,
+        needs=["xfs"],
+        timeout_s=240,
+    )
+    def run(bench):
+        hosted = HostedDisk(bench.scratch, "victim", kind)
+        disks = [
+            image_disk(bench.scratch / "disk-a.img", DISK_BYTES),
+            hosted.disk,
+            image_disk(bench.scratch / "disk-c.img", DISK_BYTES),
+        ]
+        pool = bench.pool("pool", disks, "replica:2").mount()
+        files = write_set(pool.root, "before", bench.rng)
+        hosted.pull()
+        expect_files(files, "right after the disk went")
+        files |= write_set(pool.root, "after", bench.rng)
+        expect_degraded(pool, hosted.disk)
+        expect_files(files, "when the disk was known to be gone")
+        pool.umount()
+        hosted.put_back()
+        pool.mount()
+        expect_files(files, "after the disk came back")
+        files |= write_set(pool.root, "later", bench.rng, count=10)
+        wait_until(
+            lambda: pool.status()[0] == EXIT_HEALTHY, 90, "the disk up to date again", step_s=0.3
+        )
+        pool.umount()
+
+    return run
+
+
+for _kind in ("directory", "device"):
+    _pulled_while_running(_kind)
+
+
+@case(
+    GROUP,
+    "a loop device whose file is cut to nothing: reads come from the other copy, writes go on",
+    where=OWN_POOLS,
+    needs=["loop devices"],
+    timeout_s=200,
+)
+def emptied_disk(bench):
+    victim = loop_disk(bench.scratch / "victim.img", DISK_BYTES)
+    disks = [image_disk(bench.scratch / "disk-a.img", DISK_BYTES), victim]
+    pool = bench.pool("pool", disks, "replica:2").mount()
+    files = write_set(pool.root, "before", bench.rng)
+    os.truncate(victim.volume, 0)
+    command("blockdev", "--flushbufs", victim.path)
+    expect_files(files, "after the disk's content went")
+    files |= write_set(pool.root, "after", bench.rng, count=20)
+    expect_files(files, "with new files")
+    code, status = pool.status()
+    bad = status["metrics"]["checksum_errors"] + status["metrics"].get("read_errors", 0)
+    expect(code != EXIT_HEALTHY or bad > 0, "status is healthy and counts no error")
+    pool.umount()
+
+
+@case(
+    GROUP,
+    "a pool loses a disk, is killed, and comes back degraded with everything",
+    where=OWN_POOLS,
+    needs=["xfs"],
+    timeout_s=200,
+)
+def killed_while_degraded(bench):
+    hosted = HostedDisk(bench.scratch, "victim", "directory")
+    pool = bench.pool(
+        "pool", [image_disk(bench.scratch / "disk-a.img", DISK_BYTES), hosted.disk], "replica:2"
+    ).mount()
+    files = write_set(pool.root, "before", bench.rng, count=15)
+    hosted.pull()
+    files |= write_set(pool.root, "after", bench.rng, count=15)
+    pool.kill()
+    pool.mount(disk=pool.disks[0])
+    expect_files(files, "after the kill")
+    expect_degraded(pool, hosted.disk)
+    pool.umount()
+
+
+@case(
+    GROUP,
+    "disks that were mounted apart are refused together, both named, and neither is changed",
+    where=OWN_POOLS,
+    timeout_s=200,
+)
+def split_brain(bench):
+    one, two = disks = [
+        directory_disk(bench.scratch / "disk-a"),
+        directory_disk(bench.scratch / "disk-b"),
+    ]
+    pool = bench.pool("pool", disks, "replica:2").mount()
+    write_set(pool.root, "common", bench.rng, count=5)
+    pool.umount()
+    for here, away in ((one, two), (two, one)):
+        away.take_away()
+        pool.mount(disk=here)
+        write_set(pool.root, f"only-on-{here.path.name}", bench.rng, count=5)
+        pool.umount()
+        away.bring_back()
+    before = [snapshot(disk.path) for disk in disks]
+    for disk in disks:
+        outcome = pool.try_mount(disk=disk)
+        expect_refusal(outcome, EXIT_SPLIT_BRAIN, one, two)
+    for disk, old in zip(disks, before):
+        expect_same(old, snapshot(disk.path), f"{disk} after the refusal")
+
+
+@case(GROUP, "a disk that was away and came back is no split brain", where=OWN_POOLS, timeout_s=120)
+def stale_disk(bench):
+    one, two = disks = [
+        directory_disk(bench.scratch / "disk-a"),
+        directory_disk(bench.scratch / "disk-b"),
+    ]
+    pool = bench.pool("pool", disks, "replica:2").mount()
+    pool.umount()
+    two.take_away()
+    for number in range(3):  # Several epochs pass without it.
+        pool.mount(disk=one)
+        write_set(pool.root, f"round-{number}", bench.rng, count=5)
+        pool.umount()
+    two.bring_back()
+    pool.mount(disk=two)
+    expect_equal(
+        sorted(path.name for path in pool.root.iterdir()),
+        ["round-0", "round-1", "round-2"],
+        "directories",
+    )
+    wait_until(lambda: pool.status()[0] == EXIT_HEALTHY, 90, "the disk up to date", step_s=0.3)
+    pool.umount()
+    one.take_away()
+    pool.mount(disk=two)  # Now it has everything itself.
+    expect_equal(
+        len([path for path in pool.root.rglob("file-*")]), 15, "files on the disk that was away"
+    )
+    expect_sound(pool.root)
+    pool.umount()
+    one.bring_back()
