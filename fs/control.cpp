@@ -1,0 +1,251 @@
+#include "fs/control.hpp"
+
+#include <fmt/format.h>
+#include <poll.h>
+#include <pthread.h>
+#include <sys/eventfd.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstdlib>
+#include <cstring>
+#include <filesystem>
+#include <optional>
+
+#include "base/log.hpp"
+
+namespace dynamicfs::fs {
+namespace {
+
+constexpr std::size_t kRequestBytesMax = 4096;
+// A peer that connects and says nothing may not keep the next one waiting longer.
+constexpr int kRequestMillisecondsMax = 2000;
+
+std::optional<sockaddr_un> address_of(const std::string& path) {
+  sockaddr_un address{};
+  address.sun_family = AF_UNIX;
+  if (path.size() >= sizeof address.sun_path) return std::nullopt;
+  std::memcpy(address.sun_path, path.c_str(), path.size() + 1);
+  return address;
+}
+
+UniqueFd new_socket() { return UniqueFd{::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0)}; }
+
+int connect_to(const UniqueFd& socket, const std::string& path) {
+  const auto address = address_of(path);
+  if (!address) return ENAMETOOLONG;
+  if (::connect(socket.get(), reinterpret_cast<const sockaddr*>(&*address), sizeof *address) != 0) {
+    return errno;
+  }
+  return 0;
+}
+
+bool send_all(int fd, std::string_view text) {
+  while (!text.empty()) {
+    const ssize_t sent = ::send(fd, text.data(), text.size(), MSG_NOSIGNAL);
+    if (sent < 0 && errno == EINTR) continue;
+    if (sent <= 0) return false;
+    text.remove_prefix(static_cast<std::size_t>(sent));
+  }
+  return true;
+}
+
+// One line, or nothing: closed, too long, or too slow.
+std::optional<std::string> receive_request(int fd) {
+  std::string line;
+  while (line.size() < kRequestBytesMax) {
+    pollfd waiting{.fd = fd, .events = POLLIN, .revents = 0};
+    if (::poll(&waiting, 1, kRequestMillisecondsMax) <= 0) return std::nullopt;
+    char buffer[512];
+    const ssize_t got = ::recv(fd, buffer, sizeof buffer, 0);
+    if (got <= 0) return std::nullopt;
+    line.append(buffer, static_cast<std::size_t>(got));
+    if (const std::size_t end = line.find('\n'); end != line.npos) return line.substr(0, end);
+  }
+  return std::nullopt;
+}
+
+bool may_ask(int connection) {
+  ucred peer{};
+  socklen_t size = sizeof peer;
+  if (::getsockopt(connection, SOL_SOCKET, SO_PEERCRED, &peer, &size) != 0) return false;
+  return peer.uid == 0 || peer.uid == ::geteuid();
+}
+
+Refusal failed(std::string what, std::string remedy) {
+  return {ExitCode::kFailed, std::move(what), std::move(remedy)};
+}
+
+}  // namespace
+
+std::string control_directory() {
+  if (::geteuid() == 0) return "/run/dynamicfs";
+  const char* const runtime = std::getenv("XDG_RUNTIME_DIR");
+  return runtime == nullptr || *runtime == '\0' ? std::string{} : std::string{runtime} + "/dynamicfs";
+}
+
+void ControlReply::send(const Json& answer) {
+  // A peer that has gone needs no answer. Names of files need not be valid UTF-8.
+  send_all(connection_.get(), answer.dump(-1, ' ', false, Json::error_handler_t::replace) + "\n");
+}
+
+ControlServer::ControlServer(std::string path, UniqueFd listener, UniqueFd stop_event, Handler handler)
+    : path_(std::move(path)),
+      listener_(std::move(listener)),
+      stop_event_(std::move(stop_event)),
+      handler_(std::move(handler)),
+      thread_([this] { serve(); }) {}
+
+Outcome<std::unique_ptr<ControlServer>> ControlServer::start(const Uuid& pool, Handler handler) {
+  const std::string directory = control_directory();
+  if (directory.empty()) {
+    return failed("There is no directory for the control socket.", "Set XDG_RUNTIME_DIR.");
+  }
+  if (::mkdir(directory.c_str(), 0755) != 0 && errno != EEXIST) {
+    return failed(fmt::format("{} cannot be made: {}.", directory, std::strerror(errno)), "");
+  }
+  std::string path = directory + "/" + pool.text() + ".sock";
+  const auto address = address_of(path);
+  UniqueFd listener = new_socket();
+  UniqueFd stop_event{::eventfd(0, EFD_CLOEXEC)};
+  if (!address || !listener || !stop_event) {
+    return failed(fmt::format("The control socket {} cannot be made.", path), "");
+  }
+  const UniqueFd probe = new_socket();
+  if (connect_to(probe, path) == 0) {
+    return Refusal{ExitCode::kAlreadyMounted,
+                   fmt::format("Another daemon serves the pool {}.", pool.text()),
+                   "'dynamicfs status' shows where it is mounted."};
+  }
+  ::unlink(path.c_str());
+  // The mode comes from the umask; there must be no moment in which others could connect.
+  const mode_t old_mask = ::umask(0177);
+  const int bound = ::bind(listener.get(), reinterpret_cast<const sockaddr*>(&*address), sizeof *address);
+  const int why = errno;
+  ::umask(old_mask);
+  if (bound != 0 || ::listen(listener.get(), 16) != 0) {
+    return failed(fmt::format("The control socket {} cannot be made: {}.", path,
+                              std::strerror(bound != 0 ? why : errno)), "");
+  }
+  return std::unique_ptr<ControlServer>{new ControlServer(std::move(path), std::move(listener),
+                                                          std::move(stop_event), std::move(handler))};
+}
+
+ControlServer::~ControlServer() { stop(); }
+
+void ControlServer::stop() {
+  if (!thread_.joinable()) return;
+  ::unlink(path_.c_str());
+  const std::uint64_t one = 1;
+  [[maybe_unused]] const auto told = ::write(stop_event_.get(), &one, sizeof one);
+  thread_.join();
+}
+
+void ControlServer::serve() {
+  ::pthread_setname_np(::pthread_self(), "dfs-control");
+  while (true) {
+    pollfd waiting[2] = {{.fd = listener_.get(), .events = POLLIN, .revents = 0},
+                         {.fd = stop_event_.get(), .events = POLLIN, .revents = 0}};
+    if (::poll(waiting, 2, -1) < 0) continue;
+    if (waiting[1].revents != 0) return;
+    UniqueFd connection{::accept4(listener_.get(), nullptr, nullptr, SOCK_CLOEXEC)};
+    if (!connection) continue;
+    if (!may_ask(connection.get())) continue;
+    const auto line = receive_request(connection.get());
+    if (!line) continue;
+    const Json request = Json::parse(*line, nullptr, false);
+    ControlReply reply{std::move(connection)};
+    if (!request.is_object() || !request.contains("command") || !request["command"].is_string()) {
+      reply.refuse("not a request");
+      continue;
+    }
+    handler_(request["command"].get<std::string>(), std::move(reply));
+  }
+}
+
+void ControlServer::keep(UniqueFd connection) {
+  LockGuard lock(mutex_);
+  kept_.push_back(std::move(connection));
+}
+
+void ControlServer::say_last_words(const std::string& error) {
+  std::vector<UniqueFd> kept;
+  {
+    LockGuard lock(mutex_);
+    kept.swap(kept_);
+  }
+  const std::string words = Json{{"finished", true}, {"error", error}}.dump() + "\n";
+  for (const UniqueFd& connection : kept) send_all(connection.get(), words);
+}
+
+// ---- The command's side ------------------------------------------------------------------------------
+
+Outcome<ControlClient> ControlClient::connect(const std::string& socket) {
+  UniqueFd connection = new_socket();
+  if (!connection) return failed(fmt::format("No socket can be made: {}.", std::strerror(errno)), "");
+  const int error = connect_to(connection, socket);
+  if (error == EACCES || error == EPERM) {
+    return Refusal{ExitCode::kPermission, fmt::format("You may not ask the daemon behind {}.", socket),
+                   "Ask as the user who mounted the pool: for most pools, with sudo."};
+  }
+  if (error != 0) {
+    return Refusal{ExitCode::kNotMounted, fmt::format("No daemon answers at {}.", socket), ""};
+  }
+  return ControlClient{std::move(connection)};
+}
+
+Outcome<Json> ControlClient::ask(const std::string& command) {
+  if (!send_all(connection_.get(), Json{{"command", command}}.dump() + "\n")) {
+    return failed("The daemon has closed the connection.", "");
+  }
+  Json answer = TRY(next_line());
+  if (!answer.value("ok", false)) {
+    return failed(fmt::format("The daemon says: {}.", answer.value("error", "no reason given")), "");
+  }
+  return answer;
+}
+
+Outcome<Json> ControlClient::next_line() {
+  while (true) {
+    if (const std::size_t end = received_.find('\n'); end != received_.npos) {
+      Json line = Json::parse(received_.substr(0, end), nullptr, false);
+      received_.erase(0, end + 1);
+      if (!line.is_object()) return failed("The daemon's answer makes no sense.", "");
+      return line;
+    }
+    char buffer[16384];
+    const ssize_t got = ::recv(connection_.get(), buffer, sizeof buffer, 0);
+    if (got < 0 && errno == EINTR) continue;
+    if (got <= 0) return failed("The daemon has ended without an answer.", "Its log says why.");
+    received_.append(buffer, static_cast<std::size_t>(got));
+  }
+}
+
+std::vector<RunningDaemon> running_daemons(bool* denied) {
+  std::vector<RunningDaemon> daemons;
+  std::error_code error;
+  for (const auto& entry : std::filesystem::directory_iterator(control_directory(), error)) {
+    if (entry.path().extension() != ".sock") continue;
+    const std::string socket = entry.path().string();
+    auto client = ControlClient::connect(socket);
+    if (!client) {
+      if (denied != nullptr && client.error().code == ExitCode::kPermission) *denied = true;
+      continue;
+    }
+    auto hello = client->ask("hello");
+    if (!hello) continue;
+    daemons.push_back({.socket = socket,
+                       .pool = hello->value("pool", ""),
+                       .label = hello->value("label", ""),
+                       .pid = hello->value("pid", 0),
+                       .mountpoint = hello->value("mountpoint", ""),
+                       .device = hello->value("device", ""),
+                       .disks = hello->value("disks", std::vector<std::string>{})});
+  }
+  return daemons;
+}
+
+}  // namespace dynamicfs::fs

@@ -1,0 +1,111 @@
+// The door between the command and the daemon: one Unix socket per pool, one JSON object per line.
+//
+//   {"command": "status"}     {"ok": true, "status": {...}}
+//   {"command": "hello"}      {"ok": true, "pool": ..., "pid": ..., "mountpoint": ..., "disks": [...]}
+//   {"command": "sync"}       {"ok": true} when everything done before is durable
+//   {"command": "shutdown"}   {"ok": true, "pid": ...} at once; the daemon unmounts and exits
+//   {"command": "await_exit"} {"ok": true, "pid": ...} at once; like shutdown without the asking
+//
+// After the last two the connection stays open; the daemon's last words on it are
+// {"finished": true, "error": ""} when everything is on disk. A refusal is {"ok": false, "error": "..."}.
+//
+// Who may ask: root and the user the daemon runs as, by the kernel's word (SO_PEERCRED).
+#pragma once
+
+#include <sys/types.h>
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include <nlohmann/json.hpp>
+
+#include "base/mutex.hpp"
+#include "base/unique_fd.hpp"
+#include "base/uuid.hpp"
+#include "fs/refusal.hpp"
+
+namespace dynamicfs::fs {
+
+using Json = nlohmann::ordered_json;
+
+// /run/dynamicfs for root, $XDG_RUNTIME_DIR/dynamicfs for others; empty if there is none.
+std::string control_directory();
+
+// The answer to one request, given once, from any thread and at any time.
+class ControlReply {
+ public:
+  explicit ControlReply(UniqueFd connection) : connection_(std::move(connection)) {}
+  ControlReply(ControlReply&&) = default;
+  ControlReply& operator=(ControlReply&&) = default;
+
+  void send(const Json& answer);
+  void refuse(const std::string& error) { send({{"ok", false}, {"error", error}}); }
+  UniqueFd take_connection() { return std::move(connection_); }
+
+ private:
+  UniqueFd connection_;
+};
+
+class ControlServer {
+ public:
+  // Called on the server's thread; may keep the reply and answer later.
+  using Handler = std::function<void(const std::string& command, ControlReply reply)>;
+
+  // Refuses when a living daemon has this pool's socket; one that a dead daemon left is replaced.
+  static Outcome<std::unique_ptr<ControlServer>> start(const Uuid& pool, Handler handler);
+  ~ControlServer();
+
+  const std::string& path() const { return path_; }
+  // No handler runs any more after this; the socket's name is gone.
+  void stop();
+  // Keeps a connection for the last words.
+  void keep(UniqueFd connection);
+  void say_last_words(const std::string& error);
+
+ private:
+  ControlServer(std::string path, UniqueFd listener, UniqueFd stop_event, Handler handler);
+  void serve();
+
+  const std::string path_;
+  const UniqueFd listener_;
+  const UniqueFd stop_event_;
+  const Handler handler_;
+  Mutex mutex_;
+  std::vector<UniqueFd> kept_ DFS_GUARDED_BY(mutex_);
+  std::thread thread_;
+};
+
+// ---- The command's side ------------------------------------------------------------------------------
+
+struct RunningDaemon {
+  std::string socket;
+  std::string pool;
+  std::string label;
+  pid_t pid = 0;
+  std::string mountpoint;
+  std::string device;               // of the mount: "0:45"
+  std::vector<std::string> disks;
+};
+// The daemons of this machine that answer. `denied`: there are some we may not ask.
+std::vector<RunningDaemon> running_daemons(bool* denied = nullptr);
+
+// A question and its answer, over one connection. kFailed with the daemon's words.
+class ControlClient {
+ public:
+  static Outcome<ControlClient> connect(const std::string& socket);
+  Outcome<Json> ask(const std::string& command);
+  // The next line, however long it takes; a closed connection is kFailed.
+  Outcome<Json> next_line();
+  // For poll(2).
+  int fd() const { return connection_.get(); }
+
+ private:
+  explicit ControlClient(UniqueFd connection) : connection_(std::move(connection)) {}
+  UniqueFd connection_;
+  std::string received_;
+};
+
+}  // namespace dynamicfs::fs

@@ -1,0 +1,358 @@
+#include "fs/create_pool.hpp"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <filesystem>
+#include <map>
+#include <memory>
+
+#include "base/blocking.hpp"
+#include "base/buffer.hpp"
+#include "base/log.hpp"
+#include "base/unique_fd.hpp"
+#include "fs/disk_search.hpp"
+#include "fs/mount_options.hpp"
+#include "journal/pool.hpp"
+#include "scheduler/uring_disk.hpp"
+
+namespace dynamicfs::fs {
+namespace {
+
+using journal::Policy;
+using scheduler::Disk;
+using scheduler::DiskKind;
+using scheduler::VolumeTarget;
+
+// Where every file system, partition table and volume manager leaves a mark.
+constexpr std::uint64_t kHeadBytes = 128 * kKiB;
+// Of the space that a directory's file system has now; the rest is for those who use it too.
+constexpr std::uint64_t kDirectoryPercent = 90;
+
+struct Plan {
+  VolumeTarget target;
+  std::uint64_t size_bytes = 0;
+  bool make = false;      // the volume file is to be made
+  bool replace = false;   // ... and an old one removed before
+  bool wipe = false;      // what is there is to be erased
+};
+
+Refusal usage(std::string what, std::string remedy) {
+  return {ExitCode::kUsage, std::move(what), std::move(remedy)};
+}
+
+const char* kind_name(DiskKind kind) {
+  switch (kind) {
+    case DiskKind::kDirectory: return "directory";
+    case DiskKind::kImageFile: return "image file";
+    case DiskKind::kBlockDevice: return "block device";
+    case DiskKind::kSimulated: return "simulated";
+  }
+  return "";
+}
+
+Outcome<Policy> chosen_policy(const CreateRequest& request) {
+  const std::size_t disks = request.disks.size();
+  Policy policy{.kind = Policy::Kind::kReplica,
+                .copies_or_data = static_cast<std::uint8_t>(disks >= 2 ? 2 : 1),
+                .parity = 0};
+  if (!request.redundancy.empty()) {
+    const auto parsed = Policy::parse(request.redundancy);
+    if (!parsed || parsed->kind != Policy::Kind::kReplica) {
+      return usage(fmt::format("'{}' is no redundancy that this version knows.", request.redundancy),
+                   "Write single, replica:2 or replica:3.");
+    }
+    policy = *parsed;
+  }
+  if (policy.width() > disks) {
+    return Refusal{ExitCode::kTooFewDisks,
+                   fmt::format("{} needs {} disks, and {} {} given.", policy.text(), policy.width(), disks,
+                               disks == 1 ? "was" : "were"),
+                   "Name more disks, or choose a lower redundancy."};
+  }
+  return policy;
+}
+
+// Whether anything is written where a file system, a partition table or a pool would begin.
+Outcome<bool> is_blank(const VolumeTarget& target) {
+  const UniqueFd file{::open(target.file.c_str(), O_RDONLY | O_CLOEXEC)};
+  std::vector<char> head(kHeadBytes);
+  const ssize_t got = file ? ::pread(file.get(), head.data(), head.size(), 0) : -1;
+  if (got < 0) {
+    return Refusal{errno == EACCES ? ExitCode::kPermission : ExitCode::kFailed,
+                   fmt::format("{} cannot be read: {}.", target.path, std::strerror(errno)), ""};
+  }
+  return std::all_of(head.begin(), head.begin() + got, [](char byte) { return byte == 0; });
+}
+
+Outcome<VolumeTarget> inspect(const std::string& path) {
+  auto target = scheduler::inspect_volume(path);
+  if (target) return std::move(*target);
+  const Error why = target.error();
+  if (why.code == Code::kInvalid) {
+    return usage(fmt::format("{} is neither a directory, a file nor a block device.", path),
+                 "Give one of these as a disk.");
+  }
+  if (why.sys_errno == EACCES || why.sys_errno == EPERM) {
+    return Refusal{ExitCode::kPermission, fmt::format("You may not open {}.", path), "Run it with sudo."};
+  }
+  if (why.sys_errno == ENOENT || why.sys_errno == ENOTDIR) {
+    return Refusal{ExitCode::kDiskMissing, fmt::format("There is no {}, nor a directory to make it in.", path),
+                   "Give an existing directory, file or block device."};
+  }
+  return Refusal{ExitCode::kFailed, fmt::format("{} cannot be used: {}.", path, describe(why)), ""};
+}
+
+// What the disk holds now must be nothing, or something that may be erased.
+Outcome<void> check_content(Executor& executor, const CreateRequest& request, Plan& plan) {
+  const std::string& path = plan.target.path;
+  const auto probed = probe_disk(executor, path, Duration::zero());
+  if (!probed && probed.error().code == ExitCode::kAlreadyMounted) return probed.error();
+  if (!probed && probed.error().code == ExitCode::kPermission) return probed.error();
+  const bool blank = TRY(is_blank(plan.target));
+  if (!probed && blank && plan.target.kind != DiskKind::kDirectory) return {};
+  plan.wipe = true;
+  plan.replace = plan.target.kind == DiskKind::kDirectory;
+  plan.make = plan.replace;
+  if (request.force) return {};
+  if (probed || probed.error().code != ExitCode::kNotADisk) {
+    return Refusal{ExitCode::kAlreadyInPool, fmt::format("{} is a disk of a pool already.", path),
+                   fmt::format("'dynamicfs mount {}' mounts that pool; --force erases the disk.", path)};
+  }
+  if (plan.replace) {
+    return Refusal{ExitCode::kFailed, fmt::format("{} holds a {} that is not complete.", path,
+                                                  scheduler::kVolumeFileName),
+                   "If an interrupted create has left it, remove it or use --force."};
+  }
+  return Refusal{ExitCode::kFailed, fmt::format("{} is not empty: it may hold a file system or a partition table.", path),
+                 "If nothing on it is needed any more, --force erases it."};
+}
+
+Outcome<Plan> plan_disk(Executor& executor, const CreateRequest& request, const std::string& path) {
+  Plan plan{.target = TRY(inspect(path)), .size_bytes = 0, .make = false, .replace = false, .wipe = false};
+  if (plan.target.exists) {
+    TRY(check_content(executor, request, plan));
+  } else {
+    plan.make = true;
+  }
+  if (!plan.make) {
+    plan.size_bytes = plan.target.size_bytes;
+  } else if (request.size_bytes) {
+    plan.size_bytes = *request.size_bytes;
+  } else if (plan.target.kind == DiskKind::kDirectory) {
+    plan.size_bytes = plan.target.free_bytes / 100 * kDirectoryPercent;
+  } else {
+    return usage(fmt::format("There is no {}, and nothing says how large it should be.", path),
+                 "Give the size of new image files: --size 20G");
+  }
+  plan.size_bytes = align_down(plan.size_bytes, kBlockBytes);
+  if (plan.size_bytes < journal::kVolumeBytesMin) {
+    return usage(fmt::format("{} would have {}, and a disk needs at least {}.", path, size_text(plan.size_bytes),
+                             size_text(journal::kVolumeBytesMin)),
+                 "Give a larger one.");
+  }
+  return plan;
+}
+
+// The device that holds a disk's bytes, as far as it can be told: two of one device fail together.
+std::string holder_of(const VolumeTarget& target) {
+  struct stat info {};
+  const std::string at = target.exists || target.kind != DiskKind::kImageFile
+                             ? target.path
+                             : std::filesystem::path(target.path).parent_path().string();
+  if (::stat(at.c_str(), &info) != 0) return target.path;
+  const dev_t device = S_ISBLK(info.st_mode) ? info.st_rdev : info.st_dev;
+  const std::string here = fmt::format("/sys/dev/block/{}:{}", major(device), minor(device));
+  std::error_code error;
+  const auto resolved = std::filesystem::canonical(here, error);
+  if (error) return fmt::format("{}:{}", major(device), minor(device));
+  // A partition lies inside the directory of its disk.
+  const bool partition = std::filesystem::exists(resolved / "partition", error);
+  return (partition ? resolved.parent_path() : resolved).string();
+}
+
+std::vector<std::string> warnings_for(const std::vector<Plan>& plans, const Policy& policy) {
+  std::vector<std::string> warnings;
+  if (plans.size() > 1 && policy.width() == 1) {
+    warnings.push_back("Files are spread over all disks without a copy: when one disk dies, nearly every file "
+                       "is damaged. 'replica:2' survives that.");
+  }
+  std::map<std::string, std::vector<const Plan*>> by_holder;
+  for (const Plan& plan : plans) by_holder[holder_of(plan.target)].push_back(&plan);
+  for (const auto& [holder, together] : by_holder) {
+    if (together.size() < 2 || policy.width() < 2) continue;
+    warnings.push_back(fmt::format("{} and {} lie on the same device: when it dies, both copies are gone.",
+                                   together[0]->target.path, together[1]->target.path));
+  }
+  for (const auto& [holder, together] : by_holder) {
+    std::uint64_t made = 0, free = 0;
+    for (const Plan* plan : together) {
+      if (!plan->make) continue;
+      made += plan->size_bytes;
+      free = plan->target.free_bytes;
+    }
+    if (made <= free) continue;
+    warnings.push_back(fmt::format("{} asks for {} of a file system that has {} free: when that is full, the "
+                                   "pool loses the disk.",
+                                   together[0]->target.path, size_text(made), size_text(free)));
+  }
+  return warnings;
+}
+
+// Removes what was made, unless all went well.
+class MadeFiles {
+ public:
+  MadeFiles() = default;
+  MadeFiles(const MadeFiles&) = delete;
+  MadeFiles& operator=(const MadeFiles&) = delete;
+  ~MadeFiles() {
+    for (const std::string& file : files_) ::unlink(file.c_str());
+  }
+  void add(const std::string& file) { files_.push_back(file); }
+  void keep() { files_.clear(); }
+
+ private:
+  std::vector<std::string> files_;
+};
+
+Task<Result<void>> erase_head(Disk* disk) {
+  Buffer zeros{kHeadBytes};
+  std::memset(zeros.data(), 0, zeros.size());
+  auto written = co_await scheduler::write(*disk, scheduler::IoClass::kWrite, 0, zeros.span(), true);
+  co_return written;
+}
+
+Outcome<std::unique_ptr<Disk>> make_disk(Executor& executor, const Plan& plan, std::size_t index, MadeFiles& made) {
+  const std::string& path = plan.target.path;
+  VolumeTarget target = plan.target;
+  if (plan.make) {
+    if (plan.replace && ::unlink(target.file.c_str()) != 0) {
+      return Refusal{ExitCode::kFailed, fmt::format("{} cannot be removed: {}.", target.file, std::strerror(errno)), ""};
+    }
+    target.exists = false;
+    const auto created = scheduler::create_volume_file(target, plan.size_bytes);
+    if (!created) {
+      const int why = created.error().sys_errno;
+      return Refusal{why == EACCES || why == EPERM ? ExitCode::kPermission : ExitCode::kFailed,
+                     fmt::format("{} cannot be made: {}.", target.file, describe(created.error())),
+                     why == EACCES || why == EPERM ? "Run it with sudo." : ""};
+    }
+    made.add(target.file);
+    target.exists = true;
+    target.size_bytes = plan.size_bytes;
+  }
+  auto disk = scheduler::open_uring_disk(executor, target, {.name = fmt::format("{}", index)});
+  if (!disk) {
+    if (disk.error().code == Code::kPoolBusy || disk.error().sys_errno == EBUSY) {
+      return Refusal{ExitCode::kAlreadyMounted, fmt::format("{} is in use.", path),
+                     "Unmount what is on it first."};
+    }
+    const int why = disk.error().sys_errno;
+    return Refusal{why == EACCES || why == EPERM ? ExitCode::kPermission : ExitCode::kFailed,
+                   fmt::format("{} cannot be opened: {}.", path, describe(disk.error())), ""};
+  }
+  if (plan.wipe && !plan.make) {
+    const auto erased = block_on(executor, erase_head(disk->get()));
+    if (!erased) {
+      return Refusal{ExitCode::kFailed, fmt::format("{} cannot be written: {}.", path, describe(erased.error())), ""};
+    }
+  }
+  return std::move(*disk);
+}
+
+Refusal refuse_format(const Error& error, const std::vector<Plan>& plans) {
+  const std::string path = error.detail < plans.size() ? plans[error.detail].target.path : "a disk";
+  switch (error.code) {
+    case Code::kPoolExists:
+      return {ExitCode::kAlreadyInPool, fmt::format("{} is a disk of a pool already.", path), ""};
+    case Code::kTooFewDisks:
+      return {ExitCode::kTooFewDisks, "There are not enough disks for this redundancy.", ""};
+    case Code::kFormatInvalid:
+      return usage("The label is too long, or there are too many disks.", "Choose a shorter label.");
+    default:
+      return {ExitCode::kFailed, fmt::format("The pool cannot be written: {}.", describe(error)), ""};
+  }
+}
+
+}  // namespace
+
+std::uint64_t usable_bytes(std::vector<std::uint64_t> sizes, unsigned copies) {
+  // With x bytes of data no disk holds more than x of the copies * x: the largest x for which the
+  // disks, each counted up to x, have room. Disks larger than x are the first ones after sorting.
+  std::ranges::sort(sizes, std::greater{});
+  std::uint64_t rest = 0;
+  for (const std::uint64_t size : sizes) rest += size;
+  for (unsigned larger = 0; larger < copies && larger < sizes.size(); ++larger) {
+    const std::uint64_t x = rest / (copies - larger);
+    if (sizes[larger] <= x) return x;
+    rest -= sizes[larger];
+  }
+  return 0;
+}
+
+Outcome<CreatedPool> create_pool(const CreateRequest& request) {
+  if (request.disks.size() > journal::kDisksMax) {
+    return usage(fmt::format("A pool has at most {} disks.", journal::kDisksMax), "Name fewer.");
+  }
+  const Policy policy = TRY(chosen_policy(request));
+  const std::unique_ptr<Executor> executor = make_thread_executor();
+
+  std::vector<Plan> plans;
+  for (const std::string& path : request.disks) {
+    Plan plan = TRY(plan_disk(*executor, request, absolute_path(path)));
+    std::error_code error;
+    for (const Plan& other : plans) {
+      if (other.target.file != plan.target.file &&
+          !std::filesystem::equivalent(other.target.file, plan.target.file, error)) {
+        continue;
+      }
+      return usage(fmt::format("{} and {} are the same disk.", other.target.path, plan.target.path),
+                   "Name each disk once.");
+    }
+    plans.push_back(std::move(plan));
+  }
+  // Several directories of one file system share what it has free.
+  std::map<std::string, std::uint64_t> sharers;
+  for (const Plan& plan : plans) {
+    if (plan.make && !request.size_bytes) ++sharers[holder_of(plan.target)];
+  }
+  for (Plan& plan : plans) {
+    if (!plan.make || request.size_bytes) continue;
+    plan.size_bytes = align_down(plan.size_bytes / sharers[holder_of(plan.target)], kBlockBytes);
+    if (plan.size_bytes < journal::kVolumeBytesMin) {
+      return usage(fmt::format("The file system of {} has no room for a disk of {}.", plan.target.path,
+                               size_text(journal::kVolumeBytesMin)),
+                   "Choose another place.");
+    }
+  }
+
+  CreatedPool created;
+  created.policy = policy;
+  created.warnings = warnings_for(plans, policy);
+  MadeFiles made;  // before the disks, so that they are closed when it removes files
+  std::vector<std::unique_ptr<Disk>> disks;
+  for (const Plan& plan : plans) disks.push_back(TRY(make_disk(*executor, plan, disks.size(), made)));
+  std::vector<Disk*> pointers;
+  for (const auto& disk : disks) pointers.push_back(disk.get());
+  const auto pool = block_on(*executor, journal::Pool::format(*executor, pointers,
+                                                              {.policy = policy, .label = request.label}));
+  if (!pool) return refuse_format(pool.error(), plans);
+  made.keep();
+
+  created.pool = *pool;
+  std::vector<std::uint64_t> room;
+  for (const auto& disk : disks) {
+    created.disks.push_back({disk->path(), kind_name(disk->kind()), disk->size_bytes()});
+    room.push_back(disk->size_bytes() - journal::kJournalOffset - journal::journal_bytes_for(disk->size_bytes()));
+  }
+  created.usable_bytes = usable_bytes(room, policy.width());
+  return created;
+}
+
+}  // namespace dynamicfs::fs

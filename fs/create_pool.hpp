@@ -1,0 +1,43 @@
+// `dynamicfs create`: everything is checked before anything is changed, and what fails half way
+// leaves no file behind that was not there before.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/uuid.hpp"
+#include "fs/refusal.hpp"
+#include "journal/superblock.hpp"
+
+namespace dynamicfs::fs {
+
+struct CreateRequest {
+  std::vector<std::string> disks;             // directories, image files, block devices
+  std::string redundancy;                     // "single", "replica:2"; empty: the default
+  std::optional<std::uint64_t> size_bytes;    // of directories and new image files
+  std::string label;
+  bool force = false;                         // erase what the disks hold
+};
+
+struct CreatedPool {
+  struct DiskLine {
+    std::string path;
+    std::string kind;
+    std::uint64_t size_bytes = 0;
+  };
+  Uuid pool;
+  journal::Policy policy;
+  std::vector<DiskLine> disks;
+  std::uint64_t usable_bytes = 0;
+  std::vector<std::string> warnings;          // true and not in the way
+};
+
+Outcome<CreatedPool> create_pool(const CreateRequest& request);
+
+// What `copies` copies of everything leave for the user on disks of these sizes: no two copies on
+// one disk.
+std::uint64_t usable_bytes(std::vector<std::uint64_t> sizes, unsigned copies);
+
+}  // namespace dynamicfs::fs

@@ -1,0 +1,462 @@
+#include "fs/daemon.hpp"
+
+#include <fcntl.h>
+#include <poll.h>
+#include <sys/eventfd.h>
+#include <sys/prctl.h>
+#include <sys/signalfd.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cerrno>
+#include <chrono>
+#include <csignal>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <memory>
+#include <optional>
+#include <thread>
+
+#include "base/blocking.hpp"
+#include "base/log.hpp"
+#include "fs/control.hpp"
+#include "fs/disk_search.hpp"
+#include "fs/filesystem.hpp"
+#include "fs/fuse_session.hpp"
+#include "fs/kernel_knobs.hpp"
+#include "fs/mount_point.hpp"
+#include "fs/start_report.hpp"
+#include "fs/status.hpp"
+
+namespace dynamicfs::fs {
+namespace {
+
+using std::chrono::milliseconds;
+
+// The kernel sends INIT with the mount; a machine in trouble may take a while to schedule us.
+constexpr milliseconds kInitPatience{30'000};
+// For those who are still in the tree when we are told to end.
+constexpr milliseconds kUnmountPatience{2'000};
+constexpr off_t kLogBytesMax = 8 * kMiB;
+
+Refusal failed(std::string what, std::string remedy = {}) {
+  return {ExitCode::kFailed, std::move(what), std::move(remedy)};
+}
+
+// ---- Before anything is touched -------------------------------------------------------------------
+
+Outcome<UniqueFd> open_device() {
+  auto device = open_fuse_device();
+  if (device) return std::move(*device);
+  const int why = device.error().sys_errno;
+  if (why == EACCES && ::geteuid() != 0) {
+    return Refusal{ExitCode::kPermission, "You may not open /dev/fuse.", "Mount as root, with sudo."};
+  }
+  return Refusal{ExitCode::kNoFuse, fmt::format("FUSE is not available: /dev/fuse: {}.", std::strerror(why)),
+                 "Load it with 'modprobe fuse'; a container needs --device /dev/fuse and --cap-add SYS_ADMIN."};
+}
+
+Refusal refuse_mountpoint(const std::string& path, const MountpointProbe& probe) {
+  const auto refuse = [](std::string what, std::string remedy) {
+    return Refusal{ExitCode::kMountpoint, std::move(what), std::move(remedy)};
+  };
+  switch (probe.state) {
+    case MountpointState::kAbsent:
+      return refuse(fmt::format("There is no directory {}.", path), fmt::format("Make it: mkdir {}", path));
+    case MountpointState::kNotDirectory:
+      return refuse(fmt::format("{} is not a directory.", path), "Mount on an empty directory.");
+    case MountpointState::kNotEmpty:
+      return refuse(fmt::format("{} is not empty; mounting there would hide what it holds.", path),
+                    "Mount on an empty directory.");
+    case MountpointState::kMounted:
+      return refuse(fmt::format("Another pool is mounted at {}.", path),
+                    fmt::format("Unmount it with 'dynamicfs umount {}', or mount elsewhere.", path));
+    case MountpointState::kDead:
+      return refuse(fmt::format("{} holds a mount of something else whose daemon is gone.", path),
+                    fmt::format("Remove it with 'umount {}'.", path));
+    case MountpointState::kUnreadable:
+    case MountpointState::kUsable:
+      break;
+  }
+  return refuse(fmt::format("{} cannot be looked at: {}.", path, std::strerror(probe.sys_errno)), "");
+}
+
+// ---- The log of a daemon in the background ---------------------------------------------------------
+
+std::string log_directory() {
+  if (::geteuid() == 0) return "/var/log/dynamicfs";
+  if (const char* const state = std::getenv("XDG_STATE_HOME"); state != nullptr && *state != '\0') {
+    return std::string{state} + "/dynamicfs";
+  }
+  const char* const home = std::getenv("HOME");
+  return home == nullptr ? std::string{} : std::string{home} + "/.local/state/dynamicfs";
+}
+
+// From here on stderr is the log. Failing that it is /dev/null: no reason not to mount.
+std::string redirect_log(const Uuid& pool) {
+  const std::string directory = log_directory();
+  const std::string path = directory + "/" + pool.text() + ".log";
+  ::mkdir(directory.c_str(), 0755);
+  struct stat info {};
+  if (::stat(path.c_str(), &info) == 0 && info.st_size > kLogBytesMax) {
+    ::rename(path.c_str(), (path + ".1").c_str());
+  }
+  UniqueFd log{::open(path.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0640)};
+  if (!log) log = UniqueFd{::open("/dev/null", O_WRONLY | O_CLOEXEC)};
+  ::dup2(log.get(), STDERR_FILENO);
+  return path;
+}
+
+// ---- The mount ---------------------------------------------------------------------------------------
+
+class Daemon {
+ public:
+  explicit Daemon(MountRequest request) : request_(std::move(request)) {}
+
+  // Everything up to the ready tree.
+  Outcome<void> start(StartReport& report);
+  // Until the mount is over and all is on disk.
+  Outcome<void> serve();
+
+ private:
+  Outcome<void> check_surroundings();
+  Outcome<void> open_pool(StartReport& report);
+  Outcome<void> check_mountpoint();
+  Outcome<void> clear_mountpoint();
+  Outcome<void> enter_tree();
+  Outcome<void> start_control();
+  void answer(const std::string& command, ControlReply reply);
+  static Task<void> answer_sync(Filesystem& filesystem, ControlReply reply, std::atomic<int>* outstanding);
+  void leave_tree(bool by_kernel);
+  Outcome<void> close_pool();
+
+  MountRequest request_;
+  UniqueFd device_;
+  UniqueFd shutdown_event_{::eventfd(0, EFD_CLOEXEC)};
+  UniqueFd signals_;
+  MountFacts facts_;
+  std::vector<std::string> known_paths_;
+  std::vector<std::string> notes_;   // from before there was a log
+  bool mounted_ = false;
+  // In the order in which they are made; they go in the reverse order.
+  std::unique_ptr<Executor> executor_;
+  std::unique_ptr<Filesystem> filesystem_;
+  std::unique_ptr<FuseSession> session_;
+  std::unique_ptr<ControlServer> control_;
+  std::atomic<int> syncs_{0};
+};
+
+Outcome<void> Daemon::check_surroundings() {
+  if (::geteuid() != 0) {
+    return Refusal{ExitCode::kPermission, "Mounting a pool needs root.", "Run the same command with sudo."};
+  }
+  device_ = TRY(open_device());
+  auto mountpoint = resolve_mountpoint(request_.mountpoint);
+  if (!mountpoint) {
+    return refuse_mountpoint(request_.mountpoint, {mountpoint.error().sys_errno == ENOTDIR
+                                                       ? MountpointState::kNotDirectory
+                                                       : MountpointState::kAbsent,
+                                                   mountpoint.error().sys_errno});
+  }
+  facts_.mountpoint = *mountpoint;
+  facts_.options = request_.options;
+  return {};
+}
+
+Outcome<void> Daemon::open_pool(StartReport& report) {
+  FoundDisks found = TRY(find_disks(*executor_, {.named = request_.disk,
+                                                 .others = request_.options.disks,
+                                                 .workers_per_disk = request_.options.workers_per_disk,
+                                                 .read_only = request_.options.read_only}));
+  known_paths_ = found.known_paths;
+  TRY(check_mountpoint());  // nothing was changed so far
+  if (!request_.foreground) redirect_log(found.pool);
+  report.log_is_open();
+  for (const std::string& note : notes_) log_warning("{}", note);
+  for (const std::string& note : found.notes) log_warning("{}", note);
+  log_info("dynamicfs {}: mounting pool {} at {}", kProgramVersion, found.pool.text(), facts_.mountpoint);
+
+  journal::Pool::Problem problem;
+  auto pool = block_on(*executor_, journal::Pool::open(*executor_,
+                                                       {.disks = std::move(found.disks),
+                                                        .read_only = request_.options.read_only},
+                                                       &problem));
+  if (!pool) {
+    ExitCode code = ExitCode::kFailed;
+    switch (pool.error().code) {
+      case Code::kSplitBrain: code = ExitCode::kSplitBrain; break;
+      case Code::kDiskMissing: code = ExitCode::kDiskMissing; break;
+      case Code::kFormatMagic: code = ExitCode::kNotADisk; break;
+      case Code::kFormatVersion: code = ExitCode::kNewerFormat; break;
+      case Code::kNotInPool: code = ExitCode::kUsage; break;
+      default: break;
+    }
+    if (problem.text.empty()) problem.text = fmt::format("The pool cannot be opened: {}.", describe(pool.error()));
+    return Refusal{code, problem.text, {}};
+  }
+  for (const journal::DiskStatus& disk : (*pool)->status()) {
+    if (disk.health == journal::DiskHealth::kHealthy) continue;
+    report.warn(fmt::format("disk {} ({}) is {}{}{}; the pool is degraded.", disk.record.id, disk.record.path,
+                            journal::disk_health_name(disk.health), disk.reason.empty() ? "" : ": ",
+                            disk.reason));
+  }
+
+  FilesystemOptions options;
+  options.commit_interval = request_.options.commit_interval;
+  options.read_only = request_.options.read_only;
+  auto mounted = block_on(*executor_, Filesystem::mount(*executor_, std::move(*pool), options));
+  if (!mounted) {
+    if (mounted.error().code == Code::kReadOnly) {
+      return Refusal{ExitCode::kDiskMissing, "The disks that are here do not take writes.",
+                     "Connect the missing disks, or mount with -o ro to look at what can be read."};
+    }
+    return failed(fmt::format("The pool cannot be recovered: {}.", describe(mounted.error())),
+                  "Nothing was thrown away; -o ro may still show what can be read.");
+  }
+  filesystem_ = std::move(*mounted);
+  const MountReport& recovery = filesystem_->mount_report();
+  log_info("recovered {} inodes, {} records in {} ms{}", recovery.inodes, recovery.journal.records_replayed,
+           std::chrono::duration_cast<milliseconds>(recovery.took).count(),
+           recovery.journal.torn_tail ? ", a torn tail was dropped" : "");
+  return {};
+}
+
+// Checked once the disks are known: a dead mount of this pool may be replaced, one of another may not.
+Outcome<void> Daemon::check_mountpoint() {
+  const MountpointProbe probe = probe_mountpoint(facts_.mountpoint);
+  if (probe.state == MountpointState::kUsable) return {};
+  if (probe.state == MountpointState::kDead) {
+    const auto entry = mounted_at(facts_.mountpoint);
+    const bool ours = entry && entry->type == kMountType &&
+                      (entry->source == request_.disk || std::ranges::count(known_paths_, entry->source) > 0);
+    if (ours) return {};
+  }
+  return refuse_mountpoint(facts_.mountpoint, probe);
+}
+
+// Leaves the old mount alone until the new one can take its place.
+Outcome<void> Daemon::clear_mountpoint() {
+  if (probe_mountpoint(facts_.mountpoint).state != MountpointState::kDead) return {};
+  log_warning("replacing the dead mount of this pool at {}", facts_.mountpoint);
+  if (const auto detached = detach(facts_.mountpoint); !detached) {
+    return failed(fmt::format("The dead mount at {} cannot be removed: {}.", facts_.mountpoint,
+                              describe(detached.error())));
+  }
+  return check_mountpoint();
+}
+
+Outcome<void> Daemon::enter_tree() {
+  const auto mounted = mount_fuse(device_, {.source = request_.disk,
+                                            .mountpoint = facts_.mountpoint,
+                                            .flags = request_.options.flags,
+                                            .allow_other = true});
+  if (!mounted) {
+    const int why = mounted.error().sys_errno;
+    if (why == EPERM) {
+      return Refusal{ExitCode::kPermission, "The kernel does not let us mount.",
+                     "A container needs --cap-add SYS_ADMIN."};
+    }
+    if (why == ENODEV) return Refusal{ExitCode::kNoFuse, "The kernel has no FUSE.", "Load it with 'modprobe fuse'."};
+    return failed(fmt::format("Mounting at {} failed: {}.", facts_.mountpoint, std::strerror(why)));
+  }
+  mounted_ = true;
+  if (const auto entry = mounted_at(facts_.mountpoint)) facts_.device = entry->device;
+  auto session = FuseSession::start(*executor_, *filesystem_, std::move(device_),
+                                    {.readers = request_.options.readers,
+                                     .writeback = request_.options.writeback});
+  if (!session) return failed(fmt::format("The FUSE session cannot start: {}.", describe(session.error())));
+  session_ = std::move(*session);
+  if (!session_->wait_for_init(kInitPatience)) return failed("The kernel did not open the FUSE session.");
+  // Not from the handler of INIT, where it would deadlock; the kernel is past that now.
+  facts_.knobs = raise_kernel_knobs(facts_.device);
+  facts_.since = std::chrono::steady_clock::now();
+  const FuseSession::State state = session_->state();
+  log_info("fuse {}.{}, libfuse {}: {}", state.offered.major, state.offered.minor, state.library_version,
+           fmt::join(wire::flag_names(state.answered.flags), " "));
+  for (const Knob& knob : facts_.knobs) log_info("{}: {} -> {}", knob.name, knob.before, knob.after);
+  return {};
+}
+
+Outcome<void> Daemon::start_control() {
+  control_ = TRY(ControlServer::start(
+      filesystem_->pool().uuid(),
+      [this](const std::string& command, ControlReply reply) { answer(command, std::move(reply)); }));
+  return {};
+}
+
+Outcome<void> Daemon::start(StartReport& report) {
+  TRY(check_surroundings());
+  notes_ = protect_from_memory_pressure();
+  // Blocked in every thread, so that they are read from signals_ and nowhere else.
+  sigset_t set;
+  sigemptyset(&set);
+  sigaddset(&set, SIGTERM);
+  sigaddset(&set, SIGINT);
+  if (request_.foreground) sigaddset(&set, SIGHUP);  // the terminal is gone
+  ::sigprocmask(SIG_BLOCK, &set, nullptr);
+  ::signal(SIGPIPE, SIG_IGN);
+  if (!request_.foreground) ::signal(SIGHUP, SIG_IGN);
+  signals_ = UniqueFd{::signalfd(-1, &set, SFD_CLOEXEC)};
+  executor_ = make_thread_executor();
+  // What can be refused without the pool's disks is refused first: it takes no lock and no time.
+  if (const auto probe = probe_mountpoint(facts_.mountpoint);
+      probe.state != MountpointState::kUsable && probe.state != MountpointState::kDead &&
+      probe.state != MountpointState::kMounted) {
+    return refuse_mountpoint(facts_.mountpoint, probe);
+  }
+  TRY(open_pool(report));
+  Outcome<void> entered = clear_mountpoint();
+  if (entered) entered = enter_tree();
+  if (entered) entered = start_control();
+  if (entered) return {};
+  if (mounted_) detach(facts_.mountpoint).ignore("it was never usable");
+  if (session_ != nullptr) {
+    session_->stop();
+    session_->drain();
+  }
+  // What stood in the way of the mount is what the user must hear; the next mount recovers.
+  if (const auto closed = close_pool(); !closed) log_error("{}", closed.error().what);
+  return entered;
+}
+
+// On the control server's thread.
+void Daemon::answer(const std::string& command, ControlReply reply) {
+  if (command == "hello") {
+    Json disks = Json::array();
+    for (const auto& disk : filesystem_->pool().status()) disks.push_back(disk.record.path);
+    reply.send({{"ok", true},
+                {"pool", filesystem_->pool().uuid().text()},
+                {"label", filesystem_->pool().superblock().label},
+                {"pid", ::getpid()},
+                {"mountpoint", facts_.mountpoint},
+                {"device", facts_.device},
+                {"disks", disks}});
+  } else if (command == "status") {
+    reply.send({{"ok", true}, {"status", build_status(*filesystem_, *session_, facts_)}});
+  } else if (command == "sync") {
+    // The answer comes from whichever thread makes it durable: others may ask meanwhile.
+    syncs_.fetch_add(1);
+    DriverScope scope(*executor_);
+    spawn(answer_sync(*filesystem_, std::move(reply), &syncs_));
+  } else if (command == "shutdown" || command == "await_exit") {
+    reply.send({{"ok", true}, {"pid", ::getpid()}});
+    control_->keep(reply.take_connection());
+    if (command == "shutdown") {
+      const std::uint64_t one = 1;
+      [[maybe_unused]] const auto told = ::write(shutdown_event_.get(), &one, sizeof one);
+    }
+  } else {
+    reply.refuse("there is no such command");
+  }
+}
+
+Task<void> Daemon::answer_sync(Filesystem& filesystem, ControlReply reply, std::atomic<int>* outstanding) {
+  const auto done = co_await filesystem.sync();
+  if (done) {
+    reply.send({{"ok", true}});
+  } else {
+    reply.refuse(describe(done.error()));
+  }
+  outstanding->fetch_sub(1);
+}
+
+Outcome<void> Daemon::serve() {
+  pollfd events[3] = {{.fd = signals_.get(), .events = POLLIN, .revents = 0},
+                      {.fd = session_->end_fd(), .events = POLLIN, .revents = 0},
+                      {.fd = shutdown_event_.get(), .events = POLLIN, .revents = 0}};
+  while (::poll(events, 3, -1) < 0 && errno == EINTR) {
+  }
+  const bool by_kernel = events[1].revents != 0;
+  log_info("ending: {}", by_kernel            ? "unmounted"
+                         : events[2].revents != 0 ? "asked to by the command"
+                                                  : "asked to by a signal");
+  leave_tree(by_kernel);
+  session_->stop();
+  session_->drain();
+  control_->stop();
+  while (syncs_.load() != 0) std::this_thread::sleep_for(milliseconds{1});
+  const Outcome<void> closed = close_pool();
+  log_info("ended{}", closed ? "" : ": " + closed.error().what);
+  control_->say_last_words(closed ? "" : closed.error().what);
+  return closed;
+}
+
+void Daemon::leave_tree(bool by_kernel) {
+  if (by_kernel) {
+    // Aborted rather than unmounted? Then the mount is still there, and dead.
+    const auto entry = mounted_at(facts_.mountpoint);
+    if (entry && entry->device == facts_.device) {
+      log_warning("the connection was aborted; removing the dead mount at {}", facts_.mountpoint);
+      detach(facts_.mountpoint).ignore("nobody could use it any more");
+    }
+    return;
+  }
+  if (unmount(facts_.mountpoint, milliseconds{0})) return;
+  // Somebody is in there. What they have written goes to us first; we answer meanwhile.
+  log_warning("{} is in use", facts_.mountpoint);
+  if (const UniqueFd root{::open(facts_.mountpoint.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC)}; root) {
+    if (::syncfs(root.get()) != 0) log_error("syncing {} failed: {}", facts_.mountpoint, std::strerror(errno));
+  }
+  if (unmount(facts_.mountpoint, kUnmountPatience)) return;
+  log_warning("{} is still in use; whoever holds files there loses them", facts_.mountpoint);
+  if (const auto detached = detach(facts_.mountpoint); !detached) {
+    log_error("detaching {} failed: {}", facts_.mountpoint, describe(detached.error()));
+  }
+}
+
+Outcome<void> Daemon::close_pool() {
+  // Closes the device: requests that the kernel still holds are refused.
+  session_.reset();
+  const auto unmounted = block_on(*executor_, filesystem_->unmount());
+  filesystem_.reset();
+  executor_.reset();
+  if (!unmounted) {
+    return failed(fmt::format("Not everything could be written: {}.", describe(unmounted.error())),
+                  "What was synced is safe; the next mount recovers the rest as after a power cut.");
+  }
+  return {};
+}
+
+// Runs in the process that stays.
+Outcome<void> run(const MountRequest& request, StartReport& report) {
+  Daemon daemon{request};
+  TRY(daemon.start(report));
+  report.ready();
+  return daemon.serve();
+}
+
+}  // namespace
+
+Outcome<void> mount_pool(const MountRequest& given) {
+  // The daemon lives in /, so that it keeps no file system busy.
+  MountRequest request = given;
+  request.disk = absolute_path(given.disk);
+  request.mountpoint = absolute_path(given.mountpoint);
+  if (request.foreground) {
+    StartReport report = StartReport::to_stderr();
+    report.log_is_open();
+    [[maybe_unused]] const int moved = ::chdir("/");
+    return run(request, report);
+  }
+  auto pipe = make_start_pipe();
+  if (!pipe) return failed(fmt::format("No pipe can be made: {}.", describe(pipe.error())));
+  const pid_t child = ::fork();
+  if (child < 0) return failed(fmt::format("No process can be made: {}.", std::strerror(errno)));
+  if (child > 0) {
+    pipe->write_end.reset();
+    return wait_for_start(std::move(pipe->read_end), child);
+  }
+  pipe->read_end.reset();
+  become_daemon(pipe->write_end);
+  StartReport report = StartReport::to_pipe(std::move(pipe->write_end));
+  const Outcome<void> ended = run(request, report);
+  if (!ended) report.refuse(ended.error());
+  // Not exit(): what the parent has registered or buffered is the parent's.
+  ::_exit(ended ? 0 : static_cast<int>(ended.error().code));
+}
+
+}  // namespace dynamicfs::fs

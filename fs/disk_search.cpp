@@ -1,0 +1,198 @@
+#include "fs/disk_search.hpp"
+
+#include <fmt/format.h>
+#include <sys/stat.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <map>
+#include <optional>
+
+#include "base/blocking.hpp"
+#include "base/log.hpp"
+#include "fs/control.hpp"
+#include "journal/pool.hpp"
+
+namespace dynamicfs::fs {
+namespace {
+
+using scheduler::Disk;
+using scheduler::VolumeTarget;
+
+constexpr Duration kLockPatience{std::chrono::seconds{10}};
+
+bool same_file(const std::string& a, const std::string& b) {
+  struct stat of_a {}, of_b {};
+  if (::stat(a.c_str(), &of_a) != 0 || ::stat(b.c_str(), &of_b) != 0) return false;
+  if (S_ISBLK(of_a.st_mode) && S_ISBLK(of_b.st_mode)) return of_a.st_rdev == of_b.st_rdev;
+  return of_a.st_dev == of_b.st_dev && of_a.st_ino == of_b.st_ino;
+}
+
+Refusal refuse_open(const std::string& path, const Error& error) {
+  switch (error.sys_errno) {
+    case ENOENT:
+    case ENOTDIR:
+      return {ExitCode::kDiskMissing, fmt::format("There is no {}.", path),
+              "Connect the disk, or name another disk of the pool."};
+    case EACCES:
+    case EPERM:
+      return {ExitCode::kPermission, fmt::format("You may not open {}.", path), "Run it with sudo."};
+    default:
+      return {ExitCode::kFailed, fmt::format("{} cannot be opened: {}.", path, describe(error)), ""};
+  }
+}
+
+Refusal refuse_superblock(const std::string& path, const Error& error) {
+  switch (error.code) {
+    case Code::kFormatMagic:
+      return {ExitCode::kNotADisk, fmt::format("{} is not a dynamicfs disk.", path),
+              "'dynamicfs create' makes a new pool, and erases what it is given."};
+    case Code::kFormatVersion:
+      return {ExitCode::kNewerFormat,
+              fmt::format("{} was written by a newer dynamicfs (format {}, this program reads up to {}).",
+                          path, error.detail, journal::kFormatVersion),
+              "Mount it with that version or a later one."};
+    case Code::kChecksum:
+    case Code::kFormatInvalid:
+      return {ExitCode::kFailed, fmt::format("Both superblocks of {} are damaged.", path),
+              "Name another disk of the pool; it may be able to do without this one."};
+    default:
+      return {ExitCode::kFailed, fmt::format("{} cannot be read: {}.", path, describe(error)), ""};
+  }
+}
+
+Refusal refuse_busy(const std::string& path) {
+  return {ExitCode::kAlreadyMounted, fmt::format("{} is in use by another process.", path),
+          "'fuser -v' with that path shows which."};
+}
+
+// The daemon that has this disk in its pool, if one is alive and answers.
+std::optional<RunningDaemon> daemon_of(const std::string& path) {
+  for (RunningDaemon& daemon : running_daemons()) {
+    for (const std::string& disk : daemon.disks) {
+      if (disk == path || same_file(disk, path)) return std::move(daemon);
+    }
+  }
+  return std::nullopt;
+}
+
+// Waits for the lock of a daemon that was killed and whose last requests are still in the kernel,
+// but not for one that is alive and well.
+Outcome<ProbedDisk> probe_patiently(Executor& executor, const std::string& path) {
+  auto probed = probe_disk(executor, path, Duration::zero());
+  if (probed || probed.error().code != ExitCode::kAlreadyMounted) return probed;
+  if (const auto daemon = daemon_of(path)) {
+    return Refusal{ExitCode::kAlreadyMounted,
+                   fmt::format("The pool of {} is mounted at {} already.", path, daemon->mountpoint),
+                   fmt::format("Use it there, or 'dynamicfs umount {}' first.", daemon->mountpoint)};
+  }
+  return probe_disk(executor, path, kLockPatience);
+}
+
+}  // namespace
+
+Outcome<ProbedDisk> probe_disk(Executor& executor, const std::string& path, Duration lock_wait) {
+  auto target = scheduler::inspect_volume(path);
+  if (!target) {
+    if (target.error().code == Code::kInvalid) {
+      return Refusal{ExitCode::kNotADisk,
+                     fmt::format("{} is neither a directory, a file nor a block device.", path), ""};
+    }
+    return refuse_open(path, target.error());
+  }
+  if (!target->exists) {
+    if (target->kind == scheduler::DiskKind::kDirectory) {
+      return refuse_superblock(path, error(Code::kFormatMagic));
+    }
+    return refuse_open(path, system_error(Code::kDiskOpen, ENOENT));
+  }
+  auto disk = scheduler::open_uring_disk(
+      executor, *target,
+      {.name = "probe", .workers = 1, .depth = 4, .read_only = true, .lock_wait = lock_wait});
+  if (!disk) {
+    if (disk.error().code == Code::kPoolBusy) return refuse_busy(path);
+    return refuse_open(path, disk.error());
+  }
+  auto superblock = block_on(executor, journal::read_superblock(**disk));
+  if (!superblock) return refuse_superblock(path, superblock.error());
+  return ProbedDisk{.target = std::move(*target), .superblock = std::move(*superblock)};
+}
+
+Outcome<FoundDisks> find_disks(Executor& executor, const DiskSearch& search) {
+  ProbedDisk first = TRY(probe_patiently(executor, search.named));
+  FoundDisks found{.pool = first.superblock.pool,
+                   .label = first.superblock.label,
+                   .known_paths = {},
+                   .disks = {},
+                   .notes = {}};
+  std::vector<ProbedDisk> probed;
+  probed.push_back(std::move(first));
+
+  for (const std::string& path : search.others) {
+    // The same disk named twice would wait for its own lock.
+    const bool again = std::ranges::any_of(
+        probed, [&](const ProbedDisk& other) { return same_file(other.target.path, path); });
+    if (again) continue;
+    ProbedDisk other = TRY(probe_patiently(executor, path));
+    if (other.superblock.pool != found.pool) {
+      return Refusal{ExitCode::kUsage,
+                     fmt::format("{} and {} belong to different pools.", search.named, path),
+                     "Mount one pool at a time."};
+    }
+    probed.push_back(std::move(other));
+  }
+
+  // What they remember: a disk that was away may not know of one that was added since, so the
+  // records of everything found count.
+  std::map<Uuid, std::string> remembered;
+  std::map<Uuid, bool> tried;
+  const auto learn_from = [&](const ProbedDisk& disk) {
+    for (const journal::DiskRecord& record : disk.superblock.disks) {
+      remembered.try_emplace(record.uuid, record.path);
+    }
+    if (const auto* own = disk.superblock.find(disk.superblock.this_disk)) tried[own->uuid] = true;
+  };
+  for (const ProbedDisk& disk : probed) learn_from(disk);
+  for (bool more = true; more;) {
+    more = false;
+    for (const auto& [uuid, path] : std::map{remembered}) {
+      if (tried[uuid]) continue;
+      tried[uuid] = true;
+      more = true;
+      auto other = probe_patiently(executor, path);
+      if (!other) {
+        found.notes.push_back(fmt::format("looking for disk {}: {}", uuid.text(), other.error().what));
+        if (other.error().code != ExitCode::kAlreadyMounted) continue;
+        // In use by this very pool, or has its place been given to another one meanwhile?
+        const auto daemon = daemon_of(path);
+        if (daemon && daemon->pool != found.pool.text()) continue;
+        return other.error();
+      }
+      const auto* own = other->superblock.find(other->superblock.this_disk);
+      if (other->superblock.pool != found.pool || own == nullptr || own->uuid != uuid) {
+        found.notes.push_back(fmt::format("looking for disk {}: {} is another disk", uuid.text(), path));
+        continue;
+      }
+      learn_from(*other);
+      probed.push_back(std::move(*other));
+    }
+  }
+
+  for (const auto& [uuid, path] : remembered) found.known_paths.push_back(path);
+  for (const ProbedDisk& disk : probed) {
+    auto opened = scheduler::open_uring_disk(executor, disk.target,
+                                             {.name = fmt::format("{}", disk.superblock.this_disk),
+                                              .workers = search.workers_per_disk,
+                                              .read_only = search.read_only,
+                                              .lock_wait = kLockPatience});
+    if (!opened) {
+      if (opened.error().code == Code::kPoolBusy) return refuse_busy(disk.target.path);
+      return refuse_open(disk.target.path, opened.error());
+    }
+    found.disks.push_back(std::move(*opened));
+  }
+  return found;
+}
+
+}  // namespace dynamicfs::fs

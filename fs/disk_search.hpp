@@ -1,0 +1,46 @@
+// From the one disk that a user names to all disks of its pool.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "base/executor.hpp"
+#include "base/uuid.hpp"
+#include "fs/refusal.hpp"
+#include "journal/superblock.hpp"
+#include "scheduler/uring_disk.hpp"
+
+namespace dynamicfs::fs {
+
+// What stands at a path, looked at without changing anything. A disk without a superblock of ours
+// is kNotADisk. `lock_wait`: how long to wait for somebody who has the disk open.
+struct ProbedDisk {
+  scheduler::VolumeTarget target;
+  journal::Superblock superblock;
+};
+Outcome<ProbedDisk> probe_disk(Executor& executor, const std::string& path, Duration lock_wait);
+
+struct DiskSearch {
+  std::string named;                  // absolute
+  std::vector<std::string> others;    // -o disk=PATH, absolute
+  int workers_per_disk = 2;
+  bool read_only = false;
+};
+struct FoundDisks {
+  Uuid pool;
+  std::string label;
+  // Every path that the superblocks know, whether the disk is there or not.
+  std::vector<std::string> known_paths;
+  // Open and locked. Disks that were not found, or do not belong here, are simply absent: whether
+  // the pool can do without them is Pool::open's to judge.
+  std::vector<std::unique_ptr<scheduler::Disk>> disks;
+  // What was looked for and not found, for the log.
+  std::vector<std::string> notes;
+};
+// Looks at the named disk, at `others`, and where the superblocks say that the remaining disks were
+// last seen. What the user named must be a disk of one pool; what is only remembered need not be
+// there.
+Outcome<FoundDisks> find_disks(Executor& executor, const DiskSearch& search);
+
+}  // namespace dynamicfs::fs

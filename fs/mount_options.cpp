@@ -1,0 +1,181 @@
+#include "fs/mount_options.hpp"
+
+#include <fmt/format.h>
+#include <sys/mount.h>
+
+#include <algorithm>
+#include <array>
+#include <charconv>
+#include <cmath>
+#include <cstdint>
+#include <filesystem>
+
+#include "base/ids.hpp"
+#include "base/result.hpp"
+
+namespace dynamicfs::fs {
+namespace {
+
+struct KernelFlag {
+  std::string_view word;
+  unsigned long set = 0;
+  unsigned long clear = 0;
+};
+constexpr KernelFlag kKernelFlags[] = {
+    {"ro", MS_RDONLY, 0},
+    {"rw", 0, MS_RDONLY},
+    {"nosuid", MS_NOSUID, 0},
+    {"suid", 0, MS_NOSUID},
+    {"nodev", MS_NODEV, 0},
+    {"dev", 0, MS_NODEV},
+    {"noexec", MS_NOEXEC, 0},
+    {"exec", 0, MS_NOEXEC},
+    {"noatime", MS_NOATIME, MS_RELATIME | MS_STRICTATIME},
+    {"atime", 0, MS_NOATIME},
+    {"relatime", MS_RELATIME, MS_NOATIME | MS_STRICTATIME},
+    {"strictatime", MS_STRICTATIME, MS_NOATIME | MS_RELATIME},
+    {"nodiratime", MS_NODIRATIME, 0},
+    {"diratime", 0, MS_NODIRATIME},
+    {"sync", MS_SYNCHRONOUS, 0},
+    {"async", 0, MS_SYNCHRONOUS},
+    {"dirsync", MS_DIRSYNC, 0},
+};
+// For mount(8) and systemd, or already true of every mount we make.
+constexpr std::string_view kIgnored[] = {"defaults", "auto",  "noauto", "_netdev", "nofail",
+                                         "user",     "nouser", "users", "owner",   "group",
+                                         "allow_other"};
+constexpr std::string_view kIgnoredPrefixes[] = {"x-", "X-", "comment="};
+
+constexpr int kWorkersMax = 16;
+constexpr int kReadersMax = 32;
+constexpr int kCommitSecondsMax = 300;
+
+std::optional<std::int64_t> parse_integer(std::string_view text) {
+  std::int64_t value = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+  if (error != std::errc{} || end != text.data() + text.size()) return std::nullopt;
+  return value;
+}
+
+Refusal usage(std::string what, std::string remedy) {
+  return {ExitCode::kUsage, std::move(what), std::move(remedy)};
+}
+
+Outcome<std::int64_t> number_between(std::string_view name, std::string_view text, std::int64_t low,
+                                     std::int64_t high) {
+  const auto value = parse_integer(text);
+  if (!value || *value < low || *value > high) {
+    return usage(fmt::format("The mount option {}={} is not a number from {} to {}.", name, text, low, high),
+                 fmt::format("Write for example -o {}={}.", name, low));
+  }
+  return *value;
+}
+
+Outcome<void> parse_word(std::string_view word, MountOptions& options) {
+  for (const KernelFlag& flag : kKernelFlags) {
+    if (word != flag.word) continue;
+    options.flags = (options.flags & ~flag.clear) | flag.set;
+    return {};
+  }
+  if (std::ranges::find(kIgnored, word) != std::end(kIgnored)) return {};
+  for (const std::string_view prefix : kIgnoredPrefixes) {
+    if (word.starts_with(prefix)) return {};
+  }
+  const std::size_t equals = word.find('=');
+  const std::string_view name = word.substr(0, equals);
+  const std::string_view value = equals == word.npos ? std::string_view{} : word.substr(equals + 1);
+  if (name == "disk" && !value.empty()) {
+    options.disks.push_back(absolute_path(std::string{value}));
+    return {};
+  }
+  if (name == "writeback") {
+    if (value != "on" && value != "off") {
+      return usage(fmt::format("The mount option {} is neither writeback=on nor writeback=off.", word),
+                   "Write one of the two.");
+    }
+    options.writeback = value == "on";
+    return {};
+  }
+  if (name == "workers") {
+    options.workers_per_disk = static_cast<int>(TRY(number_between(name, value, 1, kWorkersMax)));
+    return {};
+  }
+  if (name == "readers") {
+    options.readers = static_cast<unsigned>(TRY(number_between(name, value, 1, kReadersMax)));
+    return {};
+  }
+  if (name == "commit_interval") {
+    options.commit_interval =
+        std::chrono::seconds{TRY(number_between(name, value, 1, kCommitSecondsMax))};
+    return {};
+  }
+  return usage(fmt::format("The mount option '{}' is unknown.", word),
+               "'dynamicfs mount --help' lists the options there are.");
+}
+
+}  // namespace
+
+Outcome<void> parse_mount_options(std::string_view text, MountOptions& options) {
+  while (!text.empty()) {
+    const std::size_t comma = text.find(',');
+    const std::string_view word = text.substr(0, comma);
+    if (!word.empty()) TRY(parse_word(word, options));
+    if (comma == text.npos) break;
+    text.remove_prefix(comma + 1);
+  }
+  options.read_only = (options.flags & MS_RDONLY) != 0;
+  return {};
+}
+
+std::optional<std::uint64_t> parse_size(std::string_view text) {
+  // "G", "GB" and "GiB" all mean 2^30: a disk that is asked to be smaller than somebody meant does
+  // no harm, one that is larger would.
+  std::uint64_t unit = 1;
+  const auto strip = [&](std::string_view suffix) {
+    if (text.size() <= suffix.size() || !text.ends_with(suffix)) return false;
+    text.remove_suffix(suffix.size());
+    return true;
+  };
+  if (!strip("iB")) strip("B");
+  if (text.empty()) return std::nullopt;
+  switch (text.back()) {
+    case 'k': case 'K': unit = kKiB; break;
+    case 'm': case 'M': unit = kMiB; break;
+    case 'g': case 'G': unit = kGiB; break;
+    case 't': case 'T': unit = kTiB; break;
+    default: break;
+  }
+  if (unit != 1) text.remove_suffix(1);
+  double value = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+  if (error != std::errc{} || end != text.data() + text.size()) return std::nullopt;
+  if (!std::isfinite(value) || value <= 0 || value * static_cast<double>(unit) >= 0x1p62) return std::nullopt;
+  return static_cast<std::uint64_t>(value * static_cast<double>(unit));
+}
+
+std::string size_text(std::uint64_t bytes) {
+  constexpr std::array kUnits = {"B", "KiB", "MiB", "GiB", "TiB", "PiB"};
+  double value = static_cast<double>(bytes);
+  std::size_t unit = 0;
+  while (value >= 1023.5 && unit + 1 < kUnits.size()) {
+    value /= 1024;
+    ++unit;
+  }
+  if (unit == 0 || value >= 99.95) return fmt::format("{:.0f} {}", value, kUnits[unit]);
+  return fmt::format("{:.{}f} {}", value, value >= 9.995 ? 1 : 2, kUnits[unit]);
+}
+
+std::string absolute_path(const std::string& path) {
+  namespace files = std::filesystem;
+  std::error_code error;
+  files::path absolute = files::absolute(path, error);
+  // "a/.." is not nothing where a is a symbolic link; otherwise links are kept, since
+  // /dev/disk/by-id/... is the name that stays true.
+  const bool climbs = std::ranges::any_of(absolute, [](const files::path& part) { return part == ".."; });
+  if (climbs && !error) absolute = files::weakly_canonical(absolute, error);
+  std::string text = error ? path : absolute.lexically_normal().string();
+  while (text.size() > 1 && text.back() == '/') text.pop_back();
+  return text;
+}
+
+}  // namespace dynamicfs::fs

@@ -1,0 +1,34 @@
+// The words behind `-o`: ours, the kernel's, and what fstab leaves in passing.
+#pragma once
+
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/executor.hpp"
+#include "fs/refusal.hpp"
+
+namespace dynamicfs::fs {
+
+struct MountOptions {
+  unsigned long flags = 0;             // MS_RDONLY ... of mount(2)
+  bool read_only = false;
+  bool writeback = true;
+  int workers_per_disk = 2;
+  unsigned readers = 2;
+  Duration commit_interval{std::chrono::seconds{5}};
+  std::vector<std::string> disks;      // disk=PATH, made absolute
+};
+
+// `text` is a comma-separated list; may be empty. An unknown word is refused by name (kUsage).
+Outcome<void> parse_mount_options(std::string_view text, MountOptions& options);
+
+// "100G", "512M", "4096", "1T", "1.5T": bytes, in binary units; nothing for what is no size.
+std::optional<std::uint64_t> parse_size(std::string_view text);
+// "1.5 TiB", "640 KiB": three digits or so, for people.
+std::string size_text(std::uint64_t bytes);
+// An absolute path for what a user gave; not resolved, so that it reads as it was written.
+std::string absolute_path(const std::string& path);
+
+}  // namespace dynamicfs::fs

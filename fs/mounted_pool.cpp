@@ -1,0 +1,152 @@
+#include "fs/mounted_pool.hpp"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <poll.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstdio>
+#include <cstring>
+#include <optional>
+
+#include "base/log.hpp"
+
+namespace dynamicfs::fs {
+namespace {
+
+// Mounts come and go for a moment as desktop services look at them.
+constexpr std::chrono::milliseconds kBusyPatience{500};
+constexpr int kSilenceMilliseconds = 1500;
+
+Refusal not_mounted(const std::string& path) {
+  return {ExitCode::kNotMounted, fmt::format("No dynamicfs pool is mounted at {}.", path),
+          "'dynamicfs status' lists the mounted pools."};
+}
+
+bool is_below(const std::string& path, const std::string& directory) {
+  return directory == "/" || path == directory || path.starts_with(directory + "/");
+}
+
+// The mount that a path lies in: the deepest one, and the topmost of those.
+std::optional<MountEntry> mount_of(const std::string& path) {
+  std::optional<MountEntry> found;
+  for (MountEntry& entry : mount_table()) {
+    if (is_below(path, entry.mountpoint) &&
+        (!found || entry.mountpoint.size() >= found->mountpoint.size())) {
+      found = std::move(entry);
+    }
+  }
+  return found;
+}
+
+std::optional<RunningDaemon> daemon_behind(const std::string& device, bool* denied) {
+  for (RunningDaemon& daemon : running_daemons(denied)) {
+    if (daemon.device == device) return std::move(daemon);
+  }
+  return std::nullopt;
+}
+
+UniqueFd open_process(pid_t pid) {
+  return UniqueFd{static_cast<int>(::syscall(SYS_pidfd_open, pid, 0))};
+}
+
+// Says that it takes a while, where somebody is looking.
+void wait_with_notice(int fd, const std::string& what) {
+  pollfd waiting{.fd = fd, .events = POLLIN, .revents = 0};
+  if (::poll(&waiting, 1, kSilenceMilliseconds) != 0) return;
+  if (::isatty(STDERR_FILENO) == 1) fmt::print(stderr, "{}\n", what);
+  while (::poll(&waiting, 1, -1) < 0 && errno == EINTR) {
+  }
+}
+
+Outcome<void> unmount_only(const MountEntry& mount) {
+  const auto done = unmount(mount.mountpoint, kBusyPatience);
+  if (done) return {};
+  if (done.error().code == Code::kBusy) {
+    return Refusal{ExitCode::kFailed, fmt::format("{} is in use.", mount.mountpoint),
+                   fmt::format("'fuser -vm {}' shows by whom; leave it and try again.", mount.mountpoint)};
+  }
+  if (done.error().sys_errno == EPERM) {
+    return Refusal{ExitCode::kPermission, "Unmounting needs root.", "Run the same command with sudo."};
+  }
+  return Refusal{ExitCode::kFailed, fmt::format("{} cannot be unmounted: {}.", mount.mountpoint,
+                                                std::strerror(done.error().sys_errno)), ""};
+}
+
+// The daemon is gone: nothing of it is left to lose.
+Outcome<void> remove_dead(const MountEntry& mount) {
+  if (unmount(mount.mountpoint, std::chrono::milliseconds{0})) return {};
+  const auto detached = detach(mount.mountpoint);
+  if (detached) return {};
+  return Refusal{ExitCode::kFailed, fmt::format("The dead mount at {} cannot be removed: {}.",
+                                                mount.mountpoint, describe(detached.error())), ""};
+}
+
+}  // namespace
+
+Outcome<MountedPool> find_mounted_pool(const std::string& path) {
+  const auto resolved = resolve_mountpoint(path);
+  if (!resolved) return not_mounted(path);
+  auto mount = mount_of(*resolved);
+  if (!mount || mount->type != kMountType) return not_mounted(path);
+  bool denied = false;
+  auto daemon = daemon_behind(mount->device, &denied);
+  if (daemon) return MountedPool{.mount = std::move(*mount), .daemon = std::move(*daemon)};
+  if (denied || ::geteuid() != 0) {
+    return Refusal{ExitCode::kPermission, fmt::format("You may not ask the daemon of {}.", mount->mountpoint),
+                   "Run the same command with sudo."};
+  }
+  return Refusal{ExitCode::kNotMounted, fmt::format("The daemon of {} is gone.", mount->mountpoint),
+                 fmt::format("Mount the pool there again, or remove the dead mount with 'dynamicfs umount {}'.",
+                             mount->mountpoint)};
+}
+
+Outcome<void> sync_pool(const MountedPool& pool) {
+  const UniqueFd root{::open(pool.mount.mountpoint.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC)};
+  if (!root || ::syncfs(root.get()) != 0) {
+    return Refusal{ExitCode::kFailed, fmt::format("{} cannot be synced: {}.", pool.mount.mountpoint,
+                                                  std::strerror(errno)),
+                   "'dynamicfs status' shows whether the pool is in trouble."};
+  }
+  auto client = TRY(ControlClient::connect(pool.daemon.socket));
+  TRY(client.ask("sync"));
+  return {};
+}
+
+Outcome<void> unmount_pool(const std::string& mountpoint) {
+  const auto path = resolve_mountpoint(mountpoint);
+  if (!path) return not_mounted(mountpoint);
+  const auto mount = mounted_at(*path);
+  if (!mount || mount->type != kMountType) return not_mounted(*path);
+  if (::geteuid() != 0) {
+    return Refusal{ExitCode::kPermission, "Unmounting needs root.", "Run the same command with sudo."};
+  }
+  const auto daemon = daemon_behind(mount->device, nullptr);
+  if (!daemon) return remove_dead(*mount);
+
+  // Asked before the mount goes, so that its last words cannot be missed.
+  auto client = TRY(ControlClient::connect(daemon->socket));
+  TRY(client.ask("await_exit"));
+  const UniqueFd process = open_process(daemon->pid);
+  TRY(unmount_only(*mount));
+  for (const MountEntry& other : mount_table()) {
+    // Bound to another place as well: the daemon goes on.
+    if (other.device == mount->device) return sync_pool({.mount = other, .daemon = *daemon});
+  }
+  wait_with_notice(client.fd(), "Waiting until everything is on the disks ...");
+  auto words = client.next_line();
+  if (!words) {
+    return Refusal{ExitCode::kFailed, fmt::format("The daemon of {} ended before it was done.", *path),
+                   "What was synced is safe. Mount the pool again: it recovers by itself; the log in "
+                   "/var/log/dynamicfs says what happened."};
+  }
+  if (process) wait_with_notice(process.get(), "Waiting for the daemon to end ...");
+  if (const std::string error = words->value("error", ""); !error.empty()) {
+    return Refusal{ExitCode::kFailed, error, "The log in /var/log/dynamicfs says more."};
+  }
+  return {};
+}
+
+}  // namespace dynamicfs::fs

@@ -1,0 +1,26 @@
+// A mounted pool from outside: what the command does with one.
+#pragma once
+
+#include <string>
+
+#include "fs/control.hpp"
+#include "fs/mount_point.hpp"
+#include "fs/refusal.hpp"
+
+namespace dynamicfs::fs {
+
+struct MountedPool {
+  MountEntry mount;
+  RunningDaemon daemon;
+};
+
+// The pool mounted at `path` or above it. kNotMounted; kPermission if its daemon may not be asked.
+Outcome<MountedPool> find_mounted_pool(const std::string& path);
+
+// What the page cache holds is handed over, and everything is durable.
+Outcome<void> sync_pool(const MountedPool& pool);
+
+// Unmounts and waits until the daemon has written everything and ended. A dead mount is removed.
+Outcome<void> unmount_pool(const std::string& mountpoint);
+
+}  // namespace dynamicfs::fs

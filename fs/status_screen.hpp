@@ -1,0 +1,15 @@
+// The status of a pool for people: what `dynamicfs status` prints.
+#pragma once
+
+#include <string>
+
+#include "fs/control.hpp"
+
+namespace dynamicfs::fs {
+
+// The pool, its space, its disks, its problems. `status` is what build_status() makes.
+std::string status_screen(const Json& status);
+// Every metric with its value, in groups.
+std::string metrics_screen(const Json& status);
+
+}  // namespace dynamicfs::fs

@@ -1,0 +1,27 @@
+// The subcommands of `dynamicfs`: each declares its arguments, and what to do when it is chosen.
+#pragma once
+
+#include <CLI/CLI.hpp>
+
+#include <functional>
+
+#include "fs/refusal.hpp"
+
+namespace dynamicfs::tools {
+
+// Set by the chosen subcommand; main runs it once the whole line is understood.
+using Action = std::function<fs::ExitCode()>;
+
+void add_create(CLI::App& app, Action& action);
+void add_mount(CLI::App& app, Action& action);
+void add_umount(CLI::App& app, Action& action);
+void add_status(CLI::App& app, Action& action);
+void add_sync(CLI::App& app, Action& action);
+
+// `mount.dynamicfs DISK MOUNTPOINT [-sfnv] [-N namespace] [-t type] [-o options]`, as mount(8) calls it.
+int mount_helper(int argc, char** argv);
+
+// Prints the sentence and its remedy to stderr.
+fs::ExitCode refuse(const fs::Refusal& refusal);
+
+}  // namespace dynamicfs::tools

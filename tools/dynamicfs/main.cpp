@@ -1,0 +1,84 @@
+// dynamicfs: make, mount and look at pools of disks. See dynamicfs(8).
+
+#include <fmt/format.h>
+
+#include <cstdio>
+#include <cstring>
+#include <exception>
+#include <string>
+#include <string_view>
+
+#include "fs/status.hpp"
+#include "tools/dynamicfs/commands.hpp"
+
+namespace dynamicfs::tools {
+namespace {
+
+constexpr const char* kDescription =
+    "One directory tree over several disks, checksummed, with the redundancy you choose.";
+
+constexpr const char* kFooter = R"(Examples:
+  dynamicfs create /mnt/a /mnt/b /mnt/c      a pool of three directories, two copies of everything
+  dynamicfs create --size 20G disk1.img      a pool in one image file
+  sudo dynamicfs mount /mnt/a /srv/pool      one disk is enough, it knows the others
+  sudo dynamicfs status                      every mounted pool, its space, its disks, its problems
+  sudo dynamicfs umount /srv/pool            returns when everything is on the disks
+
+Exit codes:
+   0 done, healthy             4 wrong usage               10 pool is mounted already
+   1 status: degraded          5 not a dynamicfs disk      11 mountpoint cannot be used
+   2 status: data at risk      6 disk is in a pool         12 FUSE is not available
+   3 failed otherwise          7 a disk is missing         13 no permission
+                               8 too few disks             14 written by a newer version
+                               9 disks mounted apart       15 not mounted
+
+'dynamicfs COMMAND --help' tells more about each; dynamicfs(8) tells all.)";
+
+std::string_view base_name(std::string_view path) {
+  const std::size_t slash = path.rfind('/');
+  return slash == path.npos ? path : path.substr(slash + 1);
+}
+
+int run(int argc, char** argv) {
+  if (argc > 0 && base_name(argv[0]) == "mount.dynamicfs") return mount_helper(argc, argv);
+  CLI::App app{kDescription, "dynamicfs"};
+  app.footer(kFooter);
+  app.set_version_flag("--version", std::string{"dynamicfs "} + fs::kProgramVersion);
+  app.require_subcommand(1);
+  app.get_formatter()->column_width(28);
+  Action action;
+  add_create(app, action);
+  add_mount(app, action);
+  add_umount(app, action);
+  add_status(app, action);
+  add_sync(app, action);
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    // Help and version come this way too, with code 0.
+    if (error.get_exit_code() == 0) return app.exit(error);
+    return static_cast<int>(refuse({fs::ExitCode::kUsage, std::string{error.what()},
+                                    "'dynamicfs --help' shows how it is used."}));
+  }
+  return static_cast<int>(action());
+}
+
+}  // namespace
+
+fs::ExitCode refuse(const fs::Refusal& refusal) {
+  fmt::print(stderr, "dynamicfs: {}\n", refusal.what);
+  if (!refusal.remedy.empty()) fmt::print(stderr, "           {}\n", refusal.remedy);
+  return refusal.code;
+}
+
+}  // namespace dynamicfs::tools
+
+int main(int argc, char** argv) {
+  try {
+    return dynamicfs::tools::run(argc, argv);
+  } catch (const std::exception& error) {
+    // Of a library, and unforeseen; ours are values.
+    fmt::print(stderr, "dynamicfs: unexpected: {}\n", error.what());
+    return static_cast<int>(dynamicfs::fs::ExitCode::kFailed);
+  }
+}

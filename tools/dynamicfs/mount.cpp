@@ -1,0 +1,89 @@
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "fs/daemon.hpp"
+#include "fs/mount_options.hpp"
+#include "tools/dynamicfs/commands.hpp"
+
+namespace dynamicfs::tools {
+namespace {
+
+constexpr const char* kFooter = R"(Options for -o, separated by commas:
+  ro                    change nothing, not even to recover
+  nosuid nodev noexec noatime nodiratime sync ...   as for every mount
+  disk=PATH             where a disk of the pool is now, if it has moved (may be repeated)
+  writeback=on|off      keep buffered writes in the page cache (on), or hand them over at once
+  commit_interval=N     what was written without fsync is durable after N seconds (5)
+  workers=N             I/O threads per disk (2)
+  readers=N             threads that take requests from the kernel (2)
+
+Examples:
+  sudo dynamicfs mount /mnt/a /srv/pool
+  sudo dynamicfs mount /dev/sdb /srv/pool -o disk=/dev/sdd,noatime
+In /etc/fstab:
+  /mnt/a  /srv/pool  dynamicfs  defaults,nofail  0  0)";
+
+fs::ExitCode mount(const std::string& disk, const std::string& mountpoint,
+                   const std::vector<std::string>& words, bool foreground) {
+  fs::MountRequest request{.disk = disk, .mountpoint = mountpoint, .options = {}, .foreground = foreground};
+  for (const std::string& word : words) {
+    if (const auto parsed = fs::parse_mount_options(word, request.options); !parsed) {
+      return refuse(parsed.error());
+    }
+  }
+  const auto mounted = fs::mount_pool(request);
+  return mounted ? fs::ExitCode::kOk : refuse(mounted.error());
+}
+
+}  // namespace
+
+void add_mount(CLI::App& app, Action& action) {
+  struct Arguments {
+    std::string disk, mountpoint, options;
+    bool foreground = false;
+  };
+  const auto arguments = std::make_shared<Arguments>();
+  CLI::App* const command = app.add_subcommand("mount", "Mount a pool; returns when the tree can be used");
+  command->add_option("DISK", arguments->disk, "Any disk of the pool: directory, image file or device")->type_name("")->required();
+  command->add_option("MOUNTPOINT", arguments->mountpoint, "An empty directory")->type_name("")->required();
+  command->add_option("-o", arguments->options, "Mount options, see below")->type_name("OPTIONS")->join(',');
+  command->add_flag("-f,--foreground", arguments->foreground, "Stay in the foreground and log to stderr");
+  command->footer(kFooter);
+  command->callback([arguments, &action] {
+    action = [arguments] {
+      return mount(arguments->disk, arguments->mountpoint, {arguments->options}, arguments->foreground);
+    };
+  });
+}
+
+int mount_helper(int argc, char** argv) {
+  std::vector<std::string> places;
+  std::vector<std::string> options;
+  for (int i = 1; i < argc; ++i) {
+    const std::string word = argv[i];
+    const bool has_next = i + 1 < argc;
+    if (word == "-o" && has_next) {
+      options.emplace_back(argv[++i]);
+    } else if ((word == "-t" || word == "-N") && has_next) {
+      ++i;  // the type is ours, and the namespace is the one we were called in
+    } else if (word == "-s" || word == "-n" || word == "-v") {
+      // Sloppy, no mtab, verbose: nothing to do differently.
+    } else if (word == "-f") {
+      return 0;  // a rehearsal
+    } else if (word.starts_with("-o") && word.size() > 2) {
+      options.push_back(word.substr(2));
+    } else if (!word.starts_with("-")) {
+      places.push_back(word);
+    } else {
+      return static_cast<int>(refuse({fs::ExitCode::kUsage, "The flag " + word + " is unknown.", ""}));
+    }
+  }
+  if (places.size() != 2) {
+    return static_cast<int>(refuse({fs::ExitCode::kUsage, "A disk and a mountpoint are needed.",
+                                    "mount.dynamicfs DISK MOUNTPOINT [-o OPTIONS]"}));
+  }
+  return static_cast<int>(mount(places[0], places[1], options, false));
+}
+
+}  // namespace dynamicfs::tools

@@ -1,0 +1,94 @@
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "fs/control.hpp"
+#include "fs/mounted_pool.hpp"
+#include "fs/status.hpp"
+#include "fs/status_screen.hpp"
+#include "tools/dynamicfs/commands.hpp"
+
+namespace dynamicfs::tools {
+namespace {
+
+using fs::ExitCode;
+
+constexpr const char* kFooter = R"(Exit code: 0 healthy, 1 degraded (a disk is away, everything works), 2 data at risk
+(read-only, or files that can no longer be read), 15 nothing is mounted.
+--json prints one object with MOUNTPOINT, and an array without.)";
+
+struct Arguments {
+  std::string mountpoint;
+  bool metrics = false;
+  bool json = false;
+};
+
+fs::Outcome<fs::Json> ask(const std::string& socket) {
+  auto client = TRY(fs::ControlClient::connect(socket));
+  fs::Json answer = TRY(client.ask("status"));
+  return answer.value("status", fs::Json::object());
+}
+
+void print(const fs::Json& status, const Arguments& arguments) {
+  fmt::print("{}", fs::status_screen(status));
+  if (arguments.metrics) fmt::print("{}", fs::metrics_screen(status));
+}
+
+ExitCode status_of_all(const Arguments& arguments) {
+  bool denied = false;
+  fs::Json all = fs::Json::array();
+  ExitCode worst = ExitCode::kOk;
+  for (const fs::RunningDaemon& daemon : fs::running_daemons(&denied)) {
+    auto status = ask(daemon.socket);
+    if (!status) continue;  // it has ended meanwhile
+    worst = std::max(worst, fs::exit_code_of(*status));
+    all.push_back(std::move(*status));
+  }
+  if (all.empty()) {
+    if (denied || (arguments.json == false && fs::control_directory().empty())) {
+      return refuse({ExitCode::kPermission, "You may not ask the daemons that run here.", "Run it with sudo."});
+    }
+    return refuse({ExitCode::kNotMounted, "No pool is mounted.", "'dynamicfs mount DISK MOUNTPOINT' mounts one."});
+  }
+  if (arguments.json) {
+    fmt::print("{}\n", all.dump(2, ' ', false, fs::Json::error_handler_t::replace));
+  } else {
+    for (std::size_t i = 0; i < all.size(); ++i) {
+      if (i > 0) fmt::print("\n");
+      print(all[i], arguments);
+    }
+  }
+  return worst;
+}
+
+ExitCode status(const Arguments& arguments) {
+  if (arguments.mountpoint.empty()) return status_of_all(arguments);
+  auto pool = fs::find_mounted_pool(arguments.mountpoint);
+  if (!pool) return refuse(pool.error());
+  auto answer = ask(pool->daemon.socket);
+  if (!answer) return refuse(answer.error());
+  if (arguments.json) {
+    fmt::print("{}\n", answer->dump(2, ' ', false, fs::Json::error_handler_t::replace));
+  } else {
+    print(*answer, arguments);
+  }
+  return fs::exit_code_of(*answer);
+}
+
+}  // namespace
+
+void add_status(CLI::App& app, Action& action) {
+  const auto arguments = std::make_shared<Arguments>();
+  CLI::App* const command = app.add_subcommand("status", "Show pools: state, space, disks, problems");
+  command->add_option("MOUNTPOINT", arguments->mountpoint, "Where the pool is mounted; without it, every pool")->type_name("");
+  command->add_flag("--metrics", arguments->metrics, "Also every counter, in groups");
+  command->add_flag("--json", arguments->json, "Everything, for programs");
+  command->footer(kFooter);
+  command->callback([arguments, &action] { action = [arguments] { return status(*arguments); }; });
+}
+
+}  // namespace dynamicfs::tools
