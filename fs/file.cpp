@@ -72,6 +72,14 @@ Task<Result<void>> Filesystem::Impl::read_block(Inode& inode, FileBlock block,
 Task<Result<void>> Filesystem::write(InodeId id, std::uint64_t offset_bytes,
                                      std::span<std::byte> data, std::size_t spare_bytes,
                                      WriteOptions options) {
+  // The kernel asks for a megabyte at most; more is written window by window, each an operation of
+  // its own.
+  while (data.size() > kWindowBytes) {
+    const std::size_t piece = kWindowBytes - offset_bytes % kWindowBytes;
+    CO_TRY(co_await impl_->write(id, offset_bytes, data.first(piece), 0, options));
+    offset_bytes += piece;
+    data = data.subspan(piece);
+  }
   co_return co_await impl_->write(id, offset_bytes, data, spare_bytes, options);
 }
 

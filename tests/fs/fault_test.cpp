@@ -129,8 +129,9 @@ TEST_SUITE("faults") {
         REQUIRE(code_name(outcome.real) == code_name(outcome.model));
       }
       filled.check_all();
-      CHECK(pool.fs().pool().degraded());
+      REQUIRE(pool.create("one-more").has_value());
       REQUIRE(pool.run(pool.fs().sync()).has_value());
+      CHECK(pool.fs().pool().degraded());
       const std::string before = pool.dump().value();
       pool.power_cut();
       REQUIRE(pool.mount({victim}).has_value());
