@@ -113,7 +113,7 @@ TEST_SUITE("faults") {
       Model model;
       RandomOperations random(seed);
       const std::size_t victim = seed % 3;
-      const std::uint64_t after = seed * 5 % 40;
+      const std::uint64_t after = seed * 5 % 16;
       std::uint64_t seen = 0;
       pool.disks[victim]->faults().fail = [&seen, after](const scheduler::IoRequest& request) {
         if (++seen <= after) return Code::kOk;
