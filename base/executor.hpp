@@ -66,9 +66,21 @@ class Executor {
     };
     return Awaiter{*this};
   }
+  // Goes on on a thread that drives no disk: before something is destroyed that joins such threads.
+  auto leave_driver_thread() {
+    struct Awaiter {
+      Executor& executor;
+      bool await_ready() const noexcept { return false; }
+      void await_suspend(std::coroutine_handle<> handle) { executor.post_to_own_thread(handle); }
+      void await_resume() const noexcept {}
+    };
+    return Awaiter{*this};
+  }
 
  private:
   friend class DriverScope;
+  // Like post(), but never to the thread of the caller's DriverScope.
+  virtual void post_to_own_thread(std::coroutine_handle<> handle) = 0;
   // Brackets of a DriverScope on this thread; nested scopes do nothing.
   virtual void enter_driver() = 0;
   virtual void leave_driver() = 0;

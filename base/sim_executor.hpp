@@ -50,6 +50,7 @@ class SimExecutor final : public Executor {
   static detail::Detached collect(Task<T> task, std::optional<T>* result) {
     result->emplace(co_await std::move(task));
   }
+  void post_to_own_thread(std::coroutine_handle<> handle) override { post(handle); }
   void enter_driver() override {}
   void leave_driver() override {}
 

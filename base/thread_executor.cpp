@@ -62,11 +62,7 @@ class ThreadExecutor final : public Executor {
       local_queue.ready.push_back(handle);
       return;
     }
-    {
-      std::lock_guard lock(mutex_);
-      posted_.push_back(handle);
-    }
-    wake_.notify_one();
+    post_to_own_thread(handle);
   }
 
   void post_at(TimePoint when, std::coroutine_handle<> handle) override {
@@ -89,6 +85,13 @@ class ThreadExecutor final : public Executor {
     }
   };
 
+  void post_to_own_thread(std::coroutine_handle<> handle) override {
+    {
+      std::lock_guard lock(mutex_);
+      posted_.push_back(handle);
+    }
+    wake_.notify_one();
+  }
   void enter_driver() override { ++local_queue.depth; }
   void leave_driver() override {
     if (local_queue.depth > 1) {

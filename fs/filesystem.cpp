@@ -39,7 +39,11 @@ Task<Result<std::unique_ptr<Filesystem>>> Filesystem::mount(Executor& executor,
                                                             std::unique_ptr<journal::Pool> pool,
                                                             FilesystemOptions options) {
   auto impl = std::make_unique<Impl>(executor, std::move(pool), options);
-  CO_TRY(co_await impl->load());
+  const Result<void> loaded = co_await impl->load();
+  if (!loaded.has_value()) {
+    co_await executor.leave_driver_thread();  // the disks go with `impl`
+    co_return loaded.error();
+  }
   Impl& parts = *impl;
   std::unique_ptr<Filesystem> filesystem{new Filesystem(std::move(impl))};
   if (!options.read_only) {

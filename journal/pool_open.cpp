@@ -259,6 +259,8 @@ Task<Result<std::unique_ptr<Pool>>> Pool::open(Executor& executor, Opening openi
   std::vector<Task<Result<FoundSuperblock>>> reads;
   for (const auto& disk : opening.disks) reads.push_back(find_on(disk.get()));
   std::vector<Result<FoundSuperblock>> answers = co_await when_all(std::move(reads));
+  // Some disks may be given up below, which joins their threads: not from one of them.
+  co_await executor.leave_driver_thread();
   std::vector<Candidate> candidates;
   for (std::size_t i = 0; i < answers.size(); ++i) {
     Candidate& candidate = candidates.emplace_back();
