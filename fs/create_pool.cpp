@@ -113,7 +113,10 @@ Outcome<VolumeTarget> inspect(const std::string& path) {
 Outcome<void> check_content(Executor& executor, const CreateRequest& request, Plan& plan) {
   const std::string& path = plan.target.path;
   const auto probed = probe_disk(executor, path, Duration::zero());
-  if (!probed && probed.error().code == ExitCode::kAlreadyMounted) return probed.error();
+  if (!probed && probed.error().code == ExitCode::kAlreadyMounted) {
+    return Refusal{ExitCode::kAlreadyMounted, fmt::format("{} is in use, perhaps by a mounted pool.", path),
+                   "'dynamicfs status' lists the mounted pools and their disks."};
+  }
   if (!probed && probed.error().code == ExitCode::kPermission) return probed.error();
   const bool blank = TRY(is_blank(plan.target));
   if (!probed && blank && plan.target.kind != DiskKind::kDirectory) return {};

@@ -152,7 +152,8 @@ class Daemon {
 
 Outcome<void> Daemon::check_surroundings() {
   if (::geteuid() != 0) {
-    return Refusal{ExitCode::kPermission, "Mounting a pool needs root.", "Run the same command with sudo."};
+    return Refusal{ExitCode::kPermission, fmt::format("Mounting the pool of {} needs root.", request_.disk),
+                   "Run the same command with sudo."};
   }
   device_ = TRY(open_device());
   auto mountpoint = resolve_mountpoint(request_.mountpoint);

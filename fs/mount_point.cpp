@@ -5,6 +5,7 @@
 #include <fmt/format.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -98,18 +99,23 @@ Result<std::string> resolve_mountpoint(const std::string& path) {
 }
 
 MountpointProbe probe_mountpoint(const std::string& path) {
+  // ENOTCONN: the daemon behind it has died. ECONNABORTED: its connection was aborted.
+  const auto is_dead = [](int error) { return error == ENOTCONN || error == ECONNABORTED; };
+  const auto entry = mounted_at(path);
+  if (entry && entry->type == kMountType) {
+    // Not stat: the kernel answers that from what it remembers, for a day after the daemon's death.
+    struct statvfs space {};
+    if (::statvfs(path.c_str(), &space) != 0 && is_dead(errno)) return {MountpointState::kDead, errno};
+    return {MountpointState::kMounted, 0};
+  }
   struct stat info {};
   if (::stat(path.c_str(), &info) != 0) {
-    // ENOTCONN: the daemon behind it has died. ECONNABORTED: its connection was aborted.
-    if (errno == ENOTCONN || errno == ECONNABORTED) return {MountpointState::kDead, errno};
+    if (is_dead(errno)) return {MountpointState::kDead, errno};
     if (errno == ENOENT) return {MountpointState::kAbsent, errno};
     if (errno == ENOTDIR) return {MountpointState::kNotDirectory, errno};
     return {MountpointState::kUnreadable, errno};
   }
   if (!S_ISDIR(info.st_mode)) return {MountpointState::kNotDirectory, 0};
-  if (const auto entry = mounted_at(path); entry && entry->type == kMountType) {
-    return {MountpointState::kMounted, 0};
-  }
   if (!is_empty_directory(path)) return {MountpointState::kNotEmpty, 0};
   return {};
 }

@@ -34,6 +34,8 @@ Exit codes:
 
 'dynamicfs COMMAND --help' tells more about each; dynamicfs(8) tells all.)";
 
+constexpr const char* kUsageRemedy = "'dynamicfs --help' shows how it is used.";
+
 std::string_view base_name(std::string_view path) {
   const std::size_t slash = path.rfind('/');
   return slash == path.npos ? path : path.substr(slash + 1);
@@ -44,7 +46,8 @@ int run(int argc, char** argv) {
   CLI::App app{kDescription, "dynamicfs"};
   app.footer(kFooter);
   app.set_version_flag("--version", std::string{"dynamicfs "} + fs::kProgramVersion);
-  app.require_subcommand(1);
+  // Not required here: that complaint would come first, and hide the word that is wrong.
+  app.require_subcommand(0, 1);
   app.get_formatter()->column_width(28);
   Action action;
   add_create(app, action);
@@ -57,8 +60,10 @@ int run(int argc, char** argv) {
   } catch (const CLI::ParseError& error) {
     // Help and version come this way too, with code 0.
     if (error.get_exit_code() == 0) return app.exit(error);
-    return static_cast<int>(refuse({fs::ExitCode::kUsage, std::string{error.what()},
-                                    "'dynamicfs --help' shows how it is used."}));
+    return static_cast<int>(refuse({fs::ExitCode::kUsage, fmt::format("{}.", error.what()), kUsageRemedy}));
+  }
+  if (!action) {
+    return static_cast<int>(refuse({fs::ExitCode::kUsage, "A command is missing.", kUsageRemedy}));
   }
   return static_cast<int>(action());
 }
