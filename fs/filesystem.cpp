@@ -559,6 +559,11 @@ Task<Result<Attributes>> Filesystem::setattr(InodeId id, AttributeChange change)
   co_return inode->attributes();
 }
 
+bool Filesystem::attributes_outdated(InodeId id) {
+  const InodeRef inode = impl_->inodes.find(id);
+  return inode && inode->attributes_answered.exchange(false, std::memory_order_seq_cst);
+}
+
 bool Filesystem::has_xattrs(InodeId id) {
   const InodeRef inode = impl_->inodes.find(id);
   return inode && inode->has_xattrs.load(std::memory_order_acquire);

@@ -192,6 +192,9 @@ class Filesystem {
   // `data` stays valid until completion.
   Task<Result<void>> write(InodeId inode, std::uint64_t offset_bytes, std::span<std::byte> data,
                            std::size_t spare_bytes, WriteOptions options);
+  // After a cached write: true if attributes were answered since this was last asked, so that a
+  // kernel that keeps them shows a number of blocks that is not right any more.
+  bool attributes_outdated(InodeId inode);
   Task<Result<void>> fallocate(InodeId inode, FallocateMode mode, std::uint64_t offset_bytes,
                                std::uint64_t size_bytes);
   Task<Result<std::uint64_t>> seek(InodeId inode, std::uint64_t offset_bytes, SeekKind kind);

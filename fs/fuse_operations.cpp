@@ -138,6 +138,10 @@ class Request {
     finish();
   }
   void bytes(std::string_view text) { bytes(as_bytes(text)); }
+  // Not an answer: the kernel drops the attributes it keeps.
+  void attributes_changed(InodeId inode) {
+    fuse_lowlevel_notify_inval_inode(session_->session_, inode.raw, -1, 0);
+  }
   void written(std::size_t size) {
     fuse_reply_write(take(), size);
     finish();
@@ -174,7 +178,8 @@ class Request {
 
 namespace {
 
-// ---- Tasks: one call on Filesystem, one answer ------------------------------------------------------
+// ---- Tasks: one call on Filesystem, one answer
+// ------------------------------------------------------
 
 Task<void> serve_lookup(Request request, InodeId parent, std::string name) {
   // An NFS server asks for "." of a number that may be gone: that is no name to remember as absent.
@@ -238,6 +243,12 @@ Task<void> serve_write(Request request, ReceiveBuffer buffer, InodeId inode, std
   // Back before the answer: whoever waits for it may send the next one at once.
   buffer = {};
   if (done) {
+    // The kernel takes size and times of cached writes from itself, but the number of blocks from
+    // its last answer, for as long as that is valid: for a day. Once per file and answer it is told
+    // to ask again (a message without pages takes no lock there, so it may go out from here).
+    if (options.cached && request.filesystem().attributes_outdated(inode)) {
+      request.attributes_changed(inode);
+    }
     request.written(data.size());
   } else {
     request.fail(done.error());
@@ -327,7 +338,8 @@ Task<void> serve_readdir(Request request, InodeId directory, std::uint64_t cooki
   }
 }
 
-// ---- Handlers: copy what the message holds, start the task, return ----------------------------------
+// ---- Handlers: copy what the message holds, start the task, return
+// ----------------------------------
 
 // Starts what `start` does with the request. Without memory for the task, the request answers
 // ENOMEM as it dies, and that is all there is to do: the one place where bad_alloc is caught.
@@ -444,10 +456,17 @@ void on_rename(fuse_req_t raw, fuse_ino_t from_parent, const char* from_name, fu
   begin(raw, [&](Request request, Filesystem& filesystem) {
     RenameMode mode = RenameMode::kReplace;
     switch (flags) {
-      case 0: break;
-      case RENAME_NOREPLACE: mode = RenameMode::kNoReplace; break;
-      case RENAME_EXCHANGE: mode = RenameMode::kExchange; break;
-      default: request.fail(EINVAL); return;  // RENAME_WHITEOUT
+      case 0:
+        break;
+      case RENAME_NOREPLACE:
+        mode = RenameMode::kNoReplace;
+        break;
+      case RENAME_EXCHANGE:
+        mode = RenameMode::kExchange;
+        break;
+      default:
+        request.fail(EINVAL);
+        return;  // RENAME_WHITEOUT
     }
     spawn(serve_done(std::move(request), filesystem.rename(InodeId{from_parent}, from_name,
                                                            InodeId{to_parent}, to_name, mode)));
@@ -479,8 +498,8 @@ void on_write(fuse_req_t raw, fuse_ino_t inode, const char* data, std::size_t si
               fuse_file_info* info) {
   begin(raw, [&](Request request, Filesystem&) {
     // It lies in the receive buffer, which is ours, so it may be written to.
-    const std::span<std::byte> payload{
-        reinterpret_cast<std::byte*>(const_cast<char*>(data)), size};  // NOLINT
+    const std::span<std::byte> payload{reinterpret_cast<std::byte*>(const_cast<char*>(data)),
+                                       size};  // NOLINT
     const WriteOptions options{.cached = info->writepage != 0,
                                .kill_suid_sgid = incoming.kill_suid_sgid};
     spawn(serve_write(std::move(request), std::move(*incoming.buffer), InodeId{inode},
@@ -552,8 +571,8 @@ void on_setxattr(fuse_req_t raw, fuse_ino_t inode, const char* name, const char*
     XattrMode mode = XattrMode::kEither;
     if (flags == XATTR_CREATE) mode = XattrMode::kCreate;
     if (flags == XATTR_REPLACE) mode = XattrMode::kReplace;
-    spawn(serve_done(std::move(request), filesystem.setxattr(InodeId{inode}, name,
-                                                             std::string(value, size), mode)));
+    spawn(serve_done(std::move(request),
+                     filesystem.setxattr(InodeId{inode}, name, std::string(value, size), mode)));
   });
 }
 
@@ -577,12 +596,23 @@ void on_fallocate(fuse_req_t raw, fuse_ino_t inode, int flags, off_t offset, off
   begin(raw, [&](Request request, Filesystem& filesystem) {
     FallocateMode mode = FallocateMode::kAllocate;
     switch (flags) {
-      case 0: break;
-      case FALLOC_FL_KEEP_SIZE: mode = FallocateMode::kKeepSize; break;
-      case FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE: mode = FallocateMode::kPunchHole; break;
-      case FALLOC_FL_ZERO_RANGE: mode = FallocateMode::kZeroRange; break;
-      case FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE: mode = FallocateMode::kZeroRangeKeepSize; break;
-      default: request.fail(EOPNOTSUPP); return;
+      case 0:
+        break;
+      case FALLOC_FL_KEEP_SIZE:
+        mode = FallocateMode::kKeepSize;
+        break;
+      case FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE:
+        mode = FallocateMode::kPunchHole;
+        break;
+      case FALLOC_FL_ZERO_RANGE:
+        mode = FallocateMode::kZeroRange;
+        break;
+      case FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE:
+        mode = FallocateMode::kZeroRangeKeepSize;
+        break;
+      default:
+        request.fail(EOPNOTSUPP);
+        return;
     }
     spawn(serve_done(std::move(request),
                      filesystem.fallocate(InodeId{inode}, mode, static_cast<std::uint64_t>(offset),

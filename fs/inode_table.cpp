@@ -6,6 +6,7 @@ namespace dynamicfs::fs {
 
 Attributes Inode::attributes() const {
   Attributes out;
+  attributes_answered.store(true, std::memory_order_seq_cst);  // before the blocks are counted
   out.inode = id;
   out.mode = mode;
   out.nlink = nlink;

@@ -39,6 +39,9 @@ struct Inode {
   std::atomic<std::int64_t> mtime_ns{0};
   std::atomic<std::int64_t> ctime_ns{0};
   std::atomic<bool> has_xattrs{false};
+  // Attributes were answered since the last cached write: the kernel may hold a number of blocks
+  // that is outdated now.
+  mutable std::atomic<bool> attributes_answered{false};
 
   Mutex mutex;
   std::uint32_t mode DFS_GUARDED_BY(mutex) = 0;
