@@ -184,7 +184,8 @@ Task<Result<void>> Store::Impl::read_once(const FileMap& map, InodeId inode, Fil
       if (choose_place(*disks, fetch, loads)) return false;
       // None of the copies here is good. One that is away may be.
       std::size_t away = 0;
-      for (const Place& place : fetch.chunk->places) away += disks->is_healthy(place.disk) ? 0 : 1;
+      for (const Place& place : fetch.chunk->places)
+        away += pool.disk(place.disk) == nullptr ? 1 : 0;
       for (std::uint32_t i = 0; i < fetch.count; ++i) {
         const FileBlock block{first.raw + fetch.at + i};
         if (away == 0) lost.push_back(block);
