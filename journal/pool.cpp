@@ -127,6 +127,7 @@ void Pool::Impl::announce_epoch() {
     ++epoch.number.raw;
     epoch.tag = executor.random();
     superblock.epochs.push_back(epoch);
+    superblock.announced = true;
     epoch_number.store(epoch.number.raw, std::memory_order_seq_cst);
   }
   const LogEnd end = ask_log_end();
@@ -137,38 +138,44 @@ void Pool::Impl::announce_epoch() {
   trim_history(superblock);
 }
 
-Task<std::vector<Seat*>> Pool::Impl::write_copies(std::vector<Seat*> targets, Superblock next,
-                                                  Error* failure) {
+Task<Result<bool>> Pool::Impl::write_copies() {
+  Superblock next;
+  std::vector<Seat*> targets;
+  {
+    LockGuard lock(mutex);
+    ++superblock.sequence;
+    next = superblock;
+    for (const auto& seat : seats) {
+      if (seat->here()) targets.push_back(seat.get());
+    }
+  }
   scheduler::IoGroup group;
   std::vector<Buffer> buffers;
   for (const Seat* const seat : targets) {
     next.this_disk = seat->id;
-    const Result<Bytes> bytes = encode(next);
-    if (!bytes.has_value()) {
-      *failure = bytes.error();
-      co_return std::vector<Seat*>{};
-    }
-    Buffer& buffer = buffers.emplace_back(bytes->size());
-    std::memcpy(buffer.data(), bytes->data(), bytes->size());
+    CO_TRY_ASSIGN(const Bytes bytes, encode(next));
+    Buffer& buffer = buffers.emplace_back(bytes.size());
+    std::memcpy(buffer.data(), bytes.data(), bytes.size());
     group.write(*seat->disk, scheduler::IoClass::kCritical, superblock_offset(seat->next_copy),
                 buffer.span(), true);
   }
   co_await group.run();
-  std::vector<Seat*> failed;
+  bool all = true;
   for (std::size_t i = 0; i < targets.size(); ++i) {
     if (group.error(i).code == Code::kOk) {
       targets[i]->next_copy ^= 1;
     } else {
       note_failed(*targets[i], group.error(i));
-      failed.push_back(targets[i]);
+      all = false;
     }
   }
-  co_return failed;
+  co_return all;
 }
 
 Task<Result<void>> Pool::Impl::store() {
   while (true) {
     bool folded = false;
+    bool announced = false;
     {
       LockGuard lock(mutex);
       folded = fold_failures();
@@ -176,34 +183,26 @@ Task<Result<void>> Pool::Impl::store() {
     if (read_only.load(std::memory_order_acquire)) co_return Code::kReadOnly;
     if (folded) announce_epoch();
 
-    Superblock next;
-    std::vector<Seat*> first;
-    std::vector<Seat*> then;
-    {
-      LockGuard lock(mutex);
-      ++superblock.sequence;
-      next = superblock;
-      for (const auto& seat : seats) {
-        if (!seat->here()) continue;
-        const bool member = std::ranges::find(next.members, seat->id) != next.members.end();
-        (member ? first : then).push_back(seat.get());
+    Result<bool> written = co_await write_copies();
+    if (written.has_value() && *written) {
+      {
+        LockGuard lock(mutex);
+        announced = std::exchange(superblock.announced, false);
       }
+      if (!announced) break;
+      // Everybody who is left knows the epoch: now it may count.
+      written = co_await write_copies();
+      if (written.has_value() && *written) break;
     }
-    Error failure{};
-    std::vector<Seat*> failed = co_await write_copies(std::move(first), next, &failure);
-    if (failed.empty() && failure.code == Code::kOk && !then.empty()) {
-      failed = co_await write_copies(std::move(then), next, &failure);
-    }
-    if (failure.code != Code::kOk) {
+    if (!written.has_value()) {
       // What happened to the pool cannot be written down any more, so nothing else may be.
       log_error("the superblock is too large: the pool is read-only now");
       read_only.store(true, std::memory_order_release);
-      co_return failure;
+      co_return written.error();
     }
-    if (!failed.empty()) continue;
-    publish_log_set();
-    co_return Result<void>{};
   }
+  publish_log_set();
+  co_return Result<void>{};
 }
 
 void Pool::Impl::publish_log_set() {

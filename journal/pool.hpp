@@ -2,8 +2,8 @@
 //
 // A change of membership (a disk missing at mount, failing while running, coming back) begins a new
 // epoch, and so does every mount after a crash: its number, a random tag and who takes part are
-// durable on every disk that is left before anything else happens (INV-5). Superblocks are written
-// by this class alone: to the members first, so that whoever knows an epoch can find its log.
+// durable on every disk that is left before anything else happens (INV-5), in two rounds, announced
+// and then confirmed: superblock.hpp says why. Superblocks are written by this class alone.
 //
 // Epoch and commit  A new epoch is announced (epoch_number() changes) before the journal is asked
 //                   which batch comes next, and the journal compares epoch_number() in the same

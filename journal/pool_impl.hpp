@@ -21,7 +21,7 @@ struct Seat {
   std::uint64_t first_slot_offset = 0;
   std::uint32_t slots = 0;
   std::unique_ptr<scheduler::Disk> disk;  // null: missing
-  // Its newest epoch, when it was found, was not the pool's newest: index into the history.
+  // The last epoch it knew when it was found, as index into the history; nothing: the newest.
   std::optional<std::size_t> old_epoch;
 
   // `disk`, until it fails.
@@ -77,7 +77,9 @@ struct Pool::Impl {
   // Writes the superblock to every disk that is left; disks that fail meanwhile are left out under
   // yet another epoch. With `writing` held.
   Task<Result<void>> store();
-  Task<std::vector<Seat*>> write_copies(std::vector<Seat*> targets, Superblock next, Error* failure);
+  // One superblock to each of these disks; false if any failed, which is noted. An error: it cannot
+  // be encoded.
+  Task<Result<bool>> write_copies();
   void publish_log_set();
   void tell_listeners();
 };

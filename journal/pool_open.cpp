@@ -203,17 +203,24 @@ std::optional<std::size_t> place_in_history(const Superblock& superblock, const 
 std::variant<std::size_t, SplitPair> newest_of(std::span<const Superblock* const> found) {
   std::size_t newest = 0;
   for (std::size_t i = 1; i < found.size(); ++i) {
-    const bool knows = place_in_history(*found[i], found[newest]->epoch()).has_value();
-    const bool known = place_in_history(*found[newest], found[i]->epoch()).has_value();
+    const bool knows = place_in_history(*found[i], found[newest]->confirmed_epoch()).has_value();
+    const bool known = place_in_history(*found[newest], found[i]->confirmed_epoch()).has_value();
     if (!knows && !known) return SplitPair{newest, i};
-    // Each knows the other's newest: it is the same one.
+    // If each knows the other's, they were together when it was announced.
     if (knows && (!known || found[i]->sequence > found[newest]->sequence)) newest = i;
   }
   // Knowing is transitive only among honest disks.
   for (std::size_t i = 0; i < found.size(); ++i) {
-    if (!place_in_history(*found[newest], found[i]->epoch())) return SplitPair{newest, i};
+    if (!place_in_history(*found[newest], found[i]->confirmed_epoch())) return SplitPair{newest, i};
   }
   return newest;
+}
+
+std::optional<std::size_t> last_known_epoch(const Superblock& newest, const Superblock& other) {
+  for (std::size_t i = newest.epochs.size(); i-- > 0;) {
+    if (place_in_history(other, newest.epochs[i])) return i;
+  }
+  return std::nullopt;
 }
 
 Task<Result<Uuid>> Pool::format(Executor& executor, std::vector<Disk*> disks,
@@ -310,9 +317,9 @@ Task<Result<std::unique_ptr<Pool>>> Pool::open(Executor& executor, Opening openi
         damaged.push_back(std::move(candidate));
         continue;
       }
-      const auto place = place_in_history(superblock, candidate.found->superblock.epoch());
-      DFS_ASSERT(place.has_value());
-      if (*place + 1 != superblock.epochs.size()) seat->old_epoch = *place;
+      const auto known = last_known_epoch(superblock, candidate.found->superblock);
+      DFS_ASSERT(known.has_value());  // or it would have been mounted apart
+      if (*known + 1 != superblock.epochs.size()) seat->old_epoch = *known;
       seat->next_copy = candidate.found->copy ^ 1;
       seat->disk = std::move(candidate.disk);
       record.path = seat->disk->path();
@@ -343,8 +350,9 @@ Task<Result<std::unique_ptr<Pool>>> Pool::open(Executor& executor, Opening openi
                                  tolerance == 0 ? "none" : std::to_string(tolerance),
                                  names_of(missing), damage_text(damaged)));
   }
+  const std::size_t confirmed = *place_in_history(superblock, superblock.confirmed_epoch());
   const bool member_here = std::ranges::any_of(seats, [&](const auto& seat) {
-    return seat->disk != nullptr && !seat->old_epoch &&
+    return seat->disk != nullptr && seat->old_epoch.value_or(confirmed) >= confirmed &&
            std::ranges::find(superblock.members, seat->id) != superblock.members.end();
   });
   if (!member_here) {

@@ -14,6 +14,8 @@ namespace {
 constexpr std::string_view kMagic{"dynfs-sb"};
 
 constexpr std::size_t kCrcOffset = 8;
+constexpr std::uint8_t kFlagClean = 1;
+constexpr std::uint8_t kFlagAnnounced = 2;
 constexpr std::size_t kFixedBytes = 192;
 constexpr std::size_t kEpochBytes = 32;
 constexpr std::size_t kDiskFixedBytes = 60;
@@ -169,7 +171,8 @@ Result<Bytes> encode(const Superblock& superblock) {
   out.put(superblock.sequence);
   out.put(superblock.created_unix_s);
   out.put(superblock.this_disk);
-  out.put(static_cast<std::uint8_t>(superblock.clean ? 1 : 0));
+  out.put(static_cast<std::uint8_t>((superblock.clean ? kFlagClean : 0) |
+                                    (superblock.announced ? kFlagAnnounced : 0)));
   out.put(static_cast<std::uint8_t>(superblock.policy.kind));
   out.put(superblock.policy.copies_or_data);
   out.put(superblock.policy.parity);
@@ -239,8 +242,9 @@ Result<Superblock> decode(std::span<const std::byte> bytes) {
   superblock.sequence = in.get<std::uint64_t>();
   superblock.created_unix_s = in.get<std::uint64_t>();
   superblock.this_disk = in.get<DiskId>();
-  const auto clean = in.get<std::uint8_t>();
-  superblock.clean = clean == 1;
+  const auto flags = in.get<std::uint8_t>();
+  superblock.clean = (flags & kFlagClean) != 0;
+  superblock.announced = (flags & kFlagAnnounced) != 0;
   const auto kind = in.get<std::uint8_t>();
   superblock.policy.kind = static_cast<Policy::Kind>(kind);
   superblock.policy.copies_or_data = in.get<std::uint8_t>();
@@ -295,9 +299,10 @@ Result<Superblock> decode(std::span<const std::byte> bytes) {
 
   const bool kind_known = kind == static_cast<std::uint8_t>(Policy::Kind::kReplica) ||
                           kind == static_cast<std::uint8_t>(Policy::Kind::kErasure);
-  // A newer program that lets us read may have given a meaning to reserved bytes.
+  zeros = zeros && (flags & ~(kFlagClean | kFlagAnnounced)) == 0;
+  // A newer program that lets us read may have given a meaning to what is reserved.
   if (superblock.writer_min > kFormatVersion) zeros = true;
-  if (!in.ok() || !zeros || clean > 1 || !kind_known || !possible(superblock)) {
+  if (!in.ok() || !zeros || !kind_known || !possible(superblock)) {
     return Code::kFormatInvalid;
   }
   return superblock;

@@ -5,8 +5,11 @@
 // is whole after any crash; a pool of two disks has four.
 //
 // Invariants  `sequence` grows with every write. The epoch history only grows at its end.
-//             A disk whose newest epoch is in another disk's history, but not its newest, is stale.
-//             Two disks of which neither has the other's newest epoch were mounted apart.
+//             A new epoch is announced on every disk before it is confirmed on any, and confirmed on
+//             every disk before a record is made in it. So an epoch that is only announced has no
+//             records, and who has confirmed one was together with all who know it.
+//             A disk that does not know another's last confirmed epoch is stale. Two disks that do
+//             not know each other's were mounted apart.
 //             A batch of the log belongs to exactly the epoch that the history names for its
 //             sequence, so what an abandoned session left in the log is never taken for a record.
 // Format      man/format.md, "Superblock".
@@ -128,6 +131,7 @@ struct Superblock {
   DiskId this_disk;                      // the disk this copy lies on
   Policy policy;
   std::vector<EpochRecord> epochs;       // oldest first; the last is the current one
+  bool announced = false;                // the last epoch is not confirmed yet
   std::vector<DiskId> members;           // hold the log in the current epoch
   std::vector<DiskRecord> disks;         // ids are never reused
   // Size of the log on every member: what the smallest disk had room for when the pool was made.
@@ -143,6 +147,9 @@ struct Superblock {
   const DiskRecord* find(DiskId id) const;
   DiskRecord* find(DiskId id);
   const EpochRecord& epoch() const { return epochs.back(); }
+  const EpochRecord& confirmed_epoch() const {
+    return announced && epochs.size() > 1 ? epochs[epochs.size() - 2] : epochs.back();
+  }
   // The epoch that a batch of this sequence belongs to; nullptr if it is forgotten.
   const EpochRecord* epoch_of(BatchSequence batch) const;
   bool operator==(const Superblock&) const = default;
