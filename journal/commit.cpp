@@ -40,6 +40,7 @@ Journal::Impl::Work Journal::Impl::next_work() const {
 }
 
 Task<void> Journal::Impl::commit_loop() {
+  Executor& to = executor;
   while (true) {
     Work work = Work::kNone;
     Handles wake;
@@ -56,9 +57,8 @@ Task<void> Journal::Impl::commit_loop() {
       });
       if (count != 0) metrics.group_commit_waiters.add(count);
     }
-    // When nobody commits any more, the last waiter may destroy the journal as soon as it is woken:
-    // only locals from here on.
-    Executor& to = executor;
+    // Once nobody commits any more the journal may be destroyed, by a waiter as soon as it is woken or
+    // by anybody who finds it idle: only locals from here on.
     for (const auto handle : wake) to.post(handle);
     if (work == Work::kNone) co_return;
 

@@ -16,9 +16,9 @@
 #include <cstring>
 #include <memory>
 #include <span>
-#include <vector>
 
 #include "base/assert.hpp"
+#include "base/buffer.hpp"
 #include "base/ids.hpp"
 #include "journal/journal.hpp"
 #include "journal/record_format.hpp"
@@ -28,7 +28,16 @@ namespace dynamicfs::journal {
 class RecordRing {
  public:
   // `last`: the first record gets the LSN after it.
-  explicit RecordRing(Lsn last) : next_(last.raw + 1), slots_(kRingRecords) {}
+  explicit RecordRing(Lsn last)
+      : next_(last.raw + 1),
+        memory_(kRingRecords * sizeof(Slot)),
+        slots_(reinterpret_cast<Slot*>(memory_.data())) {
+    // The payloads stay as they are: only what says that a slot is empty is written.
+    std::uninitialized_default_construct_n(slots_, kRingRecords);
+  }
+  ~RecordRing() { std::destroy_n(slots_, kRingRecords); }
+  RecordRing(const RecordRing&) = delete;
+  RecordRing& operator=(const RecordRing&) = delete;
 
   // Takes room if it is there.
   bool try_take(std::uint32_t records, std::uint64_t bytes) {
@@ -104,7 +113,8 @@ class RecordRing {
 
   alignas(64) std::atomic<std::uint64_t> next_;
   alignas(64) std::atomic<std::uint64_t> credits_{pack(kRingRecords, kRingBytesMax)};
-  alignas(64) std::vector<Slot> slots_;
+  alignas(64) Buffer memory_;
+  Slot* const slots_;  // kRingRecords of them, in memory_
 };
 
 }  // namespace dynamicfs::journal

@@ -13,12 +13,12 @@ namespace {
 using scheduler::IoClass;
 using scheduler::IoGroup;
 
-// Read at once from each copy: several of the largest batches, and large enough that a spinning disk
-// streams.
-constexpr std::uint64_t kWindowBytesMax = 4 * kMiB;
+// Shown at once of each copy. The first window is just large enough for any batch and the header
+// behind it, which is all there is after an orderly shutdown; the following ones double until a
+// spinning disk streams.
+constexpr std::uint64_t kWindowBytesMin = kBatchBytesMax + 64 * kKiB;
+constexpr std::uint64_t kWindowBytesMax = 8 * kMiB;
 constexpr std::uint64_t kReadBytes = 1 * kMiB;
-static_assert(kWindowBytesMax >= 2 * kBatchBytesMax,
-              "a window must show the largest batch and the header behind it");
 
 // One disk's copy of the log, as far as the window shows it.
 struct Copy {
@@ -69,6 +69,7 @@ class Recovery {
   std::vector<std::unique_ptr<Copy>> copies_;
   std::uint64_t window_from_ = 0;
   std::uint64_t window_bytes_ = 0;  // 0: nothing is shown
+  std::uint64_t window_wanted_ = 0;
   LogPosition next_;
   Recovered recovered_;
 };
@@ -89,7 +90,6 @@ void Recovery::find_copies() {
     copy->id = id;
     copy->disk = pool_.disk(id);
     copy->old_member = std::ranges::find(found, id) != found.end();
-    copy->window = Buffer{std::min(kWindowBytesMax, superblock_.log_bytes)};
     copies_.push_back(std::move(copy));
   }
 }
@@ -137,10 +137,15 @@ Task<Result<void>> Recovery::show(std::uint64_t offset) {
     co_return Result<void>{};
   }
   CO_TRY(co_await write_repairs());
+  const bool goes_on = window_bytes_ != 0 && offset > window_from_;
+  window_wanted_ = goes_on ? std::min(2 * window_wanted_, kWindowBytesMax) : kWindowBytesMin;
   window_from_ = offset;
-  window_bytes_ = std::min(kWindowBytesMax, superblock_.log_bytes - offset);
+  window_bytes_ = std::min(window_wanted_, superblock_.log_bytes - offset);
+  for (const auto& copy : copies_) {
+    if (copy->window.size() < window_bytes_) copy->window = Buffer{window_bytes_};
+    copy->unreadable.assign(window_bytes_ / kBlockBytes, false);
+  }
 
-  for (const auto& copy : copies_) copy->unreadable.assign(window_bytes_ / kBlockBytes, false);
   IoGroup group;
   for (const auto& copy : copies_) {
     for (std::uint64_t at = 0; at < window_bytes_; at += kReadBytes) {
