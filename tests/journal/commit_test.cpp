@@ -103,7 +103,7 @@ TEST_SUITE("group commit") {
 
   TEST_CASE("sixty-four who append and sync share their trips") {
     const std::uint64_t first = seed_from_environment(300);
-    for (std::uint64_t seed = first; seed < first + scaled(20); ++seed) {
+    for (std::uint64_t seed = first; seed < first + seeds(20); ++seed) {
       CAPTURE(seed);
       Started pool{2, seed};
       unsigned done = 0;
@@ -265,7 +265,7 @@ TEST_SUITE("journal room") {
 
   TEST_CASE("who waits for room gets it although nobody syncs") {
     const std::uint64_t first = seed_from_environment(900);
-    for (std::uint64_t seed = first; seed < first + scaled(20); ++seed) {
+    for (std::uint64_t seed = first; seed < first + seeds(20); ++seed) {
       CAPTURE(seed);
       Started pool{1, seed};
       struct Filler {
@@ -332,7 +332,7 @@ TEST_SUITE("journal room") {
 
   TEST_CASE("the log wraps many times and every record survives") {
     const std::uint64_t first = seed_from_environment(40);
-    for (std::uint64_t seed = first; seed < first + scaled(6); ++seed) {
+    for (std::uint64_t seed = first; seed < first + seeds(6); ++seed) {
       CAPTURE(seed);
       Started pool{2, seed};
       Model model;

@@ -61,7 +61,7 @@ TEST_SUITE("journal, power cut") {
 
   TEST_CASE("a chain of cuts, some of them while recovering, loses nothing acknowledged") {
     const std::uint64_t first = test::seed_from_environment(1000);
-    for (std::uint64_t seed = first; seed < first + test::scaled(250); ++seed) {
+    for (std::uint64_t seed = first; seed < first + seeds(250); ++seed) {
       CAPTURE(seed);
       SimPool pool{seed, SimPool::replicas(1 + seed % 4)};
       REQUIRE(pool.format().has_value());
@@ -87,7 +87,7 @@ TEST_SUITE("journal, power cut") {
 
   TEST_CASE("after kill -9 and recovery, what was acknowledged survives a power cut") {
     const std::uint64_t first = test::seed_from_environment(5000);
-    for (std::uint64_t seed = first; seed < first + test::scaled(200); ++seed) {
+    for (std::uint64_t seed = first; seed < first + seeds(200); ++seed) {
       CAPTURE(seed);
       SimPool pool{seed, SimPool::replicas(1 + seed % 3)};
       REQUIRE(pool.format().has_value());

@@ -17,6 +17,7 @@
 #include "journal/pool.hpp"
 #include "scheduler/simulated_disk.hpp"
 #include "tests/journal/killable_disk.hpp"
+#include "tests/support/seed.hpp"
 
 namespace dynamicfs::test {
 
@@ -32,6 +33,16 @@ struct Record {
   bool operator==(const Record&) const = default;
 };
 using Records = std::vector<Record>;
+
+// How many seeds a randomised test tries. The thread sanitizer slows a simulation down twentyfold and
+// finds nothing in its single thread, so there a tenth will do.
+inline std::uint64_t seeds(std::uint64_t count) {
+#if defined(__SANITIZE_THREAD__)
+  return scaled(count) / 10 + 1;
+#else
+  return scaled(count);
+#endif
+}
 
 inline std::vector<std::string> texts(const Records& records) {
   std::vector<std::string> out;
