@@ -291,7 +291,7 @@ TEST_SUITE("extent map") {
   TEST_CASE(
       "random changes agree with the model, and a map loaded from its windows is the same map") {
     const std::uint64_t base = test::seed_from_environment(1);
-    for (std::uint64_t seed = base; seed < base + test::scaled(60); ++seed) {
+    for (std::uint64_t seed = base; seed < base + test::scaled(40); ++seed) {
       CAPTURE(seed);
       std::mt19937_64 random(seed);
       Twins twins;

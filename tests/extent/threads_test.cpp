@@ -1,0 +1,169 @@
+// The store with real threads: writers, readers without locks, commits and reclaim at once. Run it
+// under the thread sanitizer.
+#include <doctest/doctest.h>
+
+#include <atomic>
+#include <random>
+#include <thread>
+
+#include "base/blocking.hpp"
+#include "support/seed.hpp"
+#include "tests/extent/memory_disk.hpp"
+#include "tests/extent/sim_store.hpp"
+
+using namespace dynamicfs;
+using namespace dynamicfs::extent;
+using namespace dynamicfs::test;
+
+namespace {
+
+struct ThreadStore {
+  ThreadStore() {
+    std::vector<std::unique_ptr<scheduler::Disk>> disks;
+    std::vector<scheduler::Disk*> plain;
+    for (int i = 0; i < 2; ++i) {
+      disks.push_back(std::make_unique<MemoryDisk>(*executor, "memory", 44 * kMiB));
+      plain.push_back(disks.back().get());
+    }
+    const journal::FormatOptions format{.policy = {.copies_or_data = 2}, .label = "test"};
+    REQUIRE(block_on(*executor, journal::Pool::format(*executor, plain, format)).has_value());
+    journal::Pool::Opening opening;
+    opening.disks = std::move(disks);
+    journal::Pool::Problem problem;
+    auto opened = block_on(*executor, journal::Pool::open(*executor, std::move(opening), &problem));
+    REQUIRE(opened.has_value());
+    pool = std::move(opened).value();
+    store = std::make_unique<Store>(*executor, *pool, gate);
+    auto log_opened = block_on(
+        *executor, journal::Journal::open(*executor, *pool, [](Lsn, std::span<const std::byte>) {
+          return Result<void>{};
+        }));
+    REQUIRE(log_opened.has_value());
+    log = std::move(log_opened).value();
+    store->start(*log);
+    map = std::make_unique<FileMap>(store->memory_epochs());
+  }
+  ~ThreadStore() {
+    block_on(*executor, close(this));
+    log.reset();
+    map.reset();
+    store.reset();
+    pool.reset();
+  }
+
+  static Task<int> close(ThreadStore* self) {
+    co_await self->log->close();
+    co_return 0;
+  }
+  static Task<Result<Lsn>> write(ThreadStore* self, std::uint64_t first, std::uint64_t count,
+                                 std::uint64_t version) {
+    const Buffer data = stamped(1, first, count, version);
+    WriteHint hint;
+    hint.inode = InodeId{1};
+    hint.first = FileBlock{first};
+    hint.policy = self->pool->policy();
+    hint.replaced_blocks = count;
+    CO_TRY_ASSIGN(const Written written, co_await self->store->write(hint, data.span()));
+    journal::Credit credit = co_await self->log->reserve(1, 8 * kKiB);
+    Freed freed;
+    Lsn lsn;
+    {
+      const journal::ChangeScope scope(self->gate);
+      const auto guard = self->store->locks().lock(InodeId{1}, FileBlock{first}, count);
+      Bytes record;
+      ByteWriter writer(record);
+      encode(writer, InodeId{1}, FileBlock{first}, written.pieces, written.crcs);
+      lsn = self->log->append(credit, record);
+      self->map->put(FileBlock{first}, written.pieces, written.crcs, Generation{lsn.raw}, freed);
+    }
+    self->store->free(freed, lsn);
+    co_return lsn;
+  }
+  static Task<Result<Buffer>> read(ThreadStore* self, std::uint64_t first, std::uint64_t count) {
+    Buffer data{count * kBlockBytes};
+    CO_TRY(co_await self->store->read(*self->map, InodeId{1}, FileBlock{first}, data.span(),
+                                      scheduler::IoClass::kRead));
+    co_return data;
+  }
+  // Commits, forgets the log (nobody will recover from it), and releases what has become safe.
+  static Task<Result<void>> housekeep(ThreadStore* self) {
+    CO_TRY(co_await self->log->drain());
+    self->log->trim(self->log->position_after(self->log->durable()));
+    co_await self->store->reclaim();
+    co_return Result<void>{};
+  }
+
+  std::unique_ptr<Executor> executor = make_thread_executor();
+  journal::ChangeGate gate;
+  std::unique_ptr<journal::Pool> pool;
+  std::unique_ptr<Store> store;
+  std::unique_ptr<journal::Journal> log;
+  std::unique_ptr<FileMap> map;
+};
+
+}  // namespace
+
+TEST_SUITE("store with threads") {
+  TEST_CASE_FIXTURE(ThreadStore,
+                    "each read is one instant, and no block is reused under a reader") {
+    // Every write to [200, 457) carries one number in all of its blocks; single blocks of [0, 150)
+    // are overwritten at random.
+    const std::uint64_t rounds = scaled(300);
+    std::atomic<std::uint64_t> version{0};
+    std::atomic<int> writers{3};
+    std::atomic<std::uint64_t> bad{0};
+    std::atomic<std::uint64_t> reads{0};
+    std::vector<std::thread> threads;
+    for (std::uint64_t t = 0; t < 3; ++t) {
+      threads.emplace_back([&, t] {
+        std::mt19937_64 random(t + 1);
+        for (std::uint64_t i = 0; i < rounds; ++i) {
+          const bool wide = random() % 2 == 0;
+          const auto result = block_on(*executor, write(this, wide ? 200 : random() % 150,
+                                                        wide ? 257 : 1 + random() % 20, ++version));
+          if (!result.has_value()) bad.fetch_add(1);
+        }
+        writers.fetch_sub(1);
+      });
+    }
+    for (std::uint64_t t = 0; t < 2; ++t) {
+      threads.emplace_back([&, t] {
+        std::mt19937_64 random(t + 100);
+        while (writers.load() > 0) {
+          const bool wide = random() % 2 == 0;
+          const std::uint64_t first = wide ? 200 : random() % 150;
+          const std::uint64_t count = wide ? 257 : 1 + random() % 20;
+          const auto data = block_on(*executor, read(this, first, count));
+          if (!data.has_value()) {
+            bad.fetch_add(1);
+            continue;
+          }
+          std::optional<std::uint64_t> seen;
+          for (std::uint64_t i = 0; i < count; ++i) {
+            const auto stamp = read_stamp(data->data() + i * kBlockBytes);
+            const bool whole =
+                stamp && (stamp->version == 0 || (stamp->inode == 1 && stamp->block == first + i));
+            if (!whole) {
+              bad.fetch_add(1);
+            } else if (wide) {
+              if (seen && *seen != stamp->version) bad.fetch_add(1);
+              seen = stamp->version;
+            }
+          }
+          reads.fetch_add(1);
+        }
+      });
+    }
+    threads.emplace_back([&] {
+      while (writers.load() > 0) {
+        if (!block_on(*executor, housekeep(this)).has_value()) bad.fetch_add(1);
+      }
+    });
+    for (std::thread& thread : threads) thread.join();
+    CHECK(bad == 0);
+    CHECK(reads > 0);
+    CHECK(store->metrics().checksum_stale.sum() == 0);
+    CHECK(store->metrics().checksum_errors.sum() == 0);
+    CHECK(store->metrics().blocks_reused.sum() > 0);
+  }
+}
