@@ -85,6 +85,7 @@ TEST_SUITE("async_event") {
       std::uint64_t random() override { return 0; }
       void post(std::coroutine_handle<> handle) override { handle.resume(); }
       void post_at(TimePoint, std::coroutine_handle<> handle) override { handle.resume(); }
+      void post_to_own_thread(std::coroutine_handle<> handle) override { handle.resume(); }
       void enter_driver() override {}
       void leave_driver() override {}
     };
