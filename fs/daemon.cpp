@@ -41,6 +41,8 @@ using std::chrono::milliseconds;
 constexpr milliseconds kInitPatience{30'000};
 // For those who are still in the tree when we are told to end.
 constexpr milliseconds kUnmountPatience{2'000};
+// How old the number of blocks may be that `du` sees of a file that is being written.
+constexpr int kRefreshMilliseconds = 1000;
 constexpr off_t kLogBytesMax = 8 * kMiB;
 
 Refusal failed(std::string what, std::string remedy = {}) {
@@ -369,8 +371,7 @@ Outcome<void> Daemon::serve() {
   pollfd events[3] = {{.fd = signals_.get(), .events = POLLIN, .revents = 0},
                       {.fd = session_->end_fd(), .events = POLLIN, .revents = 0},
                       {.fd = shutdown_event_.get(), .events = POLLIN, .revents = 0}};
-  while (::poll(events, 3, -1) < 0 && errno == EINTR) {
-  }
+  while (::poll(events, 3, kRefreshMilliseconds) <= 0) session_->refresh_attributes();
   const bool by_kernel = events[1].revents != 0;
   log_info("ending: {}", by_kernel            ? "unmounted"
                          : events[2].revents != 0 ? "asked to by the command"

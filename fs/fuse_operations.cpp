@@ -138,9 +138,9 @@ class Request {
     finish();
   }
   void bytes(std::string_view text) { bytes(as_bytes(text)); }
-  // Not an answer: the kernel drops the attributes it keeps.
-  void attributes_changed(InodeId inode) {
-    fuse_lowlevel_notify_inval_inode(session_->session_, inode.raw, -1, 0);
+  // Not an answer: the kernel may have to ask for the attributes of this file again.
+  void wrote_cached(InodeId inode) {
+    if (filesystem().attributes_outdated(inode)) session_->attributes_changed(inode);
   }
   void written(std::size_t size) {
     fuse_reply_write(take(), size);
@@ -178,8 +178,7 @@ class Request {
 
 namespace {
 
-// ---- Tasks: one call on Filesystem, one answer
-// ------------------------------------------------------
+// ---- Tasks: one call on Filesystem, one answer -------------------------------------------------
 
 Task<void> serve_lookup(Request request, InodeId parent, std::string name) {
   // An NFS server asks for "." of a number that may be gone: that is no name to remember as absent.
@@ -243,12 +242,8 @@ Task<void> serve_write(Request request, ReceiveBuffer buffer, InodeId inode, std
   // Back before the answer: whoever waits for it may send the next one at once.
   buffer = {};
   if (done) {
-    // The kernel takes size and times of cached writes from itself, but the number of blocks from
-    // its last answer, for as long as that is valid: for a day. Once per file and answer it is told
-    // to ask again (a message without pages takes no lock there, so it may go out from here).
-    if (options.cached && request.filesystem().attributes_outdated(inode)) {
-      request.attributes_changed(inode);
-    }
+    // Before the answer: until then the kernel holds on to the inode.
+    if (options.cached) request.wrote_cached(inode);
     request.written(data.size());
   } else {
     request.fail(done.error());
@@ -338,8 +333,7 @@ Task<void> serve_readdir(Request request, InodeId directory, std::uint64_t cooki
   }
 }
 
-// ---- Handlers: copy what the message holds, start the task, return
-// ----------------------------------
+// ---- Handlers: copy what the message holds, start the task, return ------------------------------
 
 // Starts what `start` does with the request. Without memory for the task, the request answers
 // ENOMEM as it dies, and that is all there is to do: the one place where bad_alloc is caught.

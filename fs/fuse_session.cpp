@@ -258,6 +258,23 @@ ssize_t FuseSession::receive(int fd, void* memory, std::size_t size, void* /*sel
   return ::read(fd, memory, size < size_max ? size : size_max);
 }
 
+void FuseSession::forget_attributes(InodeId inode) {
+  // No offset: attributes alone. The kernel takes no lock for that which a request could hold. It
+  // may know the file no more; then there is nothing to forget.
+  fuse_lowlevel_notify_inval_inode(session_, inode.raw, -1, 0);
+}
+
+// Called by a WRITE before its answer, so the kernel has the inode in use.
+void FuseSession::attributes_changed(InodeId inode) {
+  if (stale_attributes_.note(inode)) forget_attributes(inode);
+}
+
+// Here the kernel may drop the last reference to an inode and, before that, wait for its writeback:
+// for answers that other threads send.
+void FuseSession::refresh_attributes() {
+  for (const InodeId inode : stale_attributes_.next_period()) forget_attributes(inode);
+}
+
 FuseSession::State FuseSession::state() const {
   State state;
   {

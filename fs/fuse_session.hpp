@@ -32,6 +32,7 @@
 #include "fs/filesystem.hpp"
 #include "fs/fuse_wire.hpp"
 #include "fs/receive_buffers.hpp"
+#include "fs/stale_attributes.hpp"
 
 struct fuse_session;
 struct iovec;
@@ -63,6 +64,10 @@ class FuseSession {
   // Becomes readable when the kernel has ended the session (unmounted, or aborted).
   int end_fd() const { return end_fd_.get(); }
 
+  // Tells the kernel to ask again for attributes that it keeps and that writes have changed. To be
+  // called about once a second, from a thread that answers no requests: it may wait for some.
+  void refresh_attributes();
+
   // Ends the readers; requests that were received go on. Not from a reader.
   void stop();
   // Waits until every request was answered and every buffer is home. After stop().
@@ -90,6 +95,8 @@ class FuseSession {
   void read_requests(unsigned index);
   void handle(std::span<std::byte> message);
   void negotiate(fuse_conn_info* connection);
+  void attributes_changed(InodeId inode);
+  void forget_attributes(InodeId inode);
   static ssize_t send(int fd, iovec* iov, int count, void* self);
   static ssize_t receive(int fd, void* memory, std::size_t size, void* self);
 
@@ -100,6 +107,7 @@ class FuseSession {
   int device_fd_ = -1;
   UniqueFd end_fd_;
   ReceiveBuffers buffers_;
+  StaleAttributes stale_attributes_;
   std::vector<std::thread> readers_;
   std::atomic<unsigned> readers_left_{0};
   std::atomic<bool> stopping_{false};

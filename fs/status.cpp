@@ -186,10 +186,12 @@ std::string disk_name(const DiskStatus& disk) {
 }
 
 // One line each: what is wrong, and what to do about it.
-Json problems_json(Filesystem& filesystem, const std::vector<DiskStatus>& disks, const StatFs& space,
-                   const std::vector<std::string>& damaged) {
+Json problems_json(Filesystem& filesystem, bool chosen_read_only, const std::vector<DiskStatus>& disks,
+                   const StatFs& space, const std::vector<std::string>& damaged) {
   Json problems = Json::array();
-  if (filesystem.pool().read_only()) {
+  if (chosen_read_only) {
+    // What cannot be written is what was asked for.
+  } else if (filesystem.pool().read_only()) {
     problems.push_back("The pool is read-only: too many disks are gone, or none takes the journal any "
                        "more. Unmount, connect the missing disks, and mount again.");
   } else if (filesystem.journal().stopped()) {
@@ -313,7 +315,7 @@ Json build_status(Filesystem& filesystem, const FuseSession& session, const Moun
                         {"inodes", report.inodes},
                         {"orphans_removed", report.orphans_removed},
                         {"run_entries", report.run_entries}};
-  status["problems"] = problems_json(filesystem, disks, usable, damaged);
+  status["problems"] = problems_json(filesystem, facts.options.read_only, disks, usable, damaged);
   status["damaged_files"] = damaged;
 
   Json metrics;
