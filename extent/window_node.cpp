@@ -1,5 +1,6 @@
 #include "extent/window_node.hpp"
 
+#include <algorithm>
 #include <cstdlib>
 #include <cstring>
 #include <memory>
@@ -25,33 +26,71 @@ void WindowBuilder::add(std::uint32_t first, std::uint32_t last, NodeExtent exte
   const std::uint32_t blocks = last - first + 1;
   first_[count_] = static_cast<std::uint8_t>(first);
   last_[count_] = static_cast<std::uint8_t>(last);
-  extent.crc_start = 0;
+  extent.crc_start = static_cast<std::uint8_t>(data_blocks_);
   if (extent.kind == MappingKind::kData) {
-    extent.crc_start = static_cast<std::uint8_t>(data_blocks_);
     std::memcpy(crcs_.data() + data_blocks_, crcs, blocks * sizeof(std::uint32_t));
     data_blocks_ += blocks;
   } else {
     reserved_blocks_ += blocks;
   }
-  extents_[count_++] = extent;
+  ::new (extents() + count_) NodeExtent(extent);
+  ++count_;
+}
+
+// Extents [begin, end) of the node as they are: in a fragmented window nearly all of an overwrite.
+void WindowBuilder::copy_whole(const WindowNode& node, std::size_t begin, std::size_t end) {
+  if (begin >= end) return;
+  const std::size_t count = end - begin;
+  std::memcpy(first_.data() + count_, node.first().data() + begin, count);
+  std::memcpy(last_.data() + count_, node.last().data() + begin, count);
+  const auto from = node.extents();
+  const std::size_t crc_begin = from[begin].crc_start;
+  const std::size_t crc_end = end < node.count() ? from[end].crc_start : node.crcs().size();
+  std::memcpy(crcs_.data() + data_blocks_, node.crcs().data() + crc_begin,
+              (crc_end - crc_begin) * sizeof(std::uint32_t));
+  std::uninitialized_copy_n(from.data() + begin, count, extents() + count_);
+  const auto moved = static_cast<std::uint8_t>(data_blocks_ - crc_begin);
+  if (moved != 0) {
+    for (std::size_t i = 0; i < count; ++i) {
+      NodeExtent& extent = extents()[count_ + i];
+      extent.crc_start = static_cast<std::uint8_t>(extent.crc_start + moved);
+    }
+  }
+  if (WindowNode::counts(&node).reserved_blocks != 0) {
+    for (std::size_t i = begin; i < end; ++i) {
+      if (from[i].kind == MappingKind::kReserved) {
+        reserved_blocks_ += node.last()[i] - node.first()[i] + 1u;
+      }
+    }
+  }
+  data_blocks_ += static_cast<std::uint32_t>(crc_end - crc_begin);
+  count_ += static_cast<std::uint32_t>(count);
 }
 
 void WindowBuilder::copy(const WindowNode* node, std::uint32_t from, std::uint32_t to) {
   if (node == nullptr || from >= to) return;
   const auto firsts = node->first();
   const auto lasts = node->last();
-  const auto extents = node->extents();
-  const std::uint32_t* const crcs = node->crcs().data();
-  for (std::size_t i = node->find(static_cast<std::uint8_t>(from)); i < node->count(); ++i) {
-    if (firsts[i] >= to) break;
-    const std::uint32_t first = firsts[i] < from ? from : firsts[i];
-    const std::uint32_t last = lasts[i] >= to ? to - 1 : lasts[i];
-    NodeExtent extent = extents[i];
+  const auto add_cut = [&](std::size_t i) {
+    const std::uint32_t first = std::max<std::uint32_t>(firsts[i], from);
+    const std::uint32_t last = std::min<std::uint32_t>(lasts[i], to - 1);
+    NodeExtent extent = node->extents()[i];
     const std::uint32_t skipped = first - firsts[i];
-    extent.block = static_cast<std::uint16_t>(extent.block +
-                                              (extent.kind == MappingKind::kData ? skipped : 0));
-    add(first, last, extent, crcs + extents[i].crc_start + skipped);
-  }
+    const std::uint32_t* const crcs = node->crcs().data() + extent.crc_start + skipped;
+    if (extent.kind == MappingKind::kData) {
+      extent.block = static_cast<std::uint16_t>(extent.block + skipped);
+    }
+    add(first, last, extent, crcs);
+  };
+  std::size_t begin = node->find(static_cast<std::uint8_t>(from));
+  if (begin == node->count() || firsts[begin] >= to) return;
+  if (firsts[begin] < from) add_cut(begin++);
+  // Behind the last extent that ends before `to`; what follows it may be cut.
+  const std::size_t end =
+      to < kWindowBlocks ? node->find(static_cast<std::uint8_t>(to - 1)) : node->count();
+  if (begin < end) copy_whole(*node, begin, end);
+  const std::size_t next = std::max(begin, end);
+  if (next < node->count() && firsts[next] < to) add_cut(next);
 }
 
 WindowNode* WindowBuilder::build() const {
@@ -68,7 +107,7 @@ WindowNode* WindowBuilder::build() const {
   std::memcpy(keys, first_.data(), count_);
   std::memcpy(keys + count_, last_.data(), count_);
   auto* const extents = reinterpret_cast<NodeExtent*>(keys + align_up(2 * count_, 8));
-  std::uninitialized_copy_n(extents_.data(), count_, extents);
+  std::uninitialized_copy_n(reinterpret_cast<const NodeExtent*>(extents_.data()), count_, extents);
   std::memcpy(static_cast<void*>(extents + count_), crcs_.data(),
               data_blocks_ * sizeof(std::uint32_t));
   return node;

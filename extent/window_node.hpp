@@ -22,7 +22,7 @@ struct NodeExtent {
   Generation generation;
   ChunkId chunk;
   std::uint16_t block = 0;
-  std::uint8_t crc_start = 0;  // into crc[], kData only
+  std::uint8_t crc_start = 0;  // how many data blocks the extents before it have: index into crc[]
   MappingKind kind = MappingKind::kData;
 };
 static_assert(sizeof(NodeExtent) == 16, "the memory per extent that man/architecture.md states");
@@ -87,12 +87,16 @@ class WindowBuilder {
   WindowNode* build() const;
 
  private:
+  void copy_whole(const WindowNode& node, std::size_t begin, std::size_t end);
+  NodeExtent* extents() { return reinterpret_cast<NodeExtent*>(extents_.data()); }
+
   std::uint32_t count_ = 0;
   std::uint32_t data_blocks_ = 0;
   std::uint32_t reserved_blocks_ = 0;
+  // Not initialised: that would cost as much as the copying.
   std::array<std::uint8_t, kWindowBlocks> first_;
   std::array<std::uint8_t, kWindowBlocks> last_;
-  std::array<NodeExtent, kWindowBlocks> extents_;
+  alignas(NodeExtent) std::array<std::byte, kWindowBlocks * sizeof(NodeExtent)> extents_;
   std::array<std::uint32_t, kWindowBlocks> crcs_;
 };
 
