@@ -266,7 +266,7 @@ void Allocator::free(std::span<const Piece> pieces, Lsn lsn) {
 
 bool Allocator::advance(Lsn covered) {
   LockGuard lock(mutex_);
-  const std::vector<PendingEntry> released = pending_.advance(covered, reads_, chunks_);
+  const std::vector<PendingEntry> released = pending_.advance(covered, hold_, reads_, chunks_);
   for (const PendingEntry& entry : released) {
     if (entry.kind == PendingEntry::Kind::kRunSlot) {
       slots_.give_back(entry.disk, entry.slot);

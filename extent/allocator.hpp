@@ -102,6 +102,8 @@ class Allocator {
   // --------------------------------------------------------------------------------------
   std::optional<SlotId> take_run_slot(DiskId disk);
   void drop_run_slots(DiskId disk, std::span<const SlotId> slots);
+  // Until called again with the largest LSN, slots of chunks removed behind `lsn` are not reused.
+  void hold_chunk_slots(Lsn lsn);
   void retire_run(const journal::Manifest& old, Lsn lsn);
   std::vector<DiskId> run_disks(std::size_t copies) const;
 
@@ -170,6 +172,7 @@ class Allocator {
   std::vector<std::unique_ptr<Layout>> layouts_ DFS_GUARDED_BY(mutex_);
   std::vector<ChunkId> empty_ DFS_GUARDED_BY(mutex_);
   PendingSpace pending_ DFS_GUARDED_BY(mutex_);
+  Lsn hold_ DFS_GUARDED_BY(mutex_){~std::uint64_t{0}};
   std::uint64_t pending_blocks_ DFS_GUARDED_BY(mutex_) = 0;
   std::uint64_t pending_slots_ DFS_GUARDED_BY(mutex_) = 0;
   std::uint64_t promised_blocks_ DFS_GUARDED_BY(mutex_) = 0;

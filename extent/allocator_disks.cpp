@@ -57,7 +57,8 @@ std::uint32_t Allocator::reserved_slots(DiskId disk) const {
   const std::uint32_t wanted =
       std::max({kRunReserveSlotsMin,
                 static_cast<std::uint32_t>(ceil_div(slots_.total(disk), kRunReserveDivisor)),
-                space.run_slots + 1});
+                // A run may have grown by half a log, 1/128 of the volume, when it is next written.
+                space.run_slots + 2 + slots_.total(disk) / 128});
   // What a run being written has taken was taken from the reserve.
   return wanted > space.new_run_slots ? wanted - space.new_run_slots : 0;
 }
@@ -244,6 +245,11 @@ void Allocator::drop_run_slots(DiskId disk, std::span<const SlotId> slots) {
     --disks_[disk.raw].new_run_slots;
   }
   slots_changed();
+}
+
+void Allocator::hold_chunk_slots(Lsn lsn) {
+  LockGuard lock(mutex_);
+  hold_ = lsn;
 }
 
 void Allocator::retire_run(const journal::Manifest& old, Lsn lsn) {

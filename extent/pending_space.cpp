@@ -26,16 +26,20 @@ void for_each_disk(const PendingEntry& entry, const ChunkTable& chunks, F each) 
 
 }  // namespace
 
-std::vector<PendingEntry> PendingSpace::advance(Lsn covered, ReadRegistry& reads,
+std::vector<PendingEntry> PendingSpace::advance(Lsn covered, Lsn hold, ReadRegistry& reads,
                                                 const ChunkTable& chunks) {
   std::vector<PendingEntry> released;
   if (empty()) return released;
 
   Arriving fresh;
+  std::vector<PendingEntry> held;
   while (!uncovered_.empty() && uncovered_.front().lsn <= covered) {
-    fresh.entries.push_back(uncovered_.front());
+    const PendingEntry& next = uncovered_.front();
+    const bool hold_it = next.kind == PendingEntry::Kind::kChunkSlots && next.lsn > hold;
+    (hold_it ? held : fresh.entries).push_back(next);
     uncovered_.pop_front();
   }
+  uncovered_.insert(uncovered_.begin(), held.begin(), held.end());
   if (!fresh.entries.empty()) {
     fresh.epoch = reads.arrivals().current();
     arriving_.push_back(std::move(fresh));

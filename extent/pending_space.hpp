@@ -37,7 +37,9 @@ class PendingSpace {
   void add(const PendingEntry& entry) { uncovered_.push_back(entry); }
   // Moves everything on as far as it may go; returns what is free now. Blocks of chunks that are
   // gone from `chunks` went with them and are dropped.
-  std::vector<PendingEntry> advance(Lsn covered, ReadRegistry& reads, const ChunkTable& chunks);
+  // Slots of chunks that were removed behind `hold` stay: a run that is being written names them.
+  std::vector<PendingEntry> advance(Lsn covered, Lsn hold, ReadRegistry& reads,
+                                    const ChunkTable& chunks);
   bool empty() const { return uncovered_.empty() && arriving_.empty() && reading_.empty(); }
 
  private:

@@ -154,6 +154,9 @@ void Store::drop_run_slots(DiskId disk, std::span<const SlotId> slots) {
   impl_->allocator.drop_run_slots(disk, slots);
 }
 
+void Store::hold_chunk_slots(Lsn lsn) { impl_->allocator.hold_chunk_slots(lsn); }
+void Store::release_chunk_slots() { impl_->allocator.hold_chunk_slots(Lsn{~std::uint64_t{0}}); }
+
 void Store::retire_run(const journal::Manifest& old) {
   impl_->allocator.retire_run(old, impl_->journal->appended());
 }

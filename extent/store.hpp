@@ -126,6 +126,11 @@ class Store final : public journal::SlotSource {
   // -------------------------------------------------------------------------------- All chunks,
   // ascending; called inside ChangeGate::exclusively.
   std::vector<ChunkPut> chunks() const;
+  // The run being written names the chunks as of `lsn`: slots of chunks removed since must not be
+  // taken, least of all by that run, before its manifest is durable or it has been given up.
+  // Called inside ChangeGate::exclusively.
+  void hold_chunk_slots(Lsn lsn);
+  void release_chunk_slots();
   std::optional<SlotId> take_run_slot(DiskId disk) override;
   void drop_run_slots(DiskId disk, std::span<const SlotId> slots) override;
   // A durable manifest has replaced `old`: its slots are free once no disk that may be mounted can

@@ -97,7 +97,9 @@ Task<Result<journal::Manifest>> Filesystem::Impl::write_run(std::uint64_t number
                                                             std::uint64_t run_id) {
   // Enough copies to survive what the policy survives, two at least where there are two disks.
   const std::size_t copies = std::max<std::size_t>(2, pool->policy().tolerance() + 1);
-  journal::RunWriter writer(*pool, *store, run_id, store->run_disks(copies));
+  std::vector<DiskId> disks = store->run_disks(copies);
+  if (disks.empty()) co_return error(Code::kReadOnly);
+  journal::RunWriter writer(*pool, *store, run_id, std::move(disks));
   {
     const Bytes key = make_key(InodeId{}, KeyTag::kPoolLimit);
     const auto value = [limit] {
@@ -156,35 +158,12 @@ Task<Result<journal::Manifest>> Filesystem::Impl::write_run(std::uint64_t number
   co_return co_await writer.finish();
 }
 
-Task<Result<void>> Filesystem::Impl::checkpoint() {
-  CO_TRY(writable());
-  const AsyncMutex::Guard guard = co_await checkpoint_mutex.acquire();
-  const TimePoint start = executor.now();
-  const journal::Manifest old = pool->superblock().manifest;
-  Lsn lsn;
-  std::uint64_t number = 0;
-  std::uint64_t limit = 0;
-  std::vector<extent::ChunkPut> chunks;
-  gate.exclusively([&] {
-    lsn = journal->appended();
-    limit = inode_limit_logged.load();
-    chunks = store->chunks();
-    number = checkpoint_number.load() + 1;
-    {
-      // What was put aside for a checkpoint that failed is not of this instant.
-      LockGuard lock(images_mutex);
-      images.clear();
-    }
-    checkpoint_number.store(number, std::memory_order_release);
-  });
-  auto run = co_await write_run(number, limit, std::move(chunks), old.run_id + 1);
-  if (!run.has_value()) {
-    // Some inodes carry this checkpoint's mark already, and that is harmless: the next one has
-    // another number.
-    log_warning("checkpoint failed: {}", describe(run.error()));
-    co_return run.error();
-  }
-  journal::Manifest manifest = std::move(run).value();
+// Writes the run and makes it the current one; on an error the old one still is.
+Task<Result<void>> Filesystem::Impl::switch_run(std::uint64_t number, std::uint64_t limit, Lsn lsn,
+                                                std::vector<extent::ChunkPut> chunks,
+                                                journal::Manifest old) {
+  CO_TRY_ASSIGN(journal::Manifest manifest,
+                co_await write_run(number, limit, std::move(chunks), old.run_id + 1));
   manifest.run_id = old.run_id + 1;
   manifest.lsn = lsn;
   manifest.log_start = journal->position_after(lsn);
@@ -201,22 +180,74 @@ Task<Result<void>> Filesystem::Impl::checkpoint() {
     flushed.push_back(id);
   }
   co_await flushes.run();
-  for (std::size_t i = 0; i < flushed.size(); ++i) {
+  Result<void> outcome;
+  for (std::size_t i = 0; i < flushed.size() && outcome.has_value(); ++i) {
     if (flushes.error(i).code == Code::kOk) continue;
-    CO_TRY(co_await pool->report_failure(flushed[i], flushes.error(i)));
+    outcome = co_await pool->report_failure(flushed[i], flushes.error(i));
   }
-  CO_TRY(co_await pool->commit_manifest(manifest));
+  if (outcome.has_value()) outcome = co_await pool->commit_manifest(manifest);
+  if (!outcome.has_value()) {
+    // Nothing names the new run, unless the pool is lost anyway.
+    if (!pool->read_only()) {
+      for (const journal::RunCopy& copy : manifest.copies) {
+        store->drop_run_slots(copy.disk, copy.slots);
+      }
+    }
+    co_return outcome.error();
+  }
   journal->trim(manifest.log_start);
   if (old.run_id != 0) store->retire_run(old);
+  co_return outcome;
+}
+
+Task<Result<void>> Filesystem::Impl::checkpoint() {
+  const AsyncMutex::Guard guard = co_await checkpoint_mutex.acquire();
+  CO_TRY(writable());
+  const TimePoint start = executor.now();
+  const journal::Manifest old = pool->superblock().manifest;
+  Lsn lsn;
+  std::uint64_t number = 0;
+  std::uint64_t limit = 0;
+  std::vector<extent::ChunkPut> chunks;
+  gate.exclusively([&] {
+    lsn = journal->appended();
+    limit = inode_limit_logged.load();
+    store->hold_chunk_slots(lsn);
+    chunks = store->chunks();
+    number = checkpoint_number.load() + 1;
+    {
+      // What was put aside for a checkpoint that failed is not of this instant.
+      LockGuard lock(images_mutex);
+      images.clear();
+    }
+    checkpoint_number.store(number, std::memory_order_release);
+  });
+  const Result<void> switched = co_await switch_run(number, limit, lsn, std::move(chunks), old);
+  store->release_chunk_slots();
+  metadata_full.store(!switched.has_value() && switched.error().code == Code::kNoSpace);
+  if (!switched.has_value()) {
+    // Some inodes carry this checkpoint's mark already, and that is harmless: the next one has
+    // another number. What was put aside is of no use any more.
+    LockGuard lock(images_mutex);
+    images.clear();
+    log_warning("checkpoint failed: {}", describe(switched.error()));
+    co_return switched.error();
+  }
   metrics.checkpoints.add();
   metrics.checkpoint_ms.record(
       static_cast<std::uint64_t>((executor.now() - start).count() / 1'000'000));
   co_return {};
 }
 
+// A commit may be waiting for the log space this frees, so a failure is tried again while that is
+// so.
 Task<void> Filesystem::Impl::checkpoint_in_background() {
-  const Result<void> result = co_await checkpoint();
-  result.ignore("logged by checkpoint(); the log keeps everything until one succeeds");
+  while (log_is_filling() && writable().has_value()) {
+    const Result<void> result = co_await checkpoint();
+    if (result.has_value() || closing.load(std::memory_order_acquire)) break;
+    if (!writable().has_value()) break;
+    co_await executor.sleep(std::chrono::seconds{1});
+  }
   checkpointing.store(false);
   tasks.leave();
 }

@@ -86,7 +86,7 @@ Task<Result<void>> Filesystem::write(InodeId id, std::uint64_t offset_bytes,
 Task<Result<void>> Filesystem::Impl::write(InodeId id, std::uint64_t offset_bytes,
                                            std::span<std::byte> data, std::size_t spare_bytes,
                                            WriteOptions write_options) {
-  CO_TRY(writable());
+  CO_TRY(growable());
   CO_TRY_ASSIGN(const InodeRef inode, find(id));
   if (!inode->is_regular()) co_return inode->is_directory() ? Code::kIsDirectory : Code::kInvalid;
   if (data.empty()) co_return {};
@@ -171,6 +171,7 @@ Task<Result<void>> Filesystem::Impl::write(InodeId id, std::uint64_t offset_byte
       std::optional<LockGuard> attributes;
       if (with_mutex) attributes.emplace(inode->mutex);
       const auto extents = store->locks().lock(id, first, blocks);
+      if (inode->removed.load(std::memory_order_acquire)) break;
       // Growing needs the mutex; the size may have shrunk since it was looked at.
       const bool grows = end > inode->size_bytes.load(std::memory_order_acquire);
       if (grows && !with_mutex) {
@@ -201,8 +202,9 @@ Task<Result<void>> Filesystem::Impl::write(InodeId id, std::uint64_t offset_byte
       inode->map->put(first, written.pieces, written.crcs, Generation{lsn.raw}, freed);
       published = true;
     }
-    if (redo) {
+    if (!published) {
       store->discard(written);
+      if (!redo) co_return error(Code::kStale, id.raw);
       metrics.merge_redos.add();
       continue;
     }
@@ -259,6 +261,7 @@ Task<Result<void>> Filesystem::Impl::edit(InodeRef inode, Edit plan, AttributeCh
   extent::Freed freed;
   Lsn lsn;
   std::uint64_t reserved = 0;
+  bool gone = false;
   {
     const journal::ChangeScope scope(gate);
     LockGuard attributes(inode->mutex);
@@ -285,7 +288,8 @@ Task<Result<void>> Filesystem::Impl::edit(InodeRef inode, Edit plan, AttributeCh
     } else if (high != 0) {
       extents.emplace(store->locks().lock(inode->id, FileBlock{low}, high - low));
     }
-    *again = plan.size_seen != inode->size_bytes.load(std::memory_order_relaxed);
+    if (inode->removed.load(std::memory_order_acquire)) gone = true;
+    *again = gone || plan.size_seen != inode->size_bytes.load(std::memory_order_relaxed);
     for (const Edit::Edge& edge : plan.edges) {
       *again |= !inode->map->unchanged(edge.block, 1, edge.seen);
     }
@@ -335,6 +339,7 @@ Task<Result<void>> Filesystem::Impl::edit(InodeRef inode, Edit plan, AttributeCh
   if (*again) {
     discard_edges(plan);
     if (plan.promised_blocks != 0) store->unpromise(plan.promised_blocks);
+    if (gone) co_return error(Code::kStale, inode->id.raw);
     co_return {};
   }
   if (plan.promised_blocks > reserved) store->unpromise(plan.promised_blocks - reserved);

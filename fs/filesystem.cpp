@@ -51,7 +51,6 @@ Task<Result<std::unique_ptr<Filesystem>>> Filesystem::mount(Executor& executor,
       LockGuard lock(parts.link->mutex);
       parts.link->impl = &parts;
     }
-    parts.journal->on_progress([&parts] { parts.on_progress(); });
     spawn(Impl::housekeeping(parts.link, executor, options.commit_interval));
   }
   co_return filesystem;
@@ -84,6 +83,17 @@ Task<Result<void>> Filesystem::Impl::load() {
   report.journal = journal->recovery();
   CO_TRY(note_all_live());
   store->start(*journal);
+
+  pool->on_change([this] {
+    if (pool->read_only()) journal->stop();
+  });
+  if (!options.read_only) {
+    journal->on_progress([this] { on_progress(); });
+    // A log that is nearly full has no room for what follows.
+    if (log_is_filling()) {
+      CO_TRY(co_await checkpoint());
+    }
+  }
 
   const bool empty = manifest.run_id == 0 && report.journal.records_replayed == 0;
   if (!empty && !inodes.find(kRootInode)) {
@@ -248,19 +258,23 @@ Result<void> Filesystem::Impl::apply_change(
       return {};
   }
   switch (static_cast<extent::ChangeType>(type)) {
+    // A change of data may have been published just behind the removal of its inode.
     case extent::ChangeType::kExtentPut: {
       const extent::ExtentPut change = TRY(extent::decode_extent_put(body));
+      if (!inodes.find(change.inode)) return {};
       TRY(file(change.inode))
           ->map->put(change.first, change.pieces, change.crcs, Generation{lsn.raw}, freed);
       return {};
     }
     case extent::ChangeType::kExtentClear: {
       const extent::ExtentClear change = TRY(extent::decode_extent_clear(body));
+      if (!inodes.find(change.inode)) return {};
       TRY(file(change.inode))->map->clear(change.first, change.count, freed);
       return {};
     }
     case extent::ChangeType::kExtentReserve: {
       const extent::ExtentReserve change = TRY(extent::decode_extent_reserve(body));
+      if (!inodes.find(change.inode)) return {};
       TRY(file(change.inode))->map->reserve(change.first, change.count, Generation{lsn.raw});
       return {};
     }
@@ -352,18 +366,26 @@ Result<void> Filesystem::Impl::note_all_live() {
 // --------------------------------------------------------------------------------
 
 void Filesystem::Impl::on_progress() {
-  if (closing.load(std::memory_order_acquire)) return;
-  if (!reclaiming.exchange(true)) {
-    tasks.enter();
-    spawn(reclaim_once());
+  checkpoint_if_filling();
+  tasks.enter();  // before the look at `closing`: unmount sets that, then waits for tasks
+  if (closing.load(std::memory_order_acquire) || reclaiming.exchange(true)) {
+    tasks.leave();
+    return;
   }
+  spawn(reclaim_once());
+}
+
+bool Filesystem::Impl::log_is_filling() const {
   const std::uint64_t used = journal->log_used_bytes();
-  if (used > kCheckpointLogBytesMin &&
-      used * 100 > journal->log_capacity_bytes() * options.checkpoint_log_percent &&
-      !checkpointing.exchange(true)) {
-    tasks.enter();
-    spawn(checkpoint_in_background());
-  }
+  return used > kCheckpointLogBytesMin &&
+         used * 100 > journal->log_capacity_bytes() * options.checkpoint_log_percent;
+}
+
+// Also while closing: the commits of an unmount may need the room.
+void Filesystem::Impl::checkpoint_if_filling() {
+  if (!log_is_filling() || checkpointing.exchange(true)) return;
+  tasks.enter();
+  spawn(checkpoint_in_background());
 }
 
 Task<void> Filesystem::Impl::reclaim_once() {
@@ -409,9 +431,12 @@ Task<Result<void>> Filesystem::Impl::unmount() {
   closing.store(true, std::memory_order_release);
   while (!tasks.idle()) co_await executor.sleep(std::chrono::milliseconds{1});
   if (options.read_only) co_return {};
+  // First, because it needs no log space: what is committed below finds an empty log.
+  CO_TRY(co_await checkpoint());
   CO_TRY(co_await journal->drain());
   co_await store->reclaim();
   CO_TRY(co_await journal->drain());
+  while (!tasks.idle()) co_await executor.sleep(std::chrono::milliseconds{1});
   CO_TRY(co_await checkpoint());
   co_return co_await pool->mark_clean();
 }
@@ -421,6 +446,12 @@ Task<Result<void>> Filesystem::Impl::unmount() {
 
 Result<void> Filesystem::Impl::writable() const {
   if (options.read_only || pool->read_only() || journal->stopped()) return Code::kReadOnly;
+  return {};
+}
+
+Result<void> Filesystem::Impl::growable() const {
+  TRY(writable());
+  if (metadata_full.load(std::memory_order_relaxed)) return Code::kNoSpace;
   return {};
 }
 
@@ -466,7 +497,7 @@ Task<Result<InodeId>> Filesystem::Impl::new_inode_id() {
 
 void Filesystem::Impl::remove_locked(RecordWriter& record, Inode& inode) {
   record.inode_remove(inode.id);
-  inode.removed = true;
+  inode.removed.store(true, std::memory_order_release);
   inodes.remove(inode.id);
 }
 
@@ -482,8 +513,11 @@ void Filesystem::Impl::release_data(Inode& inode, Lsn lsn) {
 
 void Filesystem::Impl::reap_soon(InodeId id) {
   // Closing: the orphan is removed at the next mount. Read-only: it stays.
-  if (closing.load(std::memory_order_acquire) || options.read_only) return;
   tasks.enter();
+  if (closing.load(std::memory_order_acquire) || options.read_only) {
+    tasks.leave();
+    return;
+  }
   struct Run {
     static Task<void> run(Impl& impl, InodeId orphan) {
       co_await impl.reap(orphan);
@@ -581,7 +615,7 @@ Task<Result<std::string>> Filesystem::getxattr(InodeId id, std::string name) {
 
 Task<Result<void>> Filesystem::setxattr(InodeId id, std::string name, std::string value,
                                         XattrMode mode) {
-  CO_TRY(impl_->writable());
+  CO_TRY(impl_->growable());
   if (name.empty() || name.size() > kNameBytesMax) co_return Code::kRange;
   if (value.size() > kXattrValueBytesMax) co_return Code::kTooManyLinks;
   CO_TRY_ASSIGN(const InodeRef inode, impl_->find(id));

@@ -78,6 +78,8 @@ struct Filesystem::Impl {
   Result<InodeRef> put_inode(const InodeImage& image);
   Result<void> note_all_live();
   void on_progress();
+  void checkpoint_if_filling();
+  bool log_is_filling() const;
   Task<void> reclaim_once();
   static Task<void> housekeeping(std::shared_ptr<HousekeepingLink> link, Executor& executor,
                                  Duration interval);
@@ -87,6 +89,9 @@ struct Filesystem::Impl {
   // -----------------------------------------------------------------------------------
   std::int64_t now_ns() const { return executor.wall_now().count(); }
   Result<void> writable() const;
+  // As writable(), and kNoSpace while metadata has outgrown what is kept for it: for operations
+  // that add to it. Removing works all the same.
+  Result<void> growable() const;
   Result<InodeRef> find(InodeId id) const;
   static Result<void> check_name(std::string_view name);
   // A number never used before, even by an operation lost in a crash.
@@ -133,6 +138,8 @@ struct Filesystem::Impl {
   void capture(Inode& inode) DFS_EXCLUDES(inode.mutex);
   static void serialise(const Inode& inode, RunImage& out) DFS_REQUIRES(inode.mutex);
   Task<Result<void>> checkpoint();
+  Task<Result<void>> switch_run(std::uint64_t number, std::uint64_t limit, Lsn lsn,
+                                std::vector<extent::ChunkPut> chunks, journal::Manifest old);
   Task<Result<journal::Manifest>> write_run(std::uint64_t number, std::uint64_t limit,
                                             std::vector<extent::ChunkPut> chunks,
                                             std::uint64_t run_id);
@@ -159,6 +166,7 @@ struct Filesystem::Impl {
   std::atomic<bool> reclaiming{false};
   std::atomic<bool> checkpointing{false};
   std::atomic<bool> closing{false};
+  std::atomic<bool> metadata_full{false};  // the last checkpoint did not find room
   AsyncMutex checkpoint_mutex;
   std::atomic<std::uint64_t> checkpoint_number{0};
 

@@ -43,6 +43,8 @@ struct Inode {
   // that is outdated now.
   mutable std::atomic<bool> attributes_answered{false};
 
+  std::atomic<bool> removed{false};  // no longer in the table; set under the mutex
+
   Mutex mutex;
   std::uint32_t mode DFS_GUARDED_BY(mutex) = 0;
   std::uint32_t nlink DFS_GUARDED_BY(mutex) = 0;
@@ -52,7 +54,6 @@ struct Inode {
   std::int64_t btime_ns DFS_GUARDED_BY(mutex) = 0;
   InodeId parent DFS_GUARDED_BY(mutex);  // directories only
   std::uint64_t lookups DFS_GUARDED_BY(mutex) = 0;
-  bool removed DFS_GUARDED_BY(mutex) = false;  // no longer in the table
   std::unique_ptr<Directory> directory DFS_GUARDED_BY(mutex);
   std::unique_ptr<std::string> symlink DFS_GUARDED_BY(mutex);
   std::unique_ptr<std::map<std::string, std::string>> xattrs DFS_GUARDED_BY(mutex);

@@ -51,6 +51,7 @@ Result<void> Filesystem::Impl::check_name(std::string_view name) {
 Task<Result<Attributes>> Filesystem::lookup(InodeId parent, std::string name) {
   impl_->metrics.lookups.add();
   CO_TRY_ASSIGN(const InodeRef directory, impl_->find(parent));
+  const bool by_number = name == "." || name == "..";
   while (true) {
     InodeId id;
     {
@@ -68,7 +69,11 @@ Task<Result<Attributes>> Filesystem::lookup(InodeId parent, std::string name) {
       }
     }
     const InodeRef inode = impl_->inodes.find(id);
-    if (!inode) continue;  // removed between the two locks: the name is gone or names another now
+    if (!inode || inode->removed) {
+      // Removed between the two locks: the name is gone or names another now.
+      if (by_number) co_return Code::kStale;
+      continue;
+    }
     LockGuard lock(inode->mutex);
     if (inode->removed) continue;
     ++inode->lookups;
@@ -91,7 +96,7 @@ void Filesystem::forget(InodeId id, std::uint64_t references) {
 Task<Result<Attributes>> Filesystem::Impl::make(InodeId parent, std::string name,
                                                 std::uint32_t mode, std::uint32_t rdev,
                                                 std::string target, Caller caller) {
-  CO_TRY(writable());
+  CO_TRY(growable());
   CO_TRY(check_name(name));
   CO_TRY_ASSIGN(const InodeRef directory, find(parent));
   CO_TRY_ASSIGN(const InodeId id, co_await new_inode_id());
@@ -174,7 +179,7 @@ Task<Result<Attributes>> Filesystem::symlink(InodeId parent, std::string name, s
 }
 
 Task<Result<Attributes>> Filesystem::link(InodeId id, InodeId parent, std::string name) {
-  CO_TRY(impl_->writable());
+  CO_TRY(impl_->growable());
   CO_TRY(Impl::check_name(name));
   CO_TRY_ASSIGN(const InodeRef directory, impl_->find(parent));
   CO_TRY_ASSIGN(const InodeRef inode, impl_->find(id));

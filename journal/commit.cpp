@@ -57,8 +57,8 @@ Task<void> Journal::Impl::commit_loop() {
       });
       if (count != 0) metrics.group_commit_waiters.add(count);
     }
-    // Once nobody commits any more the journal may be destroyed, by a waiter as soon as it is woken or
-    // by anybody who finds it idle: only locals from here on.
+    // Once nobody commits any more the journal may be destroyed, by a waiter as soon as it is woken
+    // or by anybody who finds it idle: only locals from here on.
     for (const auto handle : wake) to.post(handle);
     if (work == Work::kNone) co_return;
 
@@ -156,7 +156,8 @@ Task<bool> Journal::Impl::find_room(Batch* batch) {
     bool await_ready() const noexcept { return false; }
     bool await_suspend(std::coroutine_handle<> handle) {
       LockGuard lock(impl.mutex);
-      if (impl.stopped.load(std::memory_order_relaxed) || impl.space.place(size_bytes)) return false;
+      if (impl.stopped.load(std::memory_order_relaxed) || impl.space.place(size_bytes))
+        return false;
       impl.space_waiter = handle;
       return true;
     }
@@ -174,7 +175,16 @@ Task<bool> Journal::Impl::find_room(Batch* batch) {
         co_return true;
       }
     }
-    if (!waited) metrics.log_space_waits.add();
+    if (!waited) {
+      metrics.log_space_waits.add();
+      // Who listens to progress starts checkpoints: one is needed now.
+      std::vector<std::function<void()>> to_call;
+      {
+        LockGuard lock(mutex);
+        to_call = listeners;
+      }
+      for (const auto& listener : to_call) listener();
+    }
     waited = true;
     Awaiter awaiter{*this, batch->bytes.size()};
     co_await awaiter;
@@ -242,15 +252,14 @@ Task<bool> Journal::Impl::write_members(Batch* batch) {
   for (std::size_t i = 0; i < set->members.size(); ++i) {
     if (writes.error(i).code == Code::kOk) continue;
     good = false;
-    const Result<void> reported =
-        co_await pool.report_failure(set->members[i].id, writes.error(i));
+    const Result<void> reported = co_await pool.report_failure(set->members[i].id, writes.error(i));
     reported.ignore("read_only() is asked before the next attempt");
   }
   co_return good;
 }
 
-// The batch is on all members. False if a new epoch has been announced meanwhile: then it must carry
-// that (see "Epoch and commit" in pool.hpp).
+// The batch is on all members. False if a new epoch has been announced meanwhile: then it must
+// carry that (see "Epoch and commit" in pool.hpp).
 bool Journal::Impl::finish(const Batch& batch) {
   const BatchHeader& header = batch.header;
   LockGuard lock(mutex);

@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <cerrno>
 #include <array>
 #include <memory>
 #include <optional>
@@ -11,11 +12,15 @@ namespace dynamicfs::journal {
 using scheduler::IoClass;
 using scheduler::IoGroup;
 
-// Shared with the write in flight: if the writer is given up meanwhile, the slots are given back only
-// when no write can reach them any more.
+// Shared with the write in flight: if the writer is given up meanwhile, the slots are given back
+// only when no write can reach them any more.
 struct RunWriter::Impl : std::enable_shared_from_this<RunWriter::Impl> {
   Impl(Pool& pool_in, SlotSource& slots_in, std::uint64_t run_id_in, IoClass io_class_in)
-      : pool(pool_in), slots(slots_in), run_id(run_id_in), io_class(io_class_in), pool_uuid(pool_in.uuid()) {}
+      : pool(pool_in),
+        slots(slots_in),
+        run_id(run_id_in),
+        io_class(io_class_in),
+        pool_uuid(pool_in.uuid()) {}
 
   ~Impl() {
     if (kept) return;
@@ -35,10 +40,10 @@ struct RunWriter::Impl : std::enable_shared_from_this<RunWriter::Impl> {
 
   // Two pieces: one is filled while the other is written.
   std::array<Buffer, 2> pieces{Buffer{kRunPieceBytes}, Buffer{kRunPieceBytes}};
-  std::size_t filling = 0;           // index of the piece being filled
-  std::uint64_t piece_blocks = 0;    // whole blocks in it
-  std::uint64_t blocks = 0;          // of the run, without the one being filled
-  RunBlockHeader block;              // the one being filled
+  std::size_t filling = 0;         // index of the piece being filled
+  std::uint64_t piece_blocks = 0;  // whole blocks in it
+  std::uint64_t blocks = 0;        // of the run, without the one being filled
+  RunBlockHeader block;            // the one being filled
   Bytes last_key;
   bool any = false;
 
@@ -91,13 +96,15 @@ struct RunWriter::Impl : std::enable_shared_from_this<RunWriter::Impl> {
       if (group.error(i).code != Code::kOk) failed.emplace_back(ids[i], group.error(i));
     }
     for (const auto& [disk, cause] : failed) {
+      // A full host file system is no reason to give up a disk.
+      if (cause.code == Code::kDiskWrite && cause.sys_errno == ENOSPC) co_return error(Code::kNoSpace);
       CO_TRY(co_await drop_copy(disk, cause));
     }
     co_return Result<void>{};
   }
 
-  static Task<void> write_in_background(std::shared_ptr<Impl> impl, std::span<const std::byte> bytes,
-                                        std::uint64_t at) {
+  static Task<void> write_in_background(std::shared_ptr<Impl> impl,
+                                        std::span<const std::byte> bytes, std::uint64_t at) {
     impl->write_result = co_await impl->write_piece(bytes, at);
     impl->written->set();
   }
@@ -166,7 +173,8 @@ RunWriter::RunWriter(Pool& pool, SlotSource& slots, std::uint64_t run_id, std::v
 
 RunWriter::~RunWriter() = default;
 
-Task<Result<void>> RunWriter::add(std::span<const std::byte> key, std::span<const std::byte> value) {
+Task<Result<void>> RunWriter::add(std::span<const std::byte> key,
+                                  std::span<const std::byte> value) {
   Impl& impl = *impl_;
   DFS_ASSERT(key.size() + value.size() <= kRunEntryBytesMax);
   DFS_ASSERT(!impl.any || key_less(impl.last_key, key));
@@ -177,8 +185,9 @@ Task<Result<void>> RunWriter::add(std::span<const std::byte> key, std::span<cons
       CO_TRY(co_await impl.start_write());
     }
   }
-  put_run_entry(impl.current_block().subspan(kRunBlockHeaderBytes + impl.block.payload_bytes, size_bytes),
-                key, value);
+  put_run_entry(
+      impl.current_block().subspan(kRunBlockHeaderBytes + impl.block.payload_bytes, size_bytes),
+      key, value);
   impl.block.payload_bytes += static_cast<std::uint32_t>(size_bytes);
   ++impl.block.entries;
   impl.last_key.assign(key.begin(), key.end());
