@@ -67,7 +67,11 @@ class Bench:
     dir: Path = None
     target: str = "pool"
     quick: bool = False
-    rng: random.Random = field(default_factory=lambda: random.Random(1))
+    seed: int = 1
+    rng: random.Random = field(init=False)
+
+    def __post_init__(self):
+        self.rng = random.Random(self.seed)
 
     def pool(self, name, disks, redundancy=None, options=()):
         """A new pool over `disks`, created and not mounted."""

@@ -17,14 +17,29 @@ DISK_BYTES = 256 * MIB
 
 
 def find_blocks(volume, blocks):
-    """{block number: offsets in the volume file} of blocks whose content lies there whole."""
+    """{block number: offsets in the volume file} of blocks whose content lies there whole.
+
+    Data lies in aligned blocks of the volume; holes are skipped, since a volume may be far larger
+    than what is in it.
+    """
+    numbers = {block: number for number, block in enumerate(blocks)}
     found = {}
-    with open(volume, "rb") as file, mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as memory:
-        for number, block in enumerate(blocks):
-            at = memory.find(block)
-            while at >= 0:
-                found.setdefault(number, []).append(at)
-                at = memory.find(block, at + 1)
+    fd = os.open(volume, os.O_RDONLY)
+    try:
+        at, size_bytes = 0, os.fstat(fd).st_size
+        while at < size_bytes:
+            try:
+                at = os.lseek(fd, at, os.SEEK_DATA) // BLOCK_BYTES * BLOCK_BYTES
+            except OSError:  # ENXIO: nothing but a hole up to the end.
+                break
+            piece = os.pread(fd, MIB, at)
+            for start in range(0, len(piece), BLOCK_BYTES):
+                number = numbers.get(piece[start : start + BLOCK_BYTES])
+                if number is not None:
+                    found.setdefault(number, []).append(at + start)
+            at += len(piece)
+    finally:
+        os.close(fd)
     return found
 
 

@@ -36,7 +36,7 @@ def rounds_of_kills(bench):
     run = CrashRun(
         bench.workspace,
         bench.scratch,
-        seed=bench.rng.getrandbits(32),
+        seed=bench.seed,
         target=bench.target,
         delay_max_s=1.0 if bench.quick else 2.0,
         say=say,

@@ -13,7 +13,7 @@ import sqlite3
 from material import git
 from oracle import SECTOR_BYTES, sector, sectors
 from workload import read_file
-from workloads_blocks import Blocks, Direct
+from workloads_blocks import Blocks, Crowd, Direct
 from workloads_names import Names, Replace
 from workloads_programs import Cp, Ninja, Rsync, Tar
 from workloads_records import GitCommits, SqliteDelete, SqliteWal
@@ -105,6 +105,11 @@ BLOCK_DAMAGES = {
     "a deleted file is back": returned_file,
     "a file nobody made": unknown_file,
 }
+
+
+def stale_sector_in_crowd(here, events, workload):
+    own = [[kind[2:], *rest] for kind, *rest in events if kind.startswith("1 ")]
+    stale_sector(here / "1", own, workload.parts[1])
 
 
 # Names
@@ -362,6 +367,7 @@ SQL_DAMAGES = {
 DAMAGES = {
     Blocks: BLOCK_DAMAGES,
     Direct: {"a sector shows an older version than the durable one": stale_sector},
+    Crowd: {"a sector shows an older version than the durable one": stale_sector_in_crowd},
     Names: {
         "a rename left both names": rename_left_both,
         "a rename left neither name": rename_left_neither,

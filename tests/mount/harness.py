@@ -326,6 +326,7 @@ class Workspace:
         self.path = Path(tempfile.mkdtemp(prefix="dynamicfs-mount-"))
         self.path.chmod(0o755)  # Some cases come as an unprivileged user.
         self._processes = self.path / "processes"
+        self._daemon_logs = self.path / "daemon-logs"
 
     def directory(self, *parts):
         path = self.path.joinpath(*parts)
@@ -339,6 +340,21 @@ class Workspace:
             note = {"pid": pid, "start": fields[19], "below": str(below)}
             with open(self._processes, "a", encoding="utf-8") as file:
                 file.write(json.dumps(note) + "\n")
+
+    def note_daemon_log(self, path):
+        """Remembers where a daemon of ours writes: its log is ours to keep or to delete."""
+        with open(self._daemon_logs, "a", encoding="utf-8") as file:
+            file.write(f"{path}\n")
+
+    def collect_daemon_logs(self, delete=False):
+        """Copies the logs of all our daemons into the workspace, or deletes them where they are."""
+        if not self._daemon_logs.exists():
+            return
+        for path in set(self._daemon_logs.read_text().split()):
+            if delete:
+                Path(path).unlink(missing_ok=True)
+            elif os.path.exists(path):
+                shutil.copy(path, self.directory("logs", "daemons"))
 
     def kill_processes(self, below):
         """SIGKILL to every daemon of a pool below `below`; the start time tells a reused pid."""
@@ -384,6 +400,8 @@ class Workspace:
         """Releases a directory of the workspace, or all of it, and deletes it."""
         self.release(below)
         path = self.path if below is None else below
+        if below is None:
+            self.collect_daemon_logs(delete=True)
         if not mounts_below(path):
             shutil.rmtree(path, ignore_errors=True)
 

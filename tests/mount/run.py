@@ -3,7 +3,8 @@
 
 Prints one line per case and at the end `N passed, N failed, N skipped`; exits 1 if a case failed. A
 skip names the ability that the machine lacks. After a failure the workspace stays, with the log of
-each case, the pools' disks and whatever the daemons wrote.
+each case, the pools' disks and whatever the daemons wrote. DYNAMICFS_SEED in the environment changes
+all random choices; it is printed with a failure.
 """
 
 import argparse
@@ -39,10 +40,11 @@ MODULES = (
 
 
 class Runner:
-    def __init__(self, workspace, target, quick):
+    def __init__(self, workspace, target, quick, seed):
         self.workspace = workspace
         self.target = target
         self.quick = quick
+        self.seed = seed
         self.counts = {"ok": 0, "FAIL": 0, "skip": 0}
         self._tree = None
         self._tree_group = None
@@ -76,7 +78,7 @@ class Runner:
     def _run_in_child(self, one):
         self._require(one)
         scratch = self.workspace.directory(one.group, one.slug)
-        bench = Bench(self.workspace, scratch, target=self.target, quick=self.quick)
+        bench = Bench(self.workspace, scratch, target=self.target, quick=self.quick, seed=self.seed)
         if one.where == SHARED_TREE:
             bench.tree = self._shared_tree(one)
         root = bench.tree.root if bench.tree else None
@@ -192,8 +194,9 @@ def main():
         print("\n".join(one.name for one in chosen))
         return 0
     signal.signal(signal.SIGTERM, stop_on_signal)
+    seed = int(os.environ.get("DYNAMICFS_SEED", "1"), 0)
     workspace = Workspace()
-    runner = Runner(workspace, arguments.target, arguments.quick)
+    runner = Runner(workspace, arguments.target, arguments.quick, seed)
     keep = True
     try:
         for one in chosen:
@@ -206,7 +209,8 @@ def main():
         if not keep:
             workspace.remove()
         else:
-            print(f"workspace kept: {workspace.path}", flush=True)
+            workspace.collect_daemon_logs()
+            print(f"workspace kept: {workspace.path}, DYNAMICFS_SEED={seed}", flush=True)
     counts = runner.counts
     print(f"{counts['ok']} passed, {counts['FAIL']} failed, {counts['skip']} skipped", flush=True)
     return 1 if counts["FAIL"] else 0

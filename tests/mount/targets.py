@@ -6,6 +6,7 @@ device show whether a failing case blames the pool or is wrong itself; xfs also 
 
 import json
 import os
+import re
 import shutil
 import signal
 import tempfile
@@ -113,7 +114,10 @@ class Pool:
 
     def create(self):
         words = ["--redundancy", self.redundancy] if self.redundancy else []
-        dynamicfs("create", *words, *[disk.path for disk in self.disks], check=True)
+        created = dynamicfs("create", *words, *[disk.path for disk in self.disks], check=True)
+        uuid = re.search(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", created.out)
+        expect(uuid is not None, f"create does not say which pool it made: {created.out}")
+        self.workspace.note_daemon_log(f"/var/log/dynamicfs/{uuid.group()}.log")
         return self
 
     def try_mount(self, disk=None, mountpoint=None, options=(), timeout_s=60, **popen):
@@ -195,8 +199,10 @@ class Pool:
 
 
 def _size_text(disk):
-    if disk.path.is_dir():
+    if disk.volume != disk.path:
         return "directory"
+    if not disk.volume.exists():
+        return "image"
     return f"{disk.volume.stat().st_size // MIB} MiB"
 
 

@@ -4,7 +4,7 @@ import os
 
 from oracle import SECTOR_BYTES, FileModel, sectors
 from syscalls import aligned, fsync_path, punch_hole, zero_range
-from workload import Workload, list_names, nearest, read_file
+from workload import Workload, in_two_processes, list_names, nearest, read_file
 
 
 class Blocks(Workload):
@@ -12,6 +12,8 @@ class Blocks(Workload):
 
     name = "blocks"
     is_direct = False
+    sync_weight = 3  # how often fsync is drawn, where a write of the page cache is drawn 10 times
+    dsync_weight = 2
     file_count_max = 5
     size_max_sectors = 2048
 
@@ -52,7 +54,7 @@ class Blocks(Workload):
         count = min(int(512 ** rng.random()), self.size_max_sectors - first)
         kind = rng.choices(
             ("write", "append", "dsync", "sync", "punch", "zero", "truncate"),
-            (10, 4, 2, 3, 1, 1, 1),
+            (10, 4, self.dsync_weight, self.sync_weight, 1, 1, 1),
         )[0]
         fd = os.open(os.path.join(here, name), os.O_RDWR | self._open_flags(kind))
         try:
@@ -134,3 +136,59 @@ class Direct(Blocks):
 
     name = "direct"
     is_direct = True
+
+
+class Crowd(Workload):
+    """One process overwrites its files directly and never syncs, while another one syncs all the
+    time.
+
+    So at any moment some changes are durable and some are not, and space that the first one frees
+    must not be used again just because the second one's records went out.
+    """
+
+    name = "crowd"
+    self_test_s = 1
+
+    def __init__(self, directory, seed):
+        super().__init__(directory, seed)
+        self.parts = [Direct("0", seed), Blocks("1", seed + 1)]
+        self.parts[0].sync_weight = self.parts[0].dsync_weight = 0
+        self.parts[1].sync_weight = 10
+        self.is_there = False
+
+    def run(self, here, log, rng, is_ordered):
+        if not self.is_there:
+            for part in self.parts:
+                os.makedirs(os.path.join(here, part.directory), exist_ok=True)
+            fsync_path(here)
+            log.write("directories are durable")
+        in_two_processes(
+            lambda number, own_rng: self.parts[number].run(
+                os.path.join(here, str(number)), PartLog(log, number), own_rng, is_ordered
+            ),
+            log,
+            rng,
+        )
+
+    def verify(self, here, events, is_ordered):
+        self.is_there = self.is_there or ["directories are durable"] in events
+        if not self.is_there:
+            return
+        for number, part in enumerate(self.parts):
+            own = [[kind[2:], *rest] for kind, *rest in events if kind.startswith(f"{number} ")]
+            path = os.path.join(here, part.directory)
+            if not os.path.isdir(path):
+                yield f"{part.directory} is missing, though it was fsynced"
+                continue
+            yield from (f"{part.directory}/{line}" for line in part.verify(path, own, is_ordered))
+
+
+class PartLog:
+    """The log of one of several parts: its events carry the part's number in front."""
+
+    def __init__(self, log, number):
+        self._log = log
+        self._number = number
+
+    def write(self, kind, *rest):
+        self._log.write(f"{self._number} {kind}", *rest)
