@@ -8,7 +8,7 @@
 #include <random>
 #include <set>
 
-#include "support/seed.hpp"
+#include "tests/support/seed.hpp"
 
 using namespace dynamicfs;
 using namespace dynamicfs::extent;

@@ -2,9 +2,12 @@
 
 #include <doctest/doctest.h>
 
+#include <fstream>
+#include <map>
 #include <random>
+#include <sstream>
 
-#include "support/seed.hpp"
+#include "tests/support/seed.hpp"
 
 using namespace dynamicfs;
 using namespace dynamicfs::extent;
@@ -69,9 +72,72 @@ void check_damage(std::span<const std::byte> good, Decode decode) {
   }
 }
 
+// Lines of man/format.md under this heading, up to the next one.
+std::vector<std::string> section(const std::string& heading) {
+  std::ifstream page{DYNAMICFS_FORMAT_PAGE};
+  REQUIRE(page.good());
+  std::vector<std::string> lines;
+  bool inside = false;
+  for (std::string line; std::getline(page, line);) {
+    if (line.starts_with("#")) {
+      inside = line == heading;
+    } else if (inside) {
+      lines.push_back(line);
+    }
+  }
+  CAPTURE(heading);
+  REQUIRE_FALSE(lines.empty());
+  return lines;
+}
+
 }  // namespace
 
 TEST_SUITE("extent format") {
+  TEST_CASE("the tables of the format page add up to the sizes that the code writes") {
+    const Bytes put = encoded(kPut);
+    const Bytes chunk = encoded(kChunk);
+    const std::map<std::string, std::size_t> tables{
+        {"### Change header (5 bytes, then the body)", 5},
+        {"### Chunk put (8 bytes, then the places)", chunk.size() - 5 - 2 * 6},
+        {"### Place (6 bytes)", 6},
+        {"### Extent put (19 bytes, then pieces and checksums)", put.size() - 5 - 2 * 8 - 6 * 4},
+        {"### Piece (8 bytes)", 8},
+        {"### Extent clear and extent reserve (24 bytes)", encoded(ExtentClear{}).size() - 5},
+        {"### Window (2 bytes, then extents and checksums)", 2},
+        {"### Window extent (18 bytes)", 18},
+    };
+    for (const auto& [heading, size] : tables) {
+      CAPTURE(heading);
+      std::size_t end = 0;
+      for (const std::string& line : section(heading)) {
+        std::istringstream cells{line};
+        char bar = 0;
+        std::size_t offset = 0;
+        std::size_t bytes = 0;
+        if (!(cells >> bar >> offset >> bar >> bytes)) continue;
+        CHECK(offset == end);
+        end = offset + bytes;
+      }
+      CHECK(end == size);
+    }
+  }
+
+  TEST_CASE("the example of the format page is the change that it says") {
+    Bytes example;
+    for (const std::string& line : section("### Example of a change")) {
+      if (!line.starts_with("0000")) continue;
+      std::istringstream in{line.substr(6)};
+      for (unsigned value = 0; in >> std::hex >> value;)
+        example.push_back(static_cast<std::byte>(value));
+    }
+    const ExtentPut put{.inode = InodeId{5},
+                        .first = FileBlock{300},
+                        .pieces = {{.chunk = ChunkId{7}, .block = 16, .count = 2}},
+                        .crcs = {0xaabbccdd, 0x01020304}};
+    CHECK(encoded(put) == example);
+    CHECK(decode_extent_put(body(example, ChangeType::kExtentPut))->pieces == put.pieces);
+  }
+
   TEST_CASE("a put comes back as it went") {
     const Bytes bytes = encoded(kPut);
     const auto back = decode_extent_put(body(bytes, ChangeType::kExtentPut));

@@ -8,7 +8,7 @@
 #include <random>
 #include <thread>
 
-#include "support/seed.hpp"
+#include "tests/support/seed.hpp"
 
 using namespace dynamicfs;
 using namespace dynamicfs::extent;
@@ -445,7 +445,13 @@ TEST_SUITE("extent map") {
     for (std::thread& thread : readers) thread.join();
     CHECK(torn == 0);
     CHECK(seen > 0);
-    CHECK(memory.garbage_bytes() < 4 * kMiB);
+    // A reader that lost its processor while it was pinned may have kept much; now nobody is left.
+    for (std::uint64_t n = 1; n <= 2000; ++n) {
+      Freed freed;
+      const Piece piece{.chunk = ChunkId{1}, .block = 0, .count = 1};
+      map.put(FileBlock{100}, {&piece, 1}, {crcs.data(), 1}, Generation{rounds + n}, freed);
+    }
+    CHECK(memory.garbage_bytes() < kMiB);
   }
 
   TEST_CASE("writers of different windows grow one tree together") {

@@ -7,7 +7,7 @@
 #include <set>
 
 #include "extent/slot_map.hpp"
-#include "support/seed.hpp"
+#include "tests/support/seed.hpp"
 
 using namespace dynamicfs;
 using namespace dynamicfs::extent;

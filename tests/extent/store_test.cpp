@@ -7,8 +7,8 @@
 #include <random>
 #include <set>
 
-#include "support/seed.hpp"
 #include "tests/extent/sim_store.hpp"
+#include "tests/support/seed.hpp"
 
 using namespace dynamicfs;
 using namespace dynamicfs::extent;

@@ -7,9 +7,9 @@
 #include <thread>
 
 #include "base/blocking.hpp"
-#include "support/seed.hpp"
 #include "tests/extent/memory_disk.hpp"
 #include "tests/extent/sim_store.hpp"
+#include "tests/support/seed.hpp"
 
 using namespace dynamicfs;
 using namespace dynamicfs::extent;
