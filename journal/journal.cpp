@@ -24,7 +24,8 @@ Credit& Credit::operator=(Credit&& other) noexcept {
 }
 
 Credit::~Credit() {
-  if (journal_ != nullptr && (records_ != 0 || bytes_ != 0)) journal_->impl_->give_back(records_, bytes_);
+  if (journal_ != nullptr && (records_ != 0 || bytes_ != 0))
+    journal_->impl_->give_back(records_, bytes_);
 }
 
 Journal::Impl::Impl(Executor& executor_in, Pool& pool_in, LogSpace space_in, Lsn last)
@@ -40,9 +41,12 @@ Journal::Impl::Impl(Executor& executor_in, Pool& pool_in, LogSpace space_in, Lsn
 
 bool Journal::Impl::satisfied(const CommitWaiter& waiter) const {
   switch (waiter.until) {
-    case CommitWaiter::Until::kDurable: return durable.load(std::memory_order_relaxed) >= waiter.target.raw;
-    case CommitWaiter::Until::kCovered: return covered.load(std::memory_order_relaxed) >= waiter.target.raw;
-    case CommitWaiter::Until::kIdle: return !committing.load(std::memory_order_relaxed);
+    case CommitWaiter::Until::kDurable:
+      return durable.load(std::memory_order_relaxed) >= waiter.target.raw;
+    case CommitWaiter::Until::kCovered:
+      return covered.load(std::memory_order_relaxed) >= waiter.target.raw;
+    case CommitWaiter::Until::kIdle:
+      return !committing.load(std::memory_order_relaxed);
   }
   return false;
 }
@@ -186,7 +190,8 @@ Task<Credit> Journal::reserve(std::uint32_t records, std::uint64_t bytes) {
   credit.records_ = records;
   credit.bytes_ = bytes;
   const bool queue = impl.room_waiting.load(std::memory_order_relaxed) != 0;
-  if (!queue && !impl.stopped.load(std::memory_order_acquire) && impl.ring.try_take(records, bytes)) {
+  if (!queue && !impl.stopped.load(std::memory_order_acquire) &&
+      impl.ring.try_take(records, bytes)) {
     if (impl.ring.filling() && !impl.committing.load(std::memory_order_relaxed)) impl.commit_soon();
     credit.journal_ = this;
     co_return credit;
@@ -234,11 +239,14 @@ Lsn Journal::append(Credit& credit, std::span<const std::byte> payload) {
   DFS_ASSERT(credit.records_ > 0 && credit.bytes_ >= payload.size());
   --credit.records_;
   credit.bytes_ -= payload.size();
-  if (credit.journal_ == nullptr) return Lsn{impl.lost_next.fetch_add(1, std::memory_order_relaxed)};
+  if (credit.journal_ == nullptr)
+    return Lsn{impl.lost_next.fetch_add(1, std::memory_order_relaxed)};
   const Lsn lsn = impl.ring.append(payload);
   impl.metrics.appends.add();
-  // Somebody waits for room, found nothing to commit then, and would wait for ever if nobody synced.
-  if (impl.room_waiting.load(std::memory_order_seq_cst) != 0) [[unlikely]] impl.commit_soon();
+  // Somebody waits for room, found nothing to commit then, and would wait for ever if nobody
+  // synced.
+  if (impl.room_waiting.load(std::memory_order_seq_cst) != 0) [[unlikely]]
+    impl.commit_soon();
   return lsn;
 }
 

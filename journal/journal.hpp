@@ -14,7 +14,8 @@
 //             A batch n+1 is never on disk anywhere before batch n was durable on all members.
 //             covered() is what INV-3 asks for: everything up to it is durable, and so is a later
 //             header that says so.
-// Failure     A member that fails a write or flush is ejected (Pool::report_failure), then the batch
+// Failure     A member that fails a write or flush is ejected (Pool::report_failure), then the
+// batch
 //             is rewritten from RAM under the new epoch to those left. When the pool has become
 //             read-only the journal stops: every later sync() fails with kJournalStopped.
 // Recovery    From the manifest's log position: per sequence number any valid copy of the members
@@ -50,13 +51,13 @@ inline constexpr std::uint64_t kRingBytesMax = 32 * kMiB;
 
 struct JournalMetrics {
   Counter appends;
-  Counter group_commits;        // batches made durable
-  Counter group_commit_ops;     // records in them
-  Counter group_commit_waiters; // sync() calls they satisfied
-  Counter batch_bytes;          // payload and header, before copies
-  Counter flushes;              // of data disks, before log writes
-  Counter reserve_waits;        // reserve() had to wait
-  Counter log_space_waits;      // a commit had to wait for a checkpoint
+  Counter group_commits;         // batches made durable
+  Counter group_commit_ops;      // records in them
+  Counter group_commit_waiters;  // sync() calls they satisfied
+  Counter batch_bytes;           // payload and header, before copies
+  Counter flushes;               // of data disks, before log writes
+  Counter reserve_waits;         // reserve() had to wait
+  Counter log_space_waits;       // a commit had to wait for a checkpoint
   Histogram commit_latency_us;
   Histogram batch_records;
 };
@@ -67,7 +68,7 @@ struct RecoveryReport {
   std::uint64_t batches_replayed = 0;
   std::uint64_t batches_repaired = 0;  // copied to a member that lacked them
   bool torn_tail = false;
-  Lsn last;                            // the last LSN there is
+  Lsn last;  // the last LSN there is
   Duration took{0};
 };
 
@@ -112,17 +113,17 @@ class Journal {
   // RAM on return and durable after sync(). payload.size() is 1 to kRecordBytesMax.
   Lsn append(Credit& credit, std::span<const std::byte> payload);
 
-  // Completes once every record up to `upto` is durable on all current members, and with it all data
-  // written before those records were appended. kJournalStopped: the outcome is unknown and the
-  // journal accepts nothing more.
+  // Completes once every record up to `upto` is durable on all current members, and with it all
+  // data written before those records were appended. kJournalStopped: the outcome is unknown and
+  // the journal accepts nothing more.
   Task<Result<void>> sync(Lsn upto);
   // sync(appended()), then a header that covers it: afterwards covered() == durable() if nothing
   // new came. Two device trips; one if there was nothing to commit; none if already covered.
   Task<Result<void>> drain();
 
-  Lsn appended() const;   // the newest record handed in
+  Lsn appended() const;  // the newest record handed in
   Lsn durable() const;
-  Lsn covered() const;    // see Invariants
+  Lsn covered() const;  // see Invariants
   bool stopped() const;
   // Stops: sync() fails from now on. For a failure found elsewhere.
   void stop();

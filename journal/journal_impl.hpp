@@ -59,7 +59,7 @@ struct Journal::Impl {
   std::atomic<bool> stopped{false};
 
   // The committing coroutine alone.
-  Lsn taken;                     // records up to this one have left the ring
+  Lsn taken;  // records up to this one have left the ring
   std::shared_ptr<const LogSet> log_set;
 
   mutable Mutex mutex;

@@ -39,7 +39,8 @@ LogPosition LogSpace::position_after(Lsn lsn) const {
   const auto first = std::ranges::partition_point(
       batches_, [lsn](const LoggedBatch& batch) { return batch.last <= lsn; });
   if (first == batches_.end()) return next_;
-  return {.sequence = first->sequence, .offset = first->offset, .previous_crc = first->previous_crc};
+  return {
+      .sequence = first->sequence, .offset = first->offset, .previous_crc = first->previous_crc};
 }
 
 std::uint64_t LogSpace::used_bytes() const {

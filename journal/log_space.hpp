@@ -1,7 +1,8 @@
 // Which part of the log is in use: arithmetic on batches, without I/O.
 //
 // The log is a ring of whole blocks. A batch never straddles its end: it goes to offset 0 when it
-// does not fit into the rest, and recovery looks there too. Nothing from log_start on is overwritten.
+// does not fit into the rest, and recovery looks there too. Nothing from log_start on is
+// overwritten.
 //
 // Locks  None: the owner guards it.
 #pragma once

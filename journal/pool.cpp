@@ -11,8 +11,8 @@
 namespace dynamicfs::journal {
 namespace {
 
-// 0 means "not stale", so a disk that went away before the first record says 1: record 1 creates the
-// root directory, which has no data.
+// 0 means "not stale", so a disk that went away before the first record says 1: record 1 creates
+// the root directory, which has no data.
 Lsn stale_mark(Lsn last) { return Lsn{std::max<std::uint64_t>(last.raw, 1)}; }
 
 // Forgets the oldest epochs when there are too many, but none that a batch of the log may carry.
@@ -28,10 +28,14 @@ void trim_history(Superblock& superblock) {
 
 const char* disk_health_name(DiskHealth health) {
   switch (health) {
-    case DiskHealth::kHealthy: return "healthy";
-    case DiskHealth::kMissing: return "missing";
-    case DiskHealth::kFailed: return "failed";
-    case DiskHealth::kStale: return "stale";
+    case DiskHealth::kHealthy:
+      return "healthy";
+    case DiskHealth::kMissing:
+      return "missing";
+    case DiskHealth::kFailed:
+      return "failed";
+    case DiskHealth::kStale:
+      return "stale";
   }
   return "unknown";
 }
@@ -418,9 +422,8 @@ std::vector<DiskStatus> Pool::status() const {
 
 bool Pool::degraded() const {
   LockGuard lock(impl_->mutex);
-  return std::ranges::any_of(impl_->seats, [](const auto& seat) {
-    return seat->health != DiskHealth::kHealthy;
-  });
+  return std::ranges::any_of(impl_->seats,
+                             [](const auto& seat) { return seat->health != DiskHealth::kHealthy; });
 }
 
 bool Pool::read_only() const { return impl_->read_only.load(std::memory_order_acquire); }

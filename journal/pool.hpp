@@ -37,9 +37,9 @@ struct FormatOptions {
 
 enum class DiskHealth : std::uint8_t {
   kHealthy,
-  kMissing,   // not found at mount
-  kFailed,    // a write or flush failed, or it vanished, since the mount
-  kStale,     // here again after it was away: reads verify, what it missed has one copy less
+  kMissing,  // not found at mount
+  kFailed,   // a write or flush failed, or it vanished, since the mount
+  kStale,    // here again after it was away: reads verify, what it missed has one copy less
 };
 const char* disk_health_name(DiskHealth health);
 
@@ -47,7 +47,7 @@ struct DiskStatus {
   DiskRecord record;
   DiskHealth health = DiskHealth::kHealthy;
   bool member = false;
-  std::string reason;   // for kFailed: what happened, in words
+  std::string reason;  // for kFailed: what happened, in words
 };
 
 // What one disk's superblocks said, for mount, `create` and `dump`: the newer good one. Reads both
@@ -93,13 +93,13 @@ class Pool {
   };
   // What stands in the way of opening, in words for the user; filled when open() fails.
   struct Problem {
-    std::string text;                   // names the disks by path, says what to do
+    std::string text;  // names the disks by path, says what to do
     std::vector<DiskRecord> missing;
   };
   // Decides who is current, stale or missing. Changes nothing on disk: begin() does. Errors, each
   // with `problem` filled: kFormatMagic, kFormatVersion, kNotInPool (disks of different pools),
-  // kSplitBrain, kDiskMissing (more disks are missing than the policy tolerates, or no member of the
-  // newest epoch is here), kChecksum.
+  // kSplitBrain, kDiskMissing (more disks are missing than the policy tolerates, or no member of
+  // the newest epoch is here), kChecksum.
   static Task<Result<std::unique_ptr<Pool>>> open(Executor& executor, Opening opening,
                                                   Problem* problem);
   ~Pool();
@@ -112,7 +112,7 @@ class Pool {
   Task<Result<void>> begin(LogFound found);
 
   Executor& executor() const;
-  Superblock superblock() const;       // a copy of the current state
+  Superblock superblock() const;  // a copy of the current state
   Uuid uuid() const;
   Policy policy() const;
   EpochRecord epoch() const;
@@ -127,7 +127,7 @@ class Pool {
   // Who should be members now: old members first, then by id, at most kMembersMax.
   std::vector<DiskId> members_to_be() const;
   std::vector<DiskStatus> status() const;
-  bool degraded() const;               // any disk missing, failed or stale
+  bool degraded() const;  // any disk missing, failed or stale
   // More disks lost than the policy tolerates, or no member left: nothing may be written any more.
   bool read_only() const;
   // A place of a chunk: offset of a slot on a disk's volume.
@@ -137,8 +137,8 @@ class Pool {
   // A write or flush on this disk failed, or a read said it is gone. It is failed for good
   // (Disk::fail()), leaves the members, and a new epoch without it is durable on the others when
   // this completes; every caller that reports the same disk waits for that. `stale_since` becomes
-  // the last durable LSN. Errors: kReadOnly if too much is lost now. Before begin() the disk is only
-  // left out: begin() makes that durable.
+  // the last durable LSN. Errors: kReadOnly if too much is lost now. Before begin() the disk is
+  // only left out: begin() makes that durable.
   Task<Result<void>> report_failure(DiskId id, Error cause);
   // Called after each membership change, on some thread, with no lock held.
   void on_change(std::function<void()> listener);
@@ -153,8 +153,8 @@ class Pool {
   std::shared_ptr<const LogSet> log_set() const;
 
   // Switches to a new checkpoint, durable on all healthy disks when it completes. The caller has
-  // flushed what the manifest names. kFormatInvalid: too large for a superblock, nothing has changed;
-  // kReadOnly.
+  // flushed what the manifest names. kFormatInvalid: too large for a superblock, nothing has
+  // changed; kReadOnly.
   Task<Result<void>> commit_manifest(Manifest manifest);
   // The last thing of an orderly shutdown, after a checkpoint.
   Task<Result<void>> mark_clean();

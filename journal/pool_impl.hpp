@@ -57,7 +57,7 @@ struct Pool::Impl {
   mutable Mutex mutex;
   Superblock superblock DFS_GUARDED_BY(mutex);  // this_disk is meaningless here
   bool begun DFS_GUARDED_BY(mutex) = false;
-  LogEnd log_end DFS_GUARDED_BY(mutex);         // as of begin(); used while there is no source
+  LogEnd log_end DFS_GUARDED_BY(mutex);  // as of begin(); used while there is no source
   std::function<LogEnd()> log_source DFS_GUARDED_BY(mutex);
   std::shared_ptr<const std::vector<DiskId>> healthy DFS_GUARDED_BY(mutex);
   std::shared_ptr<const LogSet> log_set DFS_GUARDED_BY(mutex);

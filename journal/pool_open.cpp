@@ -48,8 +48,10 @@ std::string names_of(const std::vector<DiskRecord>& records) {
   return fmt::format("{}", fmt::join(names, ", "));
 }
 
-// Refusals that need no comparison: the user named something that cannot be part of any pool we open.
-std::optional<Error> refuse_alone(const std::vector<Candidate>& candidates, Pool::Problem* problem) {
+// Refusals that need no comparison: the user named something that cannot be part of any pool we
+// open.
+std::optional<Error> refuse_alone(const std::vector<Candidate>& candidates,
+                                  Pool::Problem* problem) {
   for (const Candidate& candidate : candidates) {
     if (candidate.found) continue;
     const std::string& path = candidate.disk->path();
@@ -58,10 +60,11 @@ std::optional<Error> refuse_alone(const std::vector<Candidate>& candidates, Pool
                     fmt::format("{} is not a dynamicfs disk. Nothing was changed.", path));
     }
     if (candidate.why.code == Code::kFormatVersion) {
-      return refuse(problem, candidate.why,
-                    fmt::format("{} was written by a newer dynamicfs (format {}; this program reads "
-                                "up to {}). Use that version or a later one.",
-                                path, candidate.why.detail, kFormatVersion));
+      return refuse(
+          problem, candidate.why,
+          fmt::format("{} was written by a newer dynamicfs (format {}; this program reads "
+                      "up to {}). Use that version or a later one.",
+                      path, candidate.why.detail, kFormatVersion));
     }
   }
   return std::nullopt;
@@ -76,15 +79,17 @@ std::optional<Error> refuse_strangers(const std::vector<Candidate>& candidates,
       const std::string& path_a = candidates[k].disk->path();
       const std::string& path_b = candidates[i].disk->path();
       if (a.pool != b.pool) {
-        return refuse(problem, error(Code::kNotInPool),
-                      fmt::format("{} and {} belong to different pools ({} and {}). Mount one pool at "
-                                  "a time.",
-                                  path_a, path_b, a.pool.text(), b.pool.text()));
+        return refuse(
+            problem, error(Code::kNotInPool),
+            fmt::format("{} and {} belong to different pools ({} and {}). Mount one pool at "
+                        "a time.",
+                        path_a, path_b, a.pool.text(), b.pool.text()));
       }
       if (a.this_disk == b.this_disk) {
-        return refuse(problem, error(Code::kNotInPool, a.this_disk.raw),
-                      fmt::format("{} and {} are two copies of the same disk. Name only one of them.",
-                                  path_a, path_b));
+        return refuse(
+            problem, error(Code::kNotInPool, a.this_disk.raw),
+            fmt::format("{} and {} are two copies of the same disk. Name only one of them.", path_a,
+                        path_b));
       }
     }
   }
@@ -92,25 +97,26 @@ std::optional<Error> refuse_strangers(const std::vector<Candidate>& candidates,
 }
 
 Error refuse_split(const Candidate& a, const Candidate& b, Pool::Problem* problem) {
-  return refuse(problem, error(Code::kSplitBrain),
-                fmt::format("{0} and {1} were each mounted and changed without the other, so they no "
-                            "longer agree. Nothing was changed now. Choose one: disconnect {1} and "
-                            "mount {0} alone, or the reverse; when you are sure, erase the disk you "
-                            "do not want and add it as a new one.",
-                            a.disk->path(), b.disk->path()));
+  return refuse(
+      problem, error(Code::kSplitBrain),
+      fmt::format("{0} and {1} were each mounted and changed without the other, so they no "
+                  "longer agree. Nothing was changed now. Choose one: disconnect {1} and "
+                  "mount {0} alone, or the reverse; when you are sure, erase the disk you "
+                  "do not want and add it as a new one.",
+                  a.disk->path(), b.disk->path()));
 }
 
 // The damaged superblocks and unreadable disks among what was named, for the message.
 std::string damage_text(const std::vector<Candidate>& damaged) {
   std::string text;
   for (const Candidate& candidate : damaged) {
-    text += fmt::format(" {} cannot be used: {}.", candidate.disk->path(),
-                        candidate.why.code == Code::kDiskRange
-                            ? "it is smaller than when it was made part of the pool"
-                        : candidate.why.code == Code::kChecksum ||
-                                candidate.why.code == Code::kFormatInvalid
-                            ? "both of its superblocks are damaged"
-                            : describe(candidate.why));
+    text += fmt::format(
+        " {} cannot be used: {}.", candidate.disk->path(),
+        candidate.why.code == Code::kDiskRange
+            ? "it is smaller than when it was made part of the pool"
+        : candidate.why.code == Code::kChecksum || candidate.why.code == Code::kFormatInvalid
+            ? "both of its superblocks are damaged"
+            : describe(candidate.why));
   }
   return text;
 }
@@ -192,7 +198,8 @@ Uuid random_uuid(Executor& executor) {
 
 }  // namespace
 
-std::optional<std::size_t> place_in_history(const Superblock& superblock, const EpochRecord& epoch) {
+std::optional<std::size_t> place_in_history(const Superblock& superblock,
+                                            const EpochRecord& epoch) {
   for (std::size_t i = superblock.epochs.size(); i-- > 0;) {
     const EpochRecord& known = superblock.epochs[i];
     if (known.number == epoch.number && known.tag == epoch.tag) return i;
@@ -246,9 +253,10 @@ Task<Result<Uuid>> Pool::format(Executor& executor, std::vector<Disk*> disks,
     record.size_bytes = disks[i]->size_bytes();
     record.journal_bytes = journal_bytes_for(record.size_bytes);
     record.first_slot_offset = kJournalOffset + record.journal_bytes;
-    record.slots = static_cast<std::uint32_t>((record.size_bytes - record.first_slot_offset) / kSlotBytes);
-    superblock.log_bytes = i == 0 ? record.journal_bytes
-                                  : std::min(superblock.log_bytes, record.journal_bytes);
+    record.slots =
+        static_cast<std::uint32_t>((record.size_bytes - record.first_slot_offset) / kSlotBytes);
+    superblock.log_bytes =
+        i == 0 ? record.journal_bytes : std::min(superblock.log_bytes, record.journal_bytes);
     if (superblock.members.size() < kMembersMax) superblock.members.push_back(record.id);
   }
 
@@ -311,7 +319,8 @@ Task<Result<std::unique_ptr<Pool>>> Pool::open(Executor& executor, Opening openi
       if (candidate.disk == nullptr || candidate.found->superblock.this_disk != record.id) continue;
       const DiskRecord* const own = candidate.found->superblock.find(record.id);
       if (own->uuid != record.uuid) continue;
-      if (candidate.disk->size_bytes() < record.first_slot_offset + std::uint64_t{record.slots} * kSlotBytes) {
+      if (candidate.disk->size_bytes() <
+          record.first_slot_offset + std::uint64_t{record.slots} * kSlotBytes) {
         candidate.why = error(Code::kDiskRange, candidate.disk->size_bytes());
         seat->reason = "smaller than when it was made part of the pool";
         damaged.push_back(std::move(candidate));
@@ -340,15 +349,16 @@ Task<Result<std::unique_ptr<Pool>>> Pool::open(Executor& executor, Opening openi
 
   if (problem != nullptr) problem->missing = missing;
   const unsigned tolerance = superblock.policy.tolerance();
-  const Error cause = damaged.empty() ? error(Code::kDiskMissing, missing.size()) : damaged.front().why;
+  const Error cause =
+      damaged.empty() ? error(Code::kDiskMissing, missing.size()) : damaged.front().why;
   if (missing.size() > tolerance) {
-    co_return refuse(problem, cause,
-                     fmt::format("{} of {} disks {} missing, and {} can do without {}: {}.{} Connect "
-                                 "what is missing, or say where it is with -o disk=PATH.",
-                                 missing.size(), superblock.disks.size(),
-                                 missing.size() == 1 ? "is" : "are", superblock.policy.text(),
-                                 tolerance == 0 ? "none" : std::to_string(tolerance),
-                                 names_of(missing), damage_text(damaged)));
+    co_return refuse(
+        problem, cause,
+        fmt::format("{} of {} disks {} missing, and {} can do without {}: {}.{} Connect "
+                    "what is missing, or say where it is with -o disk=PATH.",
+                    missing.size(), superblock.disks.size(), missing.size() == 1 ? "is" : "are",
+                    superblock.policy.text(), tolerance == 0 ? "none" : std::to_string(tolerance),
+                    names_of(missing), damage_text(damaged)));
   }
   const std::size_t confirmed = *place_in_history(superblock, superblock.confirmed_epoch());
   const bool member_here = std::ranges::any_of(seats, [&](const auto& seat) {
@@ -359,10 +369,11 @@ Task<Result<std::unique_ptr<Pool>>> Pool::open(Executor& executor, Opening openi
     std::vector<DiskRecord> members;
     for (const DiskId id : superblock.members) members.push_back(*superblock.find(id));
     if (problem != nullptr) problem->missing = members;
-    co_return refuse(problem, cause,
-                     fmt::format("No disk with the newest journal is here; these had it: {}.{} Connect "
-                                 "one of them, or say where it is with -o disk=PATH.",
-                                 names_of(members), damage_text(damaged)));
+    co_return refuse(
+        problem, cause,
+        fmt::format("No disk with the newest journal is here; these had it: {}.{} Connect "
+                    "one of them, or say where it is with -o disk=PATH.",
+                    names_of(members), damage_text(damaged)));
   }
   for (const Candidate& candidate : damaged) {
     log_warning("{} cannot be used ({}); going on without it", candidate.disk->path(),

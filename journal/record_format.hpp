@@ -34,18 +34,20 @@ struct BatchHeader {
   Epoch epoch;
   std::uint64_t epoch_tag = 0;
   BatchSequence sequence;
-  std::uint64_t offset = 0;          // where it lies, so that a misdirected write is noticed
-  Lsn first;                         // of its records; 0 if it has none
-  Lsn last;                          // of its records, or of the last record before it
-  Lsn watermark;                     // every record up to this one was durable before it was written
-  std::uint32_t previous_crc = 0;    // `crc` of the batch before
-  std::uint32_t payload_bytes = 0;   // of all frames
+  std::uint64_t offset = 0;         // where it lies, so that a misdirected write is noticed
+  Lsn first;                        // of its records; 0 if it has none
+  Lsn last;                         // of its records, or of the last record before it
+  Lsn watermark;                    // every record up to this one was durable before it was written
+  std::uint32_t previous_crc = 0;   // `crc` of the batch before
+  std::uint32_t payload_bytes = 0;  // of all frames
   std::uint32_t payload_crc = 0;
   std::uint32_t records = 0;
-  std::uint32_t crc = 0;             // of the header, and so of everything; set by put_header()
+  std::uint32_t crc = 0;  // of the header, and so of everything; set by put_header()
   bool operator==(const BatchHeader&) const = default;
 
-  std::uint64_t batch_bytes() const { return align_up(kBatchHeaderBytes + payload_bytes, kBlockBytes); }
+  std::uint64_t batch_bytes() const {
+    return align_up(kBatchHeaderBytes + payload_bytes, kBlockBytes);
+  }
 };
 
 constexpr std::size_t frame_bytes(std::size_t payload_bytes) {

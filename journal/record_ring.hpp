@@ -104,7 +104,8 @@ class RecordRing {
   static_assert(sizeof(Slot) == 256);
 
   // Both kinds of room in one word, so that one compare-and-swap takes both.
-  static_assert(kRingRecords < (std::uint64_t{1} << 31) && kRingBytesMax < (std::uint64_t{1} << 31));
+  static_assert(kRingRecords < (std::uint64_t{1} << 31) &&
+                kRingBytesMax < (std::uint64_t{1} << 31));
   static constexpr std::uint64_t pack(std::uint64_t records, std::uint64_t bytes) {
     return bytes << 32 | records;
   }

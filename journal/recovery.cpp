@@ -58,7 +58,9 @@ class Recovery {
 
   // The part of `copy` that the window shows from `offset` on.
   std::span<const std::byte> shown(const Copy& copy, std::uint64_t offset) const {
-    return std::span<const std::byte>{copy.window.span()}.first(window_bytes_).subspan(offset - window_from_);
+    return std::span<const std::byte>{copy.window.span()}
+        .first(window_bytes_)
+        .subspan(offset - window_from_);
   }
   bool readable(const Copy& copy, std::uint64_t offset, std::uint64_t size_bytes) const;
   Task<Result<void>> drop(std::size_t index, Error cause);
@@ -114,7 +116,8 @@ bool Recovery::readable(const Copy& copy, std::uint64_t offset, std::uint64_t si
 }
 
 // Reads what one larger read could not, block by block: a bad sector spoils one block.
-Task<Result<void>> Recovery::read_by_block(Copy* copy, std::uint64_t from, std::uint64_t size_bytes) {
+Task<Result<void>> Recovery::read_by_block(Copy* copy, std::uint64_t from,
+                                           std::uint64_t size_bytes) {
   IoGroup group;
   for (std::uint64_t at = from; at < from + size_bytes; at += kBlockBytes) {
     group.read(*copy->disk, IoClass::kCritical, kJournalOffset + at,
@@ -221,11 +224,12 @@ Task<Result<void>> Recovery::flush_all() {
 
 Result<void> Recovery::apply_batch(const BatchHeader& header, std::span<const std::byte> batch) {
   const Lsn behind = superblock_.manifest.lsn;
-  TRY(for_each_record(header, batch, [&](Lsn lsn, std::span<const std::byte> payload) -> Result<void> {
-    if (lsn <= behind) return {};
-    ++recovered_.report.records_replayed;
-    return apply_(lsn, payload);
-  }));
+  TRY(for_each_record(header, batch,
+                      [&](Lsn lsn, std::span<const std::byte> payload) -> Result<void> {
+                        if (lsn <= behind) return {};
+                        ++recovered_.report.records_replayed;
+                        return apply_(lsn, payload);
+                      }));
   ++recovered_.report.batches_replayed;
   recovered_.report.last = std::max(recovered_.report.last, header.last);
   return {};
@@ -244,10 +248,9 @@ Recovery::Finding Recovery::find_batch(std::uint64_t offset) const {
     const auto bytes = shown(*copy, offset);
     std::optional<BatchHeader> header;
     if (readable(*copy, offset, kBlockBytes)) header = get_header(bytes);
-    const bool whole = header && is_expected(*header, expected) &&
-                       header->batch_bytes() <= bytes.size() &&
-                       readable(*copy, offset, header->batch_bytes()) &&
-                       payload_whole(*header, bytes);
+    const bool whole =
+        header && is_expected(*header, expected) && header->batch_bytes() <= bytes.size() &&
+        readable(*copy, offset, header->batch_bytes()) && payload_whole(*header, bytes);
     if (!whole || (finding.good != nullptr && *header != finding.header)) {
       finding.lacking.push_back(copy.get());
     } else if (finding.good == nullptr) {
@@ -307,9 +310,11 @@ Result<void> Recovery::look_for_later(std::uint64_t from, std::uint64_t end) con
       if (!header || header->pool != superblock_.pool || header->offset != at) continue;
       if (header->sequence <= next_.sequence) continue;
       const EpochRecord* const epoch = superblock_.epoch_of(header->sequence);
-      if (epoch == nullptr || header->epoch != epoch->number || header->epoch_tag != epoch->tag) continue;
-      log_error("batch {} of the journal is damaged on every disk that has it (batch {} follows it)",
-                next_.sequence, header->sequence);
+      if (epoch == nullptr || header->epoch != epoch->number || header->epoch_tag != epoch->tag)
+        continue;
+      log_error(
+          "batch {} of the journal is damaged on every disk that has it (batch {} follows it)",
+          next_.sequence, header->sequence);
       return error(Code::kCorrupt, next_.sequence.raw);
     }
   }

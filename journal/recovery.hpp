@@ -1,8 +1,8 @@
 // Reading the log back after whatever happened.
 //
 // The members' copies are read side by side. For each sequence number any copy that is whole, names
-// the batch before it and carries the epoch that the pool's history assigns to that sequence will do;
-// a copy that lacks the batch is given it. The log ends where no copy has the next batch.
+// the batch before it and carries the epoch that the pool's history assigns to that sequence will
+// do; a copy that lacks the batch is given it. The log ends where no copy has the next batch.
 //
 // Torn or rotten  One batch is in flight at a time, and it reaches every member before the next one
 //                 starts. So at most the last batch can be torn, and a header of any later batch
@@ -28,7 +28,7 @@ struct Recovered {
   RecoveryReport report;             // without `took`
   std::vector<LoggedBatch> batches;  // from the manifest's log position on
   LogPosition next;
-  std::vector<DiskId> members;       // have all of them, durably
+  std::vector<DiskId> members;  // have all of them, durably
 };
 
 // Calls `apply` for every record behind the manifest's LSN. Errors: kCorrupt (detail: sequence),

@@ -61,14 +61,14 @@ class RunWriter {
 struct RunReadReport {
   std::uint64_t entries = 0;
   std::uint64_t blocks = 0;
-  std::uint64_t blocks_bad = 0;       // copies that failed their checksum or could not be read
+  std::uint64_t blocks_bad = 0;  // copies that failed their checksum or could not be read
   std::uint64_t blocks_repaired = 0;
 };
 
 // Calls `each` for every entry in order. kCorrupt (detail: block) when a block has no good copy.
 // Reads ahead; repairs bad copies on healthy disks unless the pool is read-only.
-using RunEntry = std::function<Result<void>(std::span<const std::byte> key,
-                                            std::span<const std::byte> value)>;
+using RunEntry =
+    std::function<Result<void>(std::span<const std::byte> key, std::span<const std::byte> value)>;
 Task<Result<RunReadReport>> read_run(Pool& pool, Manifest manifest, RunEntry each);
 
 }  // namespace dynamicfs::journal

@@ -41,7 +41,8 @@ Result<RunBlockHeader> open_run_block(std::span<const std::byte> block, Uuid poo
                                       std::uint64_t run_id, std::uint64_t index) {
   DFS_ASSERT(block.size() == kRunBlockBytes);
   ByteReader in{block};
-  if (in.get<std::uint32_t>() != crc32c(block.subspan(kCrcBytes))) return error(Code::kChecksum, index);
+  if (in.get<std::uint32_t>() != crc32c(block.subspan(kCrcBytes)))
+    return error(Code::kChecksum, index);
   RunBlockHeader header;
   header.payload_bytes = in.get<std::uint32_t>();
   header.run_id = in.get<std::uint64_t>();

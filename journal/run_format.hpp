@@ -29,14 +29,15 @@ enum class RunBlockKind : std::uint8_t { kEntries = 1 };
 struct RunBlockHeader {
   Uuid pool;
   std::uint64_t run_id = 0;
-  std::uint64_t index = 0;            // of this block in the run, so that a misplaced one is noticed
+  std::uint64_t index = 0;  // of this block in the run, so that a misplaced one is noticed
   std::uint32_t payload_bytes = 0;
   std::uint32_t entries = 0;
   RunBlockKind kind = RunBlockKind::kEntries;
-  bool last = false;                  // the run ends here
+  bool last = false;  // the run ends here
 };
 
-// Completes a block whose entries stand behind the header already: zeros the rest, writes the header.
+// Completes a block whose entries stand behind the header already: zeros the rest, writes the
+// header.
 void seal_run_block(std::span<std::byte> block, const RunBlockHeader& header);
 // kChecksum: damaged, or not the block that was asked for.
 Result<RunBlockHeader> open_run_block(std::span<const std::byte> block, Uuid pool,

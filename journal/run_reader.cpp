@@ -12,7 +12,6 @@ namespace dynamicfs::journal {
 namespace {
 
 using scheduler::IoClass;
-using scheduler::IoGroup;
 
 // Pieces on their way while one is looked at: enough for both disks of a run to stream.
 constexpr std::size_t kReadAheadPieces = 4;
@@ -31,13 +30,17 @@ struct Piece {
 class RunReader {
  public:
   RunReader(Pool& pool, Manifest manifest, RunEntry each)
-      : pool_(pool), manifest_(std::move(manifest)), each_(std::move(each)), pool_uuid_(pool.uuid()) {}
+      : pool_(pool),
+        manifest_(std::move(manifest)),
+        each_(std::move(each)),
+        pool_uuid_(pool.uuid()) {}
 
   Task<Result<RunReadReport>> run();
 
  private:
   void start(std::uint64_t at);
-  static Task<void> read_piece(scheduler::Disk* disk, std::uint64_t offset, std::shared_ptr<Piece> piece);
+  static Task<void> read_piece(scheduler::Disk* disk, std::uint64_t offset,
+                               std::shared_ptr<Piece> piece);
   Task<Result<void>> take_piece(Piece* piece);
   Task<Result<RunBlockHeader>> rescue(std::uint64_t index, std::size_t bad_copy,
                                       std::span<std::byte> block);
@@ -127,7 +130,8 @@ Task<Result<void>> RunReader::take_piece(Piece* piece) {
     const std::uint64_t index = (piece->at + at) / kRunBlockBytes;
     const std::span<std::byte> block = piece->bytes.span().subspan(at, kRunBlockBytes);
     Result<RunBlockHeader> header = Code::kChecksum;
-    if (piece->result.has_value()) header = open_run_block(block, pool_uuid_, manifest_.run_id, index);
+    if (piece->result.has_value())
+      header = open_run_block(block, pool_uuid_, manifest_.run_id, index);
     if (!header.has_value()) {
       header = co_await rescue(index, piece->copy, block);
       if (!header.has_value()) co_return header.error();
@@ -143,7 +147,8 @@ Task<Result<void>> RunReader::take_piece(Piece* piece) {
 
 Task<Result<RunReadReport>> RunReader::run() {
   if (manifest_.run_id == 0) co_return report_;
-  if (manifest_.copies.empty() || manifest_.run_bytes == 0 || manifest_.run_bytes % kRunBlockBytes != 0) {
+  if (manifest_.copies.empty() || manifest_.run_bytes == 0 ||
+      manifest_.run_bytes % kRunBlockBytes != 0) {
     co_return Code::kFormatInvalid;
   }
   std::uint64_t started = 0;

@@ -13,6 +13,9 @@ namespace {
 
 constexpr std::string_view kMagic{"dynfs-sb"};
 
+constexpr std::string_view kReplicaPrefix{"replica:"};
+constexpr std::string_view kErasurePrefix{"ec:"};
+
 constexpr std::size_t kCrcOffset = 8;
 constexpr std::uint8_t kFlagClean = 1;
 constexpr std::uint8_t kFlagAnnounced = 2;
@@ -71,7 +74,8 @@ bool possible(const Superblock& superblock) {
   }
   const Manifest& manifest = superblock.manifest;
   if (manifest.log_start.offset > superblock.log_bytes) return false;
-  if (manifest.log_start.offset % kBlockBytes != 0 || manifest.log_start.sequence.raw == 0) return false;
+  if (manifest.log_start.offset % kBlockBytes != 0 || manifest.log_start.sequence.raw == 0)
+    return false;
   for (const RunCopy& copy : manifest.copies) {
     const DiskRecord* const disk = superblock.find(copy.disk);
     if (disk == nullptr) return false;
@@ -101,7 +105,8 @@ static_assert(2 + 1 + 1 + 16 + 8 + 8 + 8 + 4 + 8 + 2 + 2 == kDiskFixedBytes);
 Uuid get_uuid(ByteReader& in) {
   Uuid uuid;
   const auto bytes = in.get_bytes(uuid.bytes.size());
-  for (std::size_t i = 0; i < bytes.size(); ++i) uuid.bytes[i] = static_cast<std::uint8_t>(bytes[i]);
+  for (std::size_t i = 0; i < bytes.size(); ++i)
+    uuid.bytes[i] = static_cast<std::uint8_t>(bytes[i]);
   return uuid;
 }
 
@@ -117,8 +122,6 @@ std::string Policy::text() const {
 }
 
 std::optional<Policy> Policy::parse(std::string_view text) {
-  constexpr std::string_view kReplicaPrefix = "replica:";
-  constexpr std::string_view kErasurePrefix = "ec:";
   if (text == "single") return Policy{};
   if (text.starts_with(kReplicaPrefix)) {
     const auto copies = parse_number(text.substr(kReplicaPrefix.size()));
@@ -132,7 +135,8 @@ std::optional<Policy> Policy::parse(std::string_view text) {
     const auto data = parse_number(numbers.substr(0, plus));
     const auto parity = parse_number(numbers.substr(plus + 1));
     if (!data || !parity || *data < 1 || *parity < 1) return std::nullopt;
-    if (*data > kDisksMax || *parity > kDisksMax || *data + *parity > kDisksMax) return std::nullopt;
+    if (*data > kDisksMax || *parity > kDisksMax || *data + *parity > kDisksMax)
+      return std::nullopt;
     return Policy{.kind = Kind::kErasure,
                   .copies_or_data = static_cast<std::uint8_t>(*data),
                   .parity = static_cast<std::uint8_t>(*parity)};
@@ -214,7 +218,8 @@ Result<Bytes> encode(const Superblock& superblock) {
     return error(Code::kFormatInvalid, bytes.size());
   }
   store(bytes.data() + kCrcOffset + 4, static_cast<std::uint32_t>(bytes.size()));
-  store(bytes.data() + kCrcOffset, crc32c(std::span<const std::byte>{bytes}.subspan(kCrcOffset + 4)));
+  store(bytes.data() + kCrcOffset,
+        crc32c(std::span<const std::byte>{bytes}.subspan(kCrcOffset + 4)));
   return bytes;
 }
 

@@ -5,13 +5,13 @@
 // is whole after any crash; a pool of two disks has four.
 //
 // Invariants  `sequence` grows with every write. The epoch history only grows at its end.
-//             A new epoch is announced on every disk before it is confirmed on any, and confirmed on
-//             every disk before a record is made in it. So an epoch that is only announced has no
-//             records, and who has confirmed one was together with all who know it.
-//             A disk that does not know another's last confirmed epoch is stale. Two disks that do
-//             not know each other's were mounted apart.
-//             A batch of the log belongs to exactly the epoch that the history names for its
-//             sequence, so what an abandoned session left in the log is never taken for a record.
+//             A new epoch is announced on every disk before it is confirmed on any, and confirmed
+//             on every disk before a record is made in it. So an epoch that is only announced has
+//             no records, and who has confirmed one was together with all who know it. A disk that
+//             does not know another's last confirmed epoch is stale. Two disks that do not know
+//             each other's were mounted apart. A batch of the log belongs to exactly the epoch that
+//             the history names for its sequence, so what an abandoned session left in the log is
+//             never taken for a record.
 // Format      man/format.md, "Superblock".
 #pragma once
 
@@ -40,15 +40,17 @@ inline constexpr std::uint64_t kVolumeBytesMin = 40 * kMiB;
 inline constexpr std::size_t kDisksMax = 64;
 // Copies of the log: one more than any two disks can lose, and each costs every fsync a write.
 inline constexpr std::size_t kMembersMax = 3;
-// The oldest epochs are forgotten beyond this (half of a superblock), but none that the log needs. A
-// disk that was away for longer looks as if it had been mounted apart, which is the safe mistake.
+// The oldest epochs are forgotten beyond this (half of a superblock), but none that the log needs.
+// A disk that was away for longer looks as if it had been mounted apart, which is the safe mistake.
 inline constexpr std::size_t kEpochsMax = 1024;
 
 // Size of the journal region of a volume: about 1/64 of it, within the bounds above, such that the
 // first slot is aligned.
 constexpr std::uint64_t journal_bytes_for(std::uint64_t volume_bytes) {
   const std::uint64_t wanted = align_down(volume_bytes / 64, kSlotBytes);
-  const std::uint64_t bounded = wanted < 8 * kMiB ? 8 * kMiB : wanted > 256 * kMiB ? 256 * kMiB : wanted;
+  const std::uint64_t bounded = wanted < 8 * kMiB     ? 8 * kMiB
+                                : wanted > 256 * kMiB ? 256 * kMiB
+                                                      : wanted;
   return bounded - kJournalOffset;
 }
 
@@ -62,20 +64,20 @@ struct Policy {
   // Disks that may be lost without losing data.
   unsigned tolerance() const { return kind == Kind::kReplica ? copies_or_data - 1u : parity; }
   unsigned width() const { return copies_or_data + (kind == Kind::kErasure ? parity : 0u); }
-  std::string text() const;                          // "single", "replica:2", "ec:4+2"
+  std::string text() const;  // "single", "replica:2", "ec:4+2"
   static std::optional<Policy> parse(std::string_view text);
 };
 
 // What the pool remembers of a disk. Whether it is here now is Pool's to say.
 enum class DiskState : std::uint8_t {
-  kActive = 1,   // took part in the current epoch
-  kAway = 2,     // missing when the current epoch began, or failed since
+  kActive = 1,  // took part in the current epoch
+  kAway = 2,    // missing when the current epoch began, or failed since
 };
 
 struct DiskRecord {
   DiskId id;
   Uuid uuid;
-  std::string path;                     // where it was last seen
+  std::string path;  // where it was last seen
   std::uint64_t size_bytes = 0;
   std::uint64_t journal_bytes = 0;
   std::uint64_t first_slot_offset = 0;
@@ -114,8 +116,8 @@ struct RunCopy {
 
 // The current checkpoint: all metadata as of `lsn`, and where the log goes on from there.
 struct Manifest {
-  std::uint64_t run_id = 0;    // 0: no run yet, the log alone is everything
-  Lsn lsn;                     // records up to this one are in the run
+  std::uint64_t run_id = 0;  // 0: no run yet, the log alone is everything
+  Lsn lsn;                   // records up to this one are in the run
   std::uint64_t run_bytes = 0;
   std::vector<RunCopy> copies;
   LogPosition log_start;
@@ -128,20 +130,20 @@ struct Superblock {
   Uuid pool;
   std::string label;
   std::uint64_t sequence = 0;
-  DiskId this_disk;                      // the disk this copy lies on
+  DiskId this_disk;  // the disk this copy lies on
   Policy policy;
-  std::vector<EpochRecord> epochs;       // oldest first; the last is the current one
-  bool announced = false;                // the last epoch is not confirmed yet
-  std::vector<DiskId> members;           // hold the log in the current epoch
-  std::vector<DiskRecord> disks;         // ids are never reused
+  std::vector<EpochRecord> epochs;  // oldest first; the last is the current one
+  bool announced = false;           // the last epoch is not confirmed yet
+  std::vector<DiskId> members;      // hold the log in the current epoch
+  std::vector<DiskRecord> disks;    // ids are never reused
   // Size of the log on every member: what the smallest disk had room for when the pool was made.
   // A disk whose journal region is smaller cannot be a member.
   std::uint64_t log_bytes = 0;
-  // No record from now on has this LSN or an earlier one: raised at every mount after a crash by more
-  // than could have been lost, so that no LSN is ever given twice.
+  // No record from now on has this LSN or an earlier one: raised at every mount after a crash by
+  // more than could have been lost, so that no LSN is ever given twice.
   Lsn lsn_floor;
   Manifest manifest;
-  bool clean = false;                    // unmounted in order: the log behind the manifest is empty
+  bool clean = false;  // unmounted in order: the log behind the manifest is empty
   std::uint64_t created_unix_s = 0;
 
   const DiskRecord* find(DiskId id) const;

@@ -38,9 +38,8 @@ Task<Result<FoundSuperblock>> find_superblock(scheduler::Disk& disk) {
   for (unsigned copy = 0; copy < kCopies; ++copy) {
     Error failure = group.error(copy);
     if (failure.code == Code::kOk) {
-      Result<Superblock> decoded =
-          decode(std::span<const std::byte>{buffer.span()}.subspan(superblock_offset(copy),
-                                                                   kSuperblockBytes));
+      Result<Superblock> decoded = decode(std::span<const std::byte>{buffer.span()}.subspan(
+          superblock_offset(copy), kSuperblockBytes));
       if (decoded.has_value()) {
         if (!newest || decoded->sequence > newest->superblock.sequence) {
           newest = FoundSuperblock{std::move(decoded).value(), copy};

@@ -3,13 +3,16 @@
 #include "tests/journal/workload.hpp"
 #include "tests/support/seed.hpp"
 
-using namespace dynamicfs;
-using namespace dynamicfs::test;
-
+namespace dynamicfs::test {
 namespace {
 
+// Of those who append and sync at once.
+constexpr unsigned kThreads = 64;
+constexpr unsigned kEach = 20;
+
 struct Started : SimPool {
-  explicit Started(std::size_t disk_count, std::uint64_t seed = 5) : SimPool(seed, replicas(disk_count)) {
+  explicit Started(std::size_t disk_count, std::uint64_t seed = 5)
+      : SimPool(seed, replicas(disk_count)) {
     REQUIRE(format().has_value());
     REQUIRE(boot().has_value());
   }
@@ -20,7 +23,8 @@ struct Started : SimPool {
   };
   Trips trips(std::size_t disk) const {
     const auto& metrics = disks[disk]->metrics();
-    return {metrics.writes.sum() - before_[disk].writes, metrics.flushes.sum() - before_[disk].flushes};
+    return {metrics.writes.sum() - before_[disk].writes,
+            metrics.flushes.sum() - before_[disk].flushes};
   }
   void count_from_here() {
     before_.assign(disks.size(), {});
@@ -60,7 +64,8 @@ Task<void> take_room(SimPool& pool, std::uint32_t records, bool* done) {
 }  // namespace
 
 TEST_SUITE("group commit") {
-  TEST_CASE("one thread pays one trip: one write per member, one flush per disk with unflushed data") {
+  TEST_CASE(
+      "one thread pays one trip: one write per member, one flush per disk with unflushed data") {
     Started pool{4};
     pool.count_from_here();
     REQUIRE(pool.append_and_sync("no data").has_value());
@@ -107,8 +112,6 @@ TEST_SUITE("group commit") {
       CAPTURE(seed);
       Started pool{2, seed};
       unsigned done = 0;
-      constexpr unsigned kThreads = 64;
-      constexpr unsigned kEach = 20;
       for (unsigned i = 0; i < kThreads; ++i) spawn(append_and_sync_often(pool, kEach, &done));
       pool.executor.run_until_idle();
       CHECK(done == kThreads);
@@ -242,7 +245,8 @@ TEST_SUITE("journal room") {
     spawn(take_room(pool, 1, &done));
     pool.executor.run_until_idle();
     CHECK_FALSE(done);
-    for (std::uint64_t i = 0; i < journal::kRingRecords; ++i) (void)pool.log->append(all, as_bytes("x"));
+    for (std::uint64_t i = 0; i < journal::kRingRecords; ++i)
+      (void)pool.log->append(all, as_bytes("x"));
     pool.executor.run_until_idle();
     CHECK(done);
   }
@@ -269,7 +273,8 @@ TEST_SUITE("journal room") {
       CAPTURE(seed);
       Started pool{1, seed};
       struct Filler {
-        static Task<void> run(SimPool& from, unsigned count, std::uint32_t at_a_time, unsigned* done) {
+        static Task<void> run(SimPool& from, unsigned count, std::uint32_t at_a_time,
+                              unsigned* done) {
           for (unsigned i = 0; i < count; ++i) {
             journal::Credit credit = co_await from.log->reserve(at_a_time, 1000 * at_a_time);
             // Others come to wait while the room is taken and the ring still empty.
@@ -393,3 +398,5 @@ TEST_SUITE("journal room") {
     CHECK_FALSE(pool.superblock_on(0).clean);
   }
 }
+
+}  // namespace dynamicfs::test

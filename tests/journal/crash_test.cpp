@@ -4,9 +4,7 @@
 #include "tests/journal/workload.hpp"
 #include "tests/support/seed.hpp"
 
-using namespace dynamicfs;
-using namespace dynamicfs::test;
-
+namespace dynamicfs::test {
 namespace {
 
 // Every member has the whole log, so each disk that the policy allows to be away may be away.
@@ -110,3 +108,5 @@ TEST_SUITE("journal, power cut") {
     }
   }
 }
+
+}  // namespace dynamicfs::test

@@ -4,14 +4,13 @@
 #include "tests/journal/workload.hpp"
 #include "tests/support/seed.hpp"
 
-using namespace dynamicfs;
-using namespace dynamicfs::test;
-
+namespace dynamicfs::test {
 namespace {
 
 // Three synced records, each a batch of its own.
 struct ThreeBatches : SimPool {
-  explicit ThreeBatches(std::size_t disk_count, std::uint64_t seed = 3) : SimPool(seed, replicas(disk_count)) {
+  explicit ThreeBatches(std::size_t disk_count, std::uint64_t seed = 3)
+      : SimPool(seed, replicas(disk_count)) {
     REQUIRE(format().has_value());
     REQUIRE(boot().has_value());
     for (const char* text : {"one", "two", "three"}) {
@@ -21,7 +20,9 @@ struct ThreeBatches : SimPool {
     }
     power_cut();
   }
-  void spoil_header(std::size_t disk, std::size_t batch) { media[disk]->flip(offsets[batch] + 40, 1); }
+  void spoil_header(std::size_t disk, std::size_t batch) {
+    media[disk]->flip(offsets[batch] + 40, 1);
+  }
   void spoil_record(std::size_t disk, std::size_t batch) {
     media[disk]->flip(offsets[batch] + journal::kBatchHeaderBytes + journal::kFrameHeaderBytes, 1);
   }
@@ -147,9 +148,12 @@ TEST_SUITE("journal damage") {
         if (i != 0 && !both) return;
         auto written = std::make_shared<bool>(false);
         disk.faults().fail = [bad, written](const scheduler::IoRequest& request) {
-          const bool there = request.offset_bytes <= bad && bad < request.offset_bytes + request.size_bytes;
-          if (request.op == scheduler::IoOp::kWrite && there) *written = true;  // the sector is replaced
-          return request.op == scheduler::IoOp::kRead && there && !*written ? Code::kDiskRead : Code::kOk;
+          const bool there =
+              request.offset_bytes <= bad && bad < request.offset_bytes + request.size_bytes;
+          if (request.op == scheduler::IoOp::kWrite && there)
+            *written = true;  // the sector is replaced
+          return request.op == scheduler::IoOp::kRead && there && !*written ? Code::kDiskRead
+                                                                            : Code::kOk;
         };
       };
       const Result<void> booted = pool.boot();
@@ -237,7 +241,8 @@ TEST_SUITE("journal damage") {
       const std::uint64_t flips = 1 + pool.executor.random() % 50;
       for (std::uint64_t i = 0; i < flips; ++i) {
         const std::uint64_t random = pool.executor.random();
-        pool.media[0]->flip(pool.offsets[0] + random % (3 * kBlockBytes) / (1 + random % 30), random % 8);
+        pool.media[0]->flip(pool.offsets[0] + random % (3 * kBlockBytes) / (1 + random % 30),
+                            random % 8);
       }
       const Result<void> booted = pool.boot();
       if (!booted.has_value()) CHECK(booted.error().code == Code::kCorrupt);
@@ -254,7 +259,8 @@ TEST_SUITE("record format") {
     header.records = 1;
     header.payload_bytes = 24;
     const auto payload = as_bytes("hello");
-    const auto frame = std::span{batch}.subspan(journal::kBatchHeaderBytes, journal::frame_bytes(5));
+    const auto frame =
+        std::span{batch}.subspan(journal::kBatchHeaderBytes, journal::frame_bytes(5));
     const auto read = [&] {
       std::vector<std::string> seen;
       const auto result = journal::for_each_record(
@@ -299,3 +305,5 @@ TEST_SUITE("record format") {
     CHECK_FALSE(journal::get_header(batch).has_value());
   }
 }
+
+}  // namespace dynamicfs::test

@@ -1,5 +1,5 @@
-// man/format.md is enough to write a second reader: its tables add up to the sizes the code uses, and
-// its example is a batch as the code reads it.
+// man/format.md is enough to write a second reader: its tables add up to the sizes the code uses,
+// and its example is a batch as the code reads it.
 
 #include <fstream>
 #include <map>
@@ -11,9 +11,7 @@
 #include "journal/record_format.hpp"
 #include "journal/run_format.hpp"
 
-using namespace dynamicfs;
-using namespace dynamicfs::journal;
-
+namespace dynamicfs::journal {
 namespace {
 
 std::string page() {
@@ -30,8 +28,10 @@ std::vector<std::string> section(const std::string& heading) {
   std::vector<std::string> lines;
   bool inside = false;
   for (std::string line; std::getline(in, line);) {
-    if (line.starts_with("#")) inside = line == heading;
-    else if (inside) lines.push_back(line);
+    if (line.starts_with("#"))
+      inside = line == heading;
+    else if (inside)
+      lines.push_back(line);
   }
   INFO(heading);
   REQUIRE_FALSE(lines.empty());
@@ -86,9 +86,9 @@ TEST_SUITE("format page") {
         {"### Run block header (64 bytes)", kRunBlockHeaderBytes},
         {"### Run entry (4 bytes, then key and value)", kRunEntryHeaderBytes},
     };
-    for (const auto& [heading, size] : tables) {
-      CAPTURE(heading);
-      CHECK(table_bytes(heading) == size);
+    for (const auto& table : tables) {
+      INFO(table.first);
+      CHECK(table_bytes(table.first) == table.second);
     }
   }
 
@@ -110,11 +110,12 @@ TEST_SUITE("format page") {
     CHECK(header->batch_bytes() == kBlockBytes);
     CHECK(payload_whole(*header, batch));
     std::vector<std::string> records;
-    const auto read = for_each_record(*header, batch, [&](Lsn lsn, std::span<const std::byte> payload) -> Result<void> {
-      CHECK(lsn == Lsn{1});
-      records.emplace_back(as_text(payload));
-      return {};
-    });
+    const auto read = for_each_record(
+        *header, batch, [&](Lsn lsn, std::span<const std::byte> payload) -> Result<void> {
+          CHECK(lsn == Lsn{1});
+          records.emplace_back(as_text(payload));
+          return {};
+        });
     CHECK(read.has_value());
     CHECK(records == std::vector<std::string>{"mkdir /photos"});
   }
@@ -129,3 +130,5 @@ TEST_SUITE("format page") {
     CHECK(batch == example_bytes());
   }
 }
+
+}  // namespace dynamicfs::journal

@@ -1,5 +1,5 @@
-// A disk whose user can be killed while the disk lives on, as `kill -9` does it: what the device has
-// taken stays in its volatile cache, what it has not yet taken never comes.
+// A disk whose user can be killed while the disk lives on, as `kill -9` does it: what the device
+// has taken stays in its volatile cache, what it has not yet taken never comes.
 //
 // A durable write reaches the cache first and stable storage later, so that a kill can come in
 // between; and it makes its own range durable, nothing else.
@@ -50,12 +50,14 @@ class KillableDisk final : public scheduler::Disk {
       const std::span<std::byte> data{request->data, request->size_bytes};
       const std::uint64_t written = state->written;
       if (request->op == IoOp::kRead) {
-        done = co_await scheduler::read(*state->device, request->io_class, request->offset_bytes, data);
+        done = co_await scheduler::read(*state->device, request->io_class, request->offset_bytes,
+                                        data);
       } else if (request->op == IoOp::kFlush) {
         done = co_await scheduler::flush(*state->device, request->io_class);
         if (done.has_value()) state->flushed = std::max(state->flushed, written);
       } else {
-        done = co_await scheduler::write(*state->device, request->io_class, request->offset_bytes, data);
+        done = co_await scheduler::write(*state->device, request->io_class, request->offset_bytes,
+                                         data);
         if (!request->durable) ++state->written;
         if (done.has_value() && request->durable) {
           co_await state->executor.sleep(std::chrono::microseconds(state->executor.random() % 100));

@@ -8,11 +8,7 @@
 #include "journal/log_space.hpp"
 #include "tests/support/seed.hpp"
 
-using namespace dynamicfs;
-using journal::LoggedBatch;
-using journal::LogPosition;
-using journal::LogSpace;
-
+namespace dynamicfs::journal {
 namespace {
 
 constexpr std::uint64_t kBlocks = 16;
@@ -72,10 +68,12 @@ TEST_SUITE("log space") {
     log.add(2);  // to 20
     CHECK(log.space.position_after(Lsn{0}) == LogPosition{});
     CHECK(log.space.position_after(Lsn{9}) == LogPosition{});
-    const LogPosition second{.sequence = BatchSequence{2}, .offset = 2 * kBlockBytes, .previous_crc = 1};
+    const LogPosition second{
+        .sequence = BatchSequence{2}, .offset = 2 * kBlockBytes, .previous_crc = 1};
     CHECK(log.space.position_after(Lsn{10}) == second);
     CHECK(log.space.position_after(Lsn{19}) == second);
-    const LogPosition next{.sequence = BatchSequence{3}, .offset = 4 * kBlockBytes, .previous_crc = 2};
+    const LogPosition next{
+        .sequence = BatchSequence{3}, .offset = 4 * kBlockBytes, .previous_crc = 2};
     CHECK(log.space.position_after(Lsn{20}) == next);
     CHECK(log.space.position_after(Lsn{1000}) == next);
     CHECK(log.space.next() == next);
@@ -119,3 +117,5 @@ TEST_SUITE("log space") {
     }
   }
 }
+
+}  // namespace dynamicfs::journal

@@ -5,9 +5,7 @@
 #include "tests/journal/workload.hpp"
 #include "tests/support/seed.hpp"
 
-using namespace dynamicfs;
-using namespace dynamicfs::test;
-
+namespace dynamicfs::test {
 namespace {
 
 constexpr auto kDiskA = DiskId{0};
@@ -30,10 +28,14 @@ struct Started : SimPool {
 };
 
 auto fail_every(scheduler::IoOp op, Code code) {
-  return [op, code](const scheduler::IoRequest& request) { return request.op == op ? code : Code::kOk; };
+  return [op, code](const scheduler::IoRequest& request) {
+    return request.op == op ? code : Code::kOk;
+  };
 }
 
-std::vector<std::string> list(std::initializer_list<const char*> items) { return {items.begin(), items.end()}; }
+std::vector<std::string> list(std::initializer_list<const char*> items) {
+  return {items.begin(), items.end()};
+}
 
 }  // namespace
 
@@ -104,7 +106,8 @@ TEST_SUITE("journal members") {
     SimPool::Options options = SimPool::replicas(3);
     options.policy = {};
     Started pool{options, 3};
-    const Result<void> reported = pool.executor.run(pool.pool->report_failure(DiskId{2}, error(Code::kDiskWrite)));
+    const Result<void> reported =
+        pool.executor.run(pool.pool->report_failure(DiskId{2}, error(Code::kDiskWrite)));
     REQUIRE_FALSE(reported.has_value());
     CHECK(reported.error().code == Code::kReadOnly);
     CHECK(pool.append_and_sync("x").error().code == Code::kJournalStopped);
@@ -118,8 +121,10 @@ TEST_SUITE("journal members") {
     REQUIRE(pool.sync(durable).has_value());
     const std::uint64_t epochs = pool.pool->superblock().epochs.size();
     std::vector<Task<Result<void>>> reports;
-    for (int i = 0; i < 3; ++i) reports.push_back(pool.pool->report_failure(kDiskB, error(Code::kDiskWrite)));
-    for (const auto& result : pool.executor.run(when_all(std::move(reports)))) CHECK(result.has_value());
+    for (int i = 0; i < 3; ++i)
+      reports.push_back(pool.pool->report_failure(kDiskB, error(Code::kDiskWrite)));
+    for (const auto& result : pool.executor.run(when_all(std::move(reports))))
+      CHECK(result.has_value());
     const auto superblock = pool.superblock_on(0);
     CHECK(superblock.find(kDiskB)->stale_since == durable);
     CHECK(superblock.epochs.size() == epochs + 1);
@@ -187,7 +192,8 @@ TEST_SUITE("journal members") {
     Started pool{2};
     REQUIRE(pool.append_and_sync("one").has_value());
     pool.log.reset();
-    REQUIRE(pool.executor.run(pool.pool->report_failure(kDiskB, error(Code::kDiskWrite))).has_value());
+    REQUIRE(
+        pool.executor.run(pool.pool->report_failure(kDiskB, error(Code::kDiskWrite))).has_value());
     pool.boot_with({true, true});
     CHECK(texts(pool.replayed) == list({"one"}));
   }
@@ -223,8 +229,9 @@ TEST_SUITE("journal members") {
       pool.on_new_disk = [](std::size_t i, SimulatedDisk& disk) {
         if (i != 0) return;
         disk.faults().fail = [](const scheduler::IoRequest& request) {
-          const bool there = request.offset_bytes + request.size_bytes > journal::kJournalOffset + kBlockBytes &&
-                             request.offset_bytes <= journal::kJournalOffset + kBlockBytes;
+          const bool there =
+              request.offset_bytes + request.size_bytes > journal::kJournalOffset + kBlockBytes &&
+              request.offset_bytes <= journal::kJournalOffset + kBlockBytes;
           return request.op == scheduler::IoOp::kRead && there ? Code::kDiskRead : Code::kOk;
         };
       };
@@ -322,7 +329,8 @@ TEST_SUITE("journal members") {
     options.policy.copies_or_data = 4;
     Started pool{options, 5};
     for (const DiskId id : {DiskId{1}, DiskId{2}}) {
-      REQUIRE(pool.executor.run(pool.pool->report_failure(id, error(Code::kDiskWrite))).has_value());
+      REQUIRE(
+          pool.executor.run(pool.pool->report_failure(id, error(Code::kDiskWrite))).has_value());
     }
     CHECK(pool.pool->members() == std::vector<DiskId>{kDiskA});
     pool.power_cut();
@@ -377,7 +385,8 @@ TEST_SUITE("journal members") {
               static Task<void> run(SimPool& from_pool, std::size_t which, std::uint64_t after_us) {
                 co_await from_pool.executor.sleep(std::chrono::microseconds(after_us));
                 const DiskId id{static_cast<std::uint16_t>(which)};
-                const auto reported = co_await from_pool.pool->report_failure(id, error(Code::kDiskRead));
+                const auto reported =
+                    co_await from_pool.pool->report_failure(id, error(Code::kDiskRead));
                 reported.ignore("a second loss may be one too many");
               }
             };
@@ -397,3 +406,5 @@ TEST_SUITE("journal members") {
     }
   }
 }
+
+}  // namespace dynamicfs::test

@@ -3,9 +3,7 @@
 #include "tests/journal/sim_pool.hpp"
 #include "tests/support/seed.hpp"
 
-using namespace dynamicfs;
-using namespace dynamicfs::test;
-
+namespace dynamicfs::test {
 namespace {
 
 constexpr std::uint64_t kSmall = journal::kVolumeBytesMin;
@@ -65,9 +63,11 @@ TEST_SUITE("making a pool") {
     CHECK(disks[2].journal_bytes == 31 * kMiB);
     CHECK(disks[2].slots == 504);
     Buffer block{kBlockBytes};
-    for (const std::uint64_t at : {journal::kJournalOffset, journal::kJournalOffset + 31 * kMiB - kBlockBytes}) {
+    for (const std::uint64_t at :
+         {journal::kJournalOffset, journal::kJournalOffset + 31 * kMiB - kBlockBytes}) {
       pool.media[2]->read(at, block.span());
-      CHECK(std::all_of(block.data(), block.data() + block.size(), [](std::byte b) { return b == std::byte{0}; }));
+      CHECK(std::all_of(block.data(), block.data() + block.size(),
+                        [](std::byte b) { return b == std::byte{0}; }));
     }
   }
 
@@ -86,20 +86,24 @@ TEST_SUITE("making a pool") {
     pool.media[1] = old.media[0];
     CHECK(pool.format().error() == error(Code::kPoolExists, 1));
     auto untouched = pool.make_disk(0);
-    CHECK(pool.executor.run(journal::read_superblock(*untouched)).error().code == Code::kFormatMagic);
+    CHECK(pool.executor.run(journal::read_superblock(*untouched)).error().code ==
+          Code::kFormatMagic);
   }
 
   TEST_CASE("too few disks, disks too small and labels too long are refused") {
     CHECK(SimPool{1, sized({kSmall, kSmall}, 3)}.format().error() == error(Code::kTooFewDisks, 3));
     CHECK(SimPool{1, sized({}, 1)}.format().error().code == Code::kTooFewDisks);
-    CHECK(SimPool{1, sized({kSmall, kSmall - kBlockBytes}, 1)}.format().error() == error(Code::kInvalid, 1));
-    CHECK(SimPool{1, sized(std::vector<std::uint64_t>(65, kSmall), 1)}.format().error().code == Code::kInvalid);
+    CHECK(SimPool{1, sized({kSmall, kSmall - kBlockBytes}, 1)}.format().error() ==
+          error(Code::kInvalid, 1));
+    CHECK(SimPool{1, sized(std::vector<std::uint64_t>(65, kSmall), 1)}.format().error().code ==
+          Code::kInvalid);
     SimPool pool{1, sized({kSmall}, 1)};
     auto disk = pool.make_disk(0);
     std::vector<scheduler::Disk*> disks{disk.get()};
     journal::FormatOptions options;
     options.label = std::string(5000, 'l');
-    CHECK(pool.executor.run(Pool::format(pool.executor, disks, options)).error().code == Code::kFormatInvalid);
+    CHECK(pool.executor.run(Pool::format(pool.executor, disks, options)).error().code ==
+          Code::kFormatInvalid);
     CHECK(disk->device_operations() == 0);
   }
 
@@ -111,7 +115,8 @@ TEST_SUITE("making a pool") {
       return request.op == scheduler::IoOp::kWrite ? Code::kDiskWrite : Code::kOk;
     };
     std::vector<scheduler::Disk*> disks{a.get(), b.get()};
-    CHECK(pool.executor.run(Pool::format(pool.executor, disks, {})).error().code == Code::kDiskWrite);
+    CHECK(pool.executor.run(Pool::format(pool.executor, disks, {})).error().code ==
+          Code::kDiskWrite);
     CHECK(pool.executor.run(journal::read_superblock(*a)).error().code == Code::kFormatMagic);
   }
 }
@@ -132,7 +137,8 @@ TEST_SUITE("opening a pool") {
     superblock.reader_min = 7;
     write_superblock(pool, 1, superblock);
     CHECK(pool.boot().error() == error(Code::kFormatVersion, 7));
-    CHECK(says(pool, "/disks/b was written by a newer dynamicfs (format 7; this program reads up to 1)"));
+    CHECK(says(pool,
+               "/disks/b was written by a newer dynamicfs (format 7; this program reads up to 1)"));
   }
 
   TEST_CASE("a newer copy of a newer format outweighs an older one that could be read") {
@@ -294,7 +300,8 @@ TEST_SUITE("opening a pool") {
     journal::Manifest large = manifest;
     large.run_bytes = 9000 * kSlotBytes;
     for (auto& copy : large.copies) copy.slots.resize(9000);
-    CHECK(pool.executor.run(pool.pool->commit_manifest(large)).error().code == Code::kFormatInvalid);
+    CHECK(pool.executor.run(pool.pool->commit_manifest(large)).error().code ==
+          Code::kFormatInvalid);
     CHECK(pool.pool->superblock().manifest == manifest);
     CHECK_FALSE(pool.pool->read_only());
     REQUIRE(pool.append_and_sync("x").has_value());
@@ -324,3 +331,5 @@ TEST_SUITE("opening a pool") {
     }
   }
 }
+
+}  // namespace dynamicfs::test

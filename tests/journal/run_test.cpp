@@ -7,9 +7,7 @@
 #include "tests/journal/sim_pool.hpp"
 #include "tests/support/seed.hpp"
 
-using namespace dynamicfs;
-using namespace dynamicfs::test;
-
+namespace dynamicfs::test {
 namespace {
 
 // Gives slots from the front of each disk and checks that none is given back twice.
@@ -26,7 +24,9 @@ class CountingSlots final : public journal::SlotSource {
   void drop_run_slots(DiskId disk, std::span<const SlotId> slots) override {
     for (const SlotId slot : slots) CHECK(std::erase(taken_[disk], slot) == 1);
   }
-  std::size_t taken(unsigned disk) { return taken_[DiskId{static_cast<std::uint16_t>(disk)}].size(); }
+  std::size_t taken(unsigned disk) {
+    return taken_[DiskId{static_cast<std::uint16_t>(disk)}].size();
+  }
 
   std::size_t slots_max = 8;
 
@@ -37,7 +37,8 @@ class CountingSlots final : public journal::SlotSource {
 using Entries = std::map<std::string, std::string>;
 
 struct RunPool : SimPool {
-  explicit RunPool(std::size_t disk_count, std::uint64_t seed = 9) : SimPool(seed, options(disk_count)) {
+  explicit RunPool(std::size_t disk_count, std::uint64_t seed = 9)
+      : SimPool(seed, options(disk_count)) {
     REQUIRE(format().has_value());
     REQUIRE(boot().has_value());
   }
@@ -63,7 +64,8 @@ struct RunPool : SimPool {
   Result<journal::RunReadReport> read_run(const journal::Manifest& manifest) {
     found.clear();
     return executor.run(journal::read_run(
-        *pool, manifest, [this](std::span<const std::byte> key, std::span<const std::byte> value) -> Result<void> {
+        *pool, manifest,
+        [this](std::span<const std::byte> key, std::span<const std::byte> value) -> Result<void> {
           if (!found.empty()) CHECK(found.rbegin()->first < as_text(key));
           found.emplace_hint(found.end(), as_text(key), as_text(value));
           return {};
@@ -80,7 +82,8 @@ struct RunPool : SimPool {
 Entries some_entries(std::size_t count, std::size_t value_bytes = 40) {
   Entries entries;
   for (std::size_t i = 0; i < count; ++i) {
-    entries[fmt::format("key{:08}", i * 7)] = std::string(value_bytes + i % 30, static_cast<char>('a' + i % 26));
+    entries[fmt::format("key{:08}", i * 7)] =
+        std::string(value_bytes + i % 30, static_cast<char>('a' + i % 26));
   }
   return entries;
 }
@@ -120,7 +123,8 @@ TEST_SUITE("sorted runs") {
     RunPool pool{1};
     for (const Entries& entries :
          {Entries{}, Entries{{"", ""}}, Entries{{"a", ""}, {"aa", ""}, {"b", ""}},
-          Entries{{"k", std::string(journal::kRunEntryBytesMax - 1, 'v')}, {std::string(journal::kRunEntryBytesMax, 'z'), ""}},
+          Entries{{"k", std::string(journal::kRunEntryBytesMax - 1, 'v')},
+                  {std::string(journal::kRunEntryBytesMax, 'z'), ""}},
           some_entries(70, 29 * kKiB)}) {
       const auto manifest = pool.write_run(entries, {DiskId{0}});
       REQUIRE(manifest.has_value());
@@ -190,7 +194,8 @@ TEST_SUITE("sorted runs") {
     const auto manifest = pool.write_run(entries);
     REQUIRE(manifest.has_value());
     SUBCASE("away") {
-      REQUIRE(pool.executor.run(pool.pool->report_failure(DiskId{0}, error(Code::kDiskRead))).has_value());
+      REQUIRE(pool.executor.run(pool.pool->report_failure(DiskId{0}, error(Code::kDiskRead)))
+                  .has_value());
       const auto report = pool.read_run(*manifest);
       REQUIRE(report.has_value());
       CHECK(report->blocks_bad == 0);
@@ -265,7 +270,8 @@ TEST_SUITE("sorted runs") {
     REQUIRE(manifest.has_value());
     unsigned calls = 0;
     const auto report = pool.executor.run(journal::read_run(
-        *pool.pool, *manifest, [&calls](std::span<const std::byte>, std::span<const std::byte>) -> Result<void> {
+        *pool.pool, *manifest,
+        [&calls](std::span<const std::byte>, std::span<const std::byte>) -> Result<void> {
           if (++calls == 100) return error(Code::kFormatInvalid, 100);
           return {};
         }));
@@ -295,16 +301,20 @@ TEST_SUITE("sorted runs") {
       header.run_id = 3;
       header.index = 4;
       header.entries = static_cast<std::uint32_t>(random() % 50);
-      header.payload_bytes = static_cast<std::uint32_t>(random() % (journal::kRunBlockBytes - journal::kRunBlockHeaderBytes));
+      header.payload_bytes = static_cast<std::uint32_t>(
+          random() % (journal::kRunBlockBytes - journal::kRunBlockHeaderBytes));
       journal::seal_run_block(block, header);
       const auto opened = journal::open_run_block(block, uuid, 3, 4);
       REQUIRE(opened.has_value());
-      journal::for_each_run_entry(block, *opened, [](std::span<const std::byte>, std::span<const std::byte>) {
-        return Result<void>{};
-      }).ignore("either is right");
+      journal::for_each_run_entry(
+          block, *opened,
+          [](std::span<const std::byte>, std::span<const std::byte>) { return Result<void>{}; })
+          .ignore("either is right");
       CHECK_FALSE(journal::open_run_block(block, uuid, 3, 5).has_value());
       CHECK_FALSE(journal::open_run_block(block, uuid, 2, 4).has_value());
       CHECK_FALSE(journal::open_run_block(block, Uuid{}, 3, 4).has_value());
     }
   }
 }
+
+}  // namespace dynamicfs::test

@@ -1,5 +1,5 @@
-// A pool on simulated disks, as a small language for tests of the journal: boot, append, sync, cut the
-// power, take disks away, boot again.
+// A pool on simulated disks, as a small language for tests of the journal: boot, append, sync, cut
+// the power, take disks away, boot again.
 #pragma once
 
 #include <algorithm>
@@ -34,8 +34,8 @@ struct Record {
 };
 using Records = std::vector<Record>;
 
-// How many seeds a randomised test tries. The thread sanitizer slows a simulation down twentyfold and
-// finds nothing in its single thread, so there a tenth will do.
+// How many seeds a randomised test tries. The thread sanitizer slows a simulation down twentyfold
+// and finds nothing in its single thread, so there a tenth will do.
 inline std::uint64_t seeds(std::uint64_t count) {
 #if defined(__SANITIZE_THREAD__)
   return scaled(count) / 10 + 1;
@@ -157,7 +157,8 @@ class SimPool {
     cut_all();
     shut();
   }
-  // From now on the devices, and their caches, outlive whoever uses them; kill() ends the users alone.
+  // From now on the devices, and their caches, outlive whoever uses them; kill() ends the users
+  // alone.
   void keep_devices() {
     for (std::size_t i = 0; i < media.size(); ++i) devices.push_back(make_disk(i));
   }
@@ -215,7 +216,9 @@ class SimPool {
     return std::make_unique<SimulatedDisk>(executor, path(i), media[i], executor.random(),
                                            options_.latency);
   }
-  static std::string path(std::size_t i) { return "/disks/" + std::string(1, static_cast<char>('a' + i)); }
+  static std::string path(std::size_t i) {
+    return "/disks/" + std::string(1, static_cast<char>('a' + i));
+  }
 
   SimExecutor executor;
   std::vector<std::shared_ptr<SimulatedMedia>> media;

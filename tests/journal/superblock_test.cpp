@@ -9,9 +9,7 @@
 #include "journal/superblock.hpp"
 #include "tests/support/seed.hpp"
 
-using namespace dynamicfs;
-using namespace dynamicfs::journal;
-
+namespace dynamicfs::journal {
 namespace {
 
 Superblock full() {
@@ -22,7 +20,8 @@ Superblock full() {
   superblock.sequence = 77;
   superblock.this_disk = DiskId{4};
   superblock.policy = Policy::parse("replica:2").value();
-  superblock.epochs = {{Epoch{1}, 11, BatchSequence{1}, Lsn{}}, {Epoch{3}, 33, BatchSequence{9}, Lsn{90}}};
+  superblock.epochs = {{Epoch{1}, 11, BatchSequence{1}, Lsn{}},
+                       {Epoch{3}, 33, BatchSequence{9}, Lsn{90}}};
   superblock.members = {DiskId{4}, DiskId{2}};
   for (const std::uint16_t id : {std::uint16_t{2}, std::uint16_t{4}}) {
     DiskRecord& disk = superblock.disks.emplace_back();
@@ -41,8 +40,10 @@ Superblock full() {
   superblock.manifest.run_id = 6;
   superblock.manifest.lsn = Lsn{80};
   superblock.manifest.run_bytes = 5 * kMiB;
-  superblock.manifest.copies = {{DiskId{2}, {SlotId{1}, SlotId{3}}}, {DiskId{4}, {SlotId{0}, SlotId{7}}}};
-  superblock.manifest.log_start = {.sequence = BatchSequence{8}, .offset = 12 * kBlockBytes, .previous_crc = 5};
+  superblock.manifest.copies = {{DiskId{2}, {SlotId{1}, SlotId{3}}},
+                                {DiskId{4}, {SlotId{0}, SlotId{7}}}};
+  superblock.manifest.log_start = {
+      .sequence = BatchSequence{8}, .offset = 12 * kBlockBytes, .previous_crc = 5};
   superblock.clean = true;
   superblock.created_unix_s = 1'700'000'000;
   return superblock;
@@ -82,7 +83,8 @@ TEST_SUITE("superblock") {
   TEST_CASE("a part of a superblock is none") {
     Superblock superblock = full();
     superblock.epochs.clear();
-    for (std::uint64_t i = 1; i <= 400; ++i) superblock.epochs.push_back({Epoch{i}, i, BatchSequence{i}, Lsn{i}});
+    for (std::uint64_t i = 1; i <= 400; ++i)
+      superblock.epochs.push_back({Epoch{i}, i, BatchSequence{i}, Lsn{i}});
     const Bytes bytes = encode(superblock).value();
     CHECK(bytes.size() == 4 * kBlockBytes);
     CHECK(decode(bytes).value() == superblock);
@@ -186,8 +188,9 @@ TEST_SUITE("policy") {
       CHECK(Policy::parse(text).value().text() == text);
     }
     CHECK(Policy::parse("replica:1")->text() == "single");
-    for (const char* text : {"", "Single", "replica:", "replica:0", "replica:65", "replica:-1", "replica:2x",
-                             "ec:4", "ec:0+1", "ec:1+0", "ec:60+5", "ec:+", "raid5"}) {
+    for (const char* text :
+         {"", "Single", "replica:", "replica:0", "replica:65", "replica:-1", "replica:2x", "ec:4",
+          "ec:0+1", "ec:1+0", "ec:60+5", "ec:+", "raid5"}) {
       CAPTURE(text);
       CHECK_FALSE(Policy::parse(text).has_value());
     }
@@ -207,7 +210,8 @@ TEST_SUITE("who is newest") {
     const auto with = [](std::vector<std::uint64_t> tags, std::uint64_t sequence) {
       Superblock superblock = full();
       superblock.epochs.clear();
-      for (std::size_t i = 0; i < tags.size(); ++i) superblock.epochs.push_back({Epoch{i + 1}, tags[i], {}, {}});
+      for (std::size_t i = 0; i < tags.size(); ++i)
+        superblock.epochs.push_back({Epoch{i + 1}, tags[i], {}, {}});
       superblock.sequence = sequence;
       return superblock;
     };
@@ -237,3 +241,5 @@ TEST_SUITE("who is newest") {
     CHECK(std::holds_alternative<SplitPair>(newest({with({1, 2}, 5), with({1, 9, 3}, 6)})));
   }
 }
+
+}  // namespace dynamicfs::journal

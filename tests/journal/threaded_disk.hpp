@@ -1,5 +1,6 @@
-// A disk in memory with a thread of its own that does what is asked, one request after the other: for
-// tests of the engine under real threads. Nothing fails unless the test says so, nothing is volatile.
+// A disk in memory with a thread of its own that does what is asked, one request after the other:
+// for tests of the engine under real threads. Nothing fails unless the test says so, nothing is
+// volatile.
 #pragma once
 
 #include <atomic>
@@ -19,7 +20,8 @@ namespace dynamicfs::test {
 
 class ThreadedDisk final : public scheduler::Disk {
  public:
-  ThreadedDisk(Executor& executor, std::string path, std::shared_ptr<Bytes> media, Duration latency = {})
+  ThreadedDisk(Executor& executor, std::string path, std::shared_ptr<Bytes> media,
+               Duration latency = {})
       : executor_(executor),
         path_(std::move(path)),
         media_(std::move(media)),

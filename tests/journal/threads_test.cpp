@@ -15,14 +15,15 @@
 #include "tests/journal/threaded_disk.hpp"
 #include "tests/support/seed.hpp"
 
-using namespace dynamicfs;
-using namespace dynamicfs::test;
+namespace dynamicfs::test {
+
 using journal::Journal;
 using journal::Pool;
 
 namespace {
 
 constexpr unsigned kThreads = 8;
+constexpr std::uint32_t kHalfRing = journal::kRingRecords / 2;
 
 struct ThreadedPool {
   explicit ThreadedPool(std::size_t disk_count) {
@@ -42,7 +43,8 @@ struct ThreadedPool {
   std::vector<std::unique_ptr<scheduler::Disk>> make_disks() {
     std::vector<std::unique_ptr<scheduler::Disk>> out;
     for (std::size_t i = 0; i < media.size(); ++i) {
-      out.push_back(std::make_unique<ThreadedDisk>(*executor, fmt::format("/disks/{}", i), media[i]));
+      out.push_back(
+          std::make_unique<ThreadedDisk>(*executor, fmt::format("/disks/{}", i), media[i]));
     }
     return out;
   }
@@ -54,10 +56,13 @@ struct ThreadedPool {
     auto opened = block_on(*executor, Pool::open(*executor, std::move(opening), nullptr));
     REQUIRE(opened.has_value());
     pool = std::move(opened).value();
-    auto log_opened = block_on(*executor, Journal::open(*executor, *pool, [this](Lsn lsn, std::span<const std::byte> payload) -> Result<void> {
-      replayed.emplace(lsn.raw, as_text(payload));
-      return {};
-    }));
+    auto log_opened =
+        block_on(*executor,
+                 Journal::open(*executor, *pool,
+                               [this](Lsn lsn, std::span<const std::byte> payload) -> Result<void> {
+                                 replayed.emplace(lsn.raw, as_text(payload));
+                                 return {};
+                               }));
     REQUIRE(log_opened.has_value());
     log = std::move(log_opened).value();
   }
@@ -103,7 +108,9 @@ void append_from_threads(ThreadedPool& pool, unsigned each, std::vector<Appended
         // Some longer than a slot of the ring.
         std::string text = fmt::format("{}:{}:", number, i);
         text.resize(text.size() + i * 37 % (i % 50 == 0 ? 5000 : 300), 'x');
-        if (!block_on(*pool.executor, append_one(*pool.log, std::move(text), i % 3 == 0, &appended[number]))) break;
+        if (!block_on(*pool.executor,
+                      append_one(*pool.log, std::move(text), i % 3 == 0, &appended[number])))
+          break;
       }
     });
   }
@@ -144,7 +151,8 @@ TEST_SUITE("journal under threads") {
       std::vector<Appended> appended;
       std::thread killer([&pool, round] {
         std::this_thread::sleep_for(std::chrono::milliseconds(5 + 7 * round));
-        const auto reported = block_on(*pool.executor, pool.pool->report_failure(DiskId{1}, error(Code::kDiskWrite)));
+        const auto reported =
+            block_on(*pool.executor, pool.pool->report_failure(DiskId{1}, error(Code::kDiskWrite)));
         CHECK(reported.has_value());
       });
       append_from_threads(pool, 200, appended);
@@ -164,9 +172,8 @@ TEST_SUITE("journal under threads") {
       // Half of the ring at a time, without a sync.
       static Task<int> run(Journal& log, unsigned times) {
         for (unsigned i = 0; i < times; ++i) {
-          constexpr std::uint32_t kRecords = journal::kRingRecords / 2;
-          journal::Credit credit = co_await log.reserve(kRecords, kRecords);
-          for (std::uint32_t k = 0; k < kRecords; ++k) (void)log.append(credit, as_bytes("x"));
+          journal::Credit credit = co_await log.reserve(kHalfRing, kHalfRing);
+          for (std::uint32_t k = 0; k < kHalfRing; ++k) (void)log.append(credit, as_bytes("x"));
         }
         co_return 0;
       }
@@ -200,3 +207,5 @@ TEST_SUITE("journal under threads") {
     }
   }
 }
+
+}  // namespace dynamicfs::test

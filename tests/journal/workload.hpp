@@ -10,8 +10,8 @@ namespace dynamicfs::test {
 // All that was ever appended and may still be there, oldest first.
 struct Model {
   Records history;
-  Lsn acknowledged;   // the newest record whose sync() succeeded
-  Lsn checkpointed;   // records up to this one need not be in the log
+  Lsn acknowledged;  // the newest record whose sync() succeeded
+  Lsn checkpointed;  // records up to this one need not be in the log
   std::set<std::uint64_t> lsns_used;
   std::uint64_t next_text = 0;
 };
