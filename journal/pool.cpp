@@ -176,10 +176,9 @@ Task<Result<bool>> Pool::Impl::write_copies() {
   co_return all;
 }
 
-Task<Result<void>> Pool::Impl::store() {
+Task<Result<void>> Pool::Impl::store(Copies copies) {
   while (true) {
     bool folded = false;
-    bool announced = false;
     {
       LockGuard lock(mutex);
       folded = fold_failures();
@@ -189,12 +188,13 @@ Task<Result<void>> Pool::Impl::store() {
 
     Result<bool> written = co_await write_copies();
     if (written.has_value() && *written) {
+      bool announced = false;
       {
+        // Everybody who is left knows the epoch: now it may count.
         LockGuard lock(mutex);
         announced = std::exchange(superblock.announced, false);
       }
-      if (!announced) break;
-      // Everybody who is left knows the epoch: now it may count.
+      if (!announced && copies == Copies::kOne) break;
       written = co_await write_copies();
       if (written.has_value() && *written) break;
     }
@@ -274,7 +274,7 @@ Task<Result<void>> Pool::begin(LogFound found) {
       impl.update();
     }
     if (changed) impl.announce_epoch();
-    stored = co_await impl.store();
+    stored = co_await impl.store(Impl::Copies::kBoth);
   }
   impl.tell_listeners();
   co_return stored;
@@ -293,7 +293,7 @@ Task<Result<void>> Pool::report_failure(DiskId id, Error cause) {
       begun = impl.begun;
     }
     if (begun && seat->disk != nullptr && !seat->failure_recorded) {
-      const Result<void> stored = co_await impl.store();
+      const Result<void> stored = co_await impl.store(Impl::Copies::kBoth);
       stored.ignore("only too much loss fails it, and read_only() says that below");
     }
   }
@@ -315,7 +315,7 @@ Task<Result<void>> Pool::commit_manifest(Manifest manifest) {
     DFS_ASSERT(impl.begun);
     impl.superblock.manifest = std::move(manifest);
   }
-  const Result<void> stored = co_await impl.store();
+  const Result<void> stored = co_await impl.store(Impl::Copies::kBoth);
   co_return stored;
 }
 
@@ -327,7 +327,7 @@ Task<Result<void>> Pool::mark_clean() {
     DFS_ASSERT(impl.begun);
     impl.superblock.clean = true;
   }
-  const Result<void> stored = co_await impl.store();
+  const Result<void> stored = co_await impl.store(Impl::Copies::kOne);
   co_return stored;
 }
 
@@ -339,7 +339,7 @@ Task<void> Pool::settled() {
 void Pool::set_path(DiskId id, std::string path) {
   LockGuard lock(impl_->mutex);
   DiskRecord* const record = impl_->superblock.find(id);
-  if (record != nullptr) record->path = std::move(path);
+  if (record != nullptr) record->path = stored_path(std::move(path));
 }
 
 Executor& Pool::executor() const { return impl_->executor; }

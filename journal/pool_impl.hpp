@@ -75,8 +75,11 @@ struct Pool::Impl {
   LogEnd ask_log_end();
   void announce_epoch();
   // Writes the superblock to every disk that is left; disks that fail meanwhile are left out under
-  // yet another epoch. With `writing` held.
-  Task<Result<void>> store();
+  // yet another epoch. kBoth: into either copy, so that damage to the newer one later does not
+  // bring back what the log and the slots no longer support. A new epoch always takes both. With
+  // `writing` held.
+  enum class Copies : std::uint8_t { kOne, kBoth };
+  Task<Result<void>> store(Copies copies);
   // One superblock to each of these disks; false if any failed, which is noted. An error: it cannot
   // be encoded.
   Task<Result<bool>> write_copies();

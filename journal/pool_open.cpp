@@ -249,7 +249,7 @@ Task<Result<Uuid>> Pool::format(Executor& executor, std::vector<Disk*> disks,
     DiskRecord& record = superblock.disks.emplace_back();
     record.id = DiskId{static_cast<std::uint16_t>(i)};
     record.uuid = random_uuid(executor);
-    record.path = disks[i]->path();
+    record.path = stored_path(disks[i]->path());
     record.size_bytes = disks[i]->size_bytes();
     record.journal_bytes = journal_bytes_for(record.size_bytes);
     record.first_slot_offset = kJournalOffset + record.journal_bytes;
@@ -331,7 +331,7 @@ Task<Result<std::unique_ptr<Pool>>> Pool::open(Executor& executor, Opening openi
       if (*known + 1 != superblock.epochs.size()) seat->old_epoch = *known;
       seat->next_copy = candidate.found->copy ^ 1;
       seat->disk = std::move(candidate.disk);
-      record.path = seat->disk->path();
+      record.path = stored_path(seat->disk->path());
     }
     if (seat->disk != nullptr) {
       const bool stale = seat->old_epoch.has_value() || record.stale_since.raw != 0;

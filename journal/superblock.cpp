@@ -204,7 +204,7 @@ Result<Bytes> encode(const Superblock& superblock) {
   }
   for (const DiskId member : superblock.members) out.put(member);
   for (const DiskRecord& disk : superblock.disks) {
-    if (disk.path.size() > kBlockBytes) return Code::kFormatInvalid;
+    if (disk.path.size() > kPathBytesMax) return Code::kFormatInvalid;
     put_disk(out, disk);
   }
   for (const RunCopy& copy : superblock.manifest.copies) {

@@ -1,8 +1,9 @@
 // Who belongs to the pool, which epoch it is in, and where its metadata is: the first thing read
 // and the last thing switched.
 //
-// Every disk of the pool carries two copies of the superblock, written alternately, so at least one
-// is whole after any crash; a pool of two disks has four.
+// Every disk of the pool carries two copies of the superblock, written one after the other, so at
+// least one is whole after any crash, and damage to one costs nothing; a pool of two disks has
+// four.
 //
 // Invariants  `sequence` grows with every write. The epoch history only grows at its end.
 //             A new epoch is announced on every disk before it is confirmed on any, and confirmed
@@ -38,6 +39,11 @@ inline constexpr std::uint64_t kJournalBytesMin = 7 * kMiB;
 inline constexpr std::uint64_t kJournalBytesMax = 255 * kMiB;
 inline constexpr std::uint64_t kVolumeBytesMin = 40 * kMiB;
 inline constexpr std::size_t kDisksMax = 64;
+// Longer paths are not remembered: 64 of them must fit into a superblock.
+inline constexpr std::size_t kPathBytesMax = 512;
+inline std::string stored_path(std::string path) {
+  return path.size() <= kPathBytesMax ? path : "";
+}
 // Copies of the log: one more than any two disks can lose, and each costs every fsync a write.
 inline constexpr std::size_t kMembersMax = 3;
 // The oldest epochs are forgotten beyond this (half of a superblock), but none that the log needs.

@@ -261,8 +261,10 @@ TEST_SUITE("opening a pool") {
     // The new place is remembered.
     CHECK(pool.superblock_on(0).find(DiskId{0})->path == "/disks/c");
     pool.pool->set_path(DiskId{0}, "/elsewhere");
+    pool.pool->set_path(DiskId{1}, std::string(5000, 'p'));
     REQUIRE(pool.executor.run(pool.pool->mark_clean()).has_value());
     CHECK(pool.superblock_on(0).find(DiskId{0})->path == "/elsewhere");
+    CHECK(pool.superblock_on(0).find(DiskId{1})->path.empty());
     CHECK(pool.pool->slot_offset(DiskId{1}, SlotId{2}) == 16 * kMiB);
     CHECK(pool.pool->slot_count(DiskId{1}) == 14);
     CHECK(pool.pool->disk(DiskId{9}) == nullptr);
@@ -307,6 +309,41 @@ TEST_SUITE("opening a pool") {
     REQUIRE(pool.append_and_sync("x").has_value());
     pool.reboot_after_power_cut();
     CHECK(pool.pool->superblock().manifest == manifest);
+  }
+
+  TEST_CASE("damage to either superblock of the only disk costs nothing, whatever came before") {
+    for (const std::uint64_t copy : {0u, 1u}) {
+      for (const bool reboots : {false, true}) {
+        CAPTURE(copy);
+        CAPTURE(reboots);
+        SimPool pool{1, sized({kSmall}, 1)};
+        REQUIRE(pool.format().has_value());
+        REQUIRE(pool.boot().has_value());
+        if (reboots) {
+          REQUIRE(pool.executor.run(pool.pool->mark_clean()).has_value());
+          REQUIRE(pool.boot().has_value());
+        }
+        // The log wraps behind a checkpoint, so that the place of its old beginning is gone.
+        Lsn last;
+        for (int round = 0; round < 12; ++round) {
+          for (int i = 0; i < 5; ++i)
+            last = pool.append(std::string(journal::kRecordBytesMax, 'r'));
+          REQUIRE(pool.sync(last).has_value());
+          journal::Manifest manifest = pool.pool->superblock().manifest;
+          manifest.lsn = last;
+          manifest.log_start = pool.log->position_after(last);
+          REQUIRE(pool.executor.run(pool.pool->commit_manifest(manifest)).has_value());
+          pool.log->trim(manifest.log_start);
+        }
+        REQUIRE(pool.append_and_sync("kept").has_value());
+        last = pool.log->durable();
+        pool.power_cut();
+        pool.media[0]->flip(copy * journal::kSuperblockBytes + 100, 1);
+        REQUIRE(pool.boot().has_value());
+        CHECK(texts(pool.replayed) == std::vector<std::string>{"kept"});
+        CHECK(pool.append("next").raw > last.raw);
+      }
+    }
   }
 
   TEST_CASE("either the old checkpoint or the new one is there, whenever the power fails") {
