@@ -397,7 +397,7 @@ Task<Result<void>> Filesystem::Impl::fallocate(InodeId id, FallocateMode mode,
     Edit plan;
     plan.size_seen = inode->size_bytes.load(std::memory_order_acquire);
     if (grows && end > plan.size_seen) plan.new_size = end;
-    plan.touch_mtime = zeroes || plan.new_size.has_value();
+    plan.touch_mtime = false;  // the kernel, which keeps the times, stamps it and tells us
     if (zeroes) {
       const std::uint64_t inner_first = ceil_div(offset_bytes, kBlockBytes);
       const std::uint64_t inner_end = end / kBlockBytes;
