@@ -107,6 +107,7 @@ class Sqlite(Workload):
         # EXTRA does.
         database.execute("PRAGMA synchronous=EXTRA")
         database.execute("CREATE TABLE IF NOT EXISTS item(batch INTEGER, part INTEGER, body BLOB)")
+        fsync_path(here)
         log.write("exists")
         for batch in range(self.begun + 1, self.begun + 400):
             log.write("begun", batch)
@@ -118,6 +119,9 @@ class Sqlite(Workload):
             if batch % 10 == 0:
                 database.execute("DELETE FROM item WHERE batch <= ?", (batch - 100,))
             database.execute("COMMIT")
+            # sqlite itself takes it for success when it cannot open the directory to sync it, so a
+            # commit that returns while the daemon dies may not be one.
+            fsync_path(here)
             log.write("committed", batch)
 
     def verify(self, here, events, is_ordered):
