@@ -285,4 +285,4 @@ def open_flags(bench):
     os.close(fd)
 
 
-case(GROUP, SURVIVAL, closes_group=True, timeout_s=300)(check_survival)
+case(GROUP, SURVIVAL, closes_group=True, timeout_s=900)(check_survival)

@@ -292,7 +292,7 @@ def _fifo(path):
     return path
 
 
-@case(GROUP, "a large directory lists every name once while names come and go", timeout_s=400)
+@case(GROUP, "a large directory lists every name once while names come and go", timeout_s=900)
 def large_directory(bench):
     count = 20_000 if bench.quick else 100_000
     folder = bench.dir / "many"
@@ -375,4 +375,4 @@ def check_survival(bench):
 
 
 SURVIVAL = "everything made above survives unmount and remount"
-case(GROUP, SURVIVAL, closes_group=True, timeout_s=300)(check_survival)
+case(GROUP, SURVIVAL, closes_group=True, timeout_s=900)(check_survival)
