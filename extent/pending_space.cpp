@@ -1,7 +1,6 @@
 #include "extent/pending_space.hpp"
 
-#include <algorithm>
-#include <bitset>
+#include <optional>
 #include <utility>
 
 namespace dynamicfs::extent {
@@ -13,18 +12,34 @@ std::uint64_t advance_twice(EpochTracker& tracker) {
   return tracker.try_advance();
 }
 
-template <class F>
-void for_each_disk(const PendingEntry& entry, const ChunkTable& chunks, F each) {
+// The disk at `place`, by its tracker; nothing behind the last, or if the chunk is gone.
+std::optional<std::size_t> tracker_of(const PendingEntry& entry, std::size_t place,
+                                      const ChunkTable& chunks) {
   if (entry.kind == PendingEntry::Kind::kRunSlot) {
-    each(ReadRegistry::index_of(entry.disk));
-    return;
+    if (place > 0) return std::nullopt;
+    return ReadRegistry::index_of(entry.disk);
   }
   const Chunk* const chunk = chunks.find(entry.chunk);
-  if (chunk == nullptr) return;
-  for (const Place& place : chunk->places) each(ReadRegistry::index_of(place.disk));
+  if (chunk == nullptr || place >= chunk->places.size()) return std::nullopt;
+  return ReadRegistry::index_of(chunk->places[place].disk);
 }
 
 }  // namespace
+
+void PendingSpace::wait_for_disk(const PendingEntry& entry, std::size_t place, ReadRegistry& reads,
+                                 const ChunkTable& chunks, std::vector<PendingEntry>& released) {
+  const std::optional<std::size_t> tracker = tracker_of(entry, place, chunks);
+  if (!tracker) {
+    released.push_back(entry);
+    return;
+  }
+  auto& queue = reading_[*tracker];
+  const std::uint64_t epoch = reads.disk(*tracker).current();
+  if (queue.empty() || queue.back().epoch != epoch)
+    queue.push_back({.epoch = epoch, .entries = {}});
+  queue.back().entries.emplace_back(entry, place);
+  ++reading_entries_;
+}
 
 std::vector<PendingEntry> PendingSpace::advance(Lsn covered, Lsn hold, ReadRegistry& reads,
                                                 const ChunkTable& chunks) {
@@ -47,45 +62,32 @@ std::vector<PendingEntry> PendingSpace::advance(Lsn covered, Lsn hold, ReadRegis
 
   if (!arriving_.empty()) {
     const std::uint64_t safe = advance_twice(reads.arrivals());
-    Reading next;
     while (!arriving_.empty() && arriving_.front().epoch <= safe) {
-      auto& entries = arriving_.front().entries;
-      next.entries.insert(next.entries.end(), entries.begin(), entries.end());
+      for (const PendingEntry& entry : arriving_.front().entries) {
+        wait_for_disk(entry, 0, reads, chunks, released);
+      }
       arriving_.pop_front();
     }
-    if (!next.entries.empty()) {
-      std::bitset<ReadRegistry::kTrackers> disks;
-      for (const PendingEntry& entry : next.entries) {
-        for_each_disk(entry, chunks, [&](std::size_t index) { disks.set(index); });
-      }
-      for (std::size_t i = 0; i < disks.size(); ++i) {
-        if (disks.test(i)) next.epochs[i] = reads.disk(i).current();
-      }
-      reading_.push_back(std::move(next));
-    }
   }
-  if (reading_.empty()) return released;
 
-  std::bitset<ReadRegistry::kTrackers> waited_for;
-  for (const Reading& batch : reading_) {
-    for (std::size_t i = 0; i < waited_for.size(); ++i) {
-      if (batch.epochs[i] != 0) waited_for.set(i);
+  // Each turn takes every entry past one of its disks at most.
+  for (bool moved = true; moved && reading_entries_ > 0;) {
+    moved = false;
+    for (std::size_t i = 0; i < reading_.size(); ++i) {
+      auto& queue = reading_[i];
+      if (queue.empty()) continue;
+      const std::uint64_t safe = advance_twice(reads.disk(i));
+      while (!queue.empty() && queue.front().epoch <= safe) {
+        const Reading batch = std::move(queue.front());
+        queue.pop_front();
+        reading_entries_ -= batch.entries.size();
+        for (const auto& [entry, place] : batch.entries) {
+          wait_for_disk(entry, place + 1, reads, chunks, released);
+        }
+        moved = true;
+      }
     }
   }
-  std::array<std::uint64_t, ReadRegistry::kTrackers> safe{};
-  for (std::size_t i = 0; i < safe.size(); ++i) {
-    if (waited_for.test(i)) safe[i] = advance_twice(reads.disk(i));
-  }
-  for (Reading& batch : reading_) {
-    std::erase_if(batch.entries, [&](const PendingEntry& entry) {
-      bool free = true;
-      for_each_disk(entry, chunks,
-                    [&](std::size_t index) { free &= batch.epochs[index] <= safe[index]; });
-      if (free) released.push_back(entry);
-      return free;
-    });
-  }
-  std::erase_if(reading_, [](const Reading& batch) { return batch.entries.empty(); });
   return released;
 }
 

@@ -10,6 +10,7 @@
 #include <array>
 #include <cstdint>
 #include <deque>
+#include <utility>
 #include <vector>
 
 #include "extent/chunk.hpp"
@@ -40,21 +41,27 @@ class PendingSpace {
   // Slots of chunks that were removed behind `hold` stay: a run that is being written names them.
   std::vector<PendingEntry> advance(Lsn covered, Lsn hold, ReadRegistry& reads,
                                     const ChunkTable& chunks);
-  bool empty() const { return uncovered_.empty() && arriving_.empty() && reading_.empty(); }
+  bool empty() const { return uncovered_.empty() && arriving_.empty() && reading_entries_ == 0; }
 
  private:
   struct Arriving {
     std::uint64_t epoch = 0;
     std::vector<PendingEntry> entries;
   };
+  // An entry waits for its disks one after the other, so that each queue is popped at its front
+  // alone and a hung disk costs nothing but the memory of what waits for it.
   struct Reading {
-    std::array<std::uint64_t, ReadRegistry::kTrackers> epochs{};
-    std::vector<PendingEntry> entries;
+    std::uint64_t epoch = 0;
+    std::vector<std::pair<PendingEntry, std::size_t>> entries;  // and which of its disks this is
   };
+  void wait_for_disk(const PendingEntry& entry, std::size_t place, ReadRegistry& reads,
+                     const ChunkTable& chunks, std::vector<PendingEntry>& released);
+
   // About in the order of their LSNs: a neighbour may come a little late, then it waits a little.
   std::deque<PendingEntry> uncovered_;
   std::deque<Arriving> arriving_;
-  std::vector<Reading> reading_;
+  std::array<std::deque<Reading>, ReadRegistry::kTrackers> reading_;
+  std::size_t reading_entries_ = 0;
 };
 
 }  // namespace dynamicfs::extent

@@ -20,6 +20,7 @@ struct Fetch {
   std::size_t place = 0;        // the copy asked now
   std::uint64_t tried = 0;      // a bit per place
   std::uint64_t bad = 0;  // of the tried: the copy is wrong or unreadable and can be rewritten
+  std::uint64_t mismatched = 0;  // of the bad: it should have been right
 };
 static_assert(journal::kDisksMax <= 64, "Fetch::tried has one bit per place");
 
@@ -31,6 +32,10 @@ struct ReadPlan {
   std::span<std::byte> out;
   std::vector<Fetch> fetches;
   std::vector<Fetch> repairs;  // read well in the end, with bad copies
+  std::vector<FileBlock> lost;
+  Error failure;
+  bool changed = false;             // look again
+  std::vector<std::uint32_t> crcs;  // scratch
 };
 
 namespace {
@@ -162,6 +167,75 @@ void Store::Impl::copy_mappings(const FileMap& map, InodeId inode, FileBlock fir
   map.snapshot(first, count, set);
 }
 
+// Blocks of these copies are damaged: they failed their checksum and what they should have held is
+// known, or known to be gone.
+void Store::Impl::count_damage(const ReadPlan& plan, const Fetch& fetch, InodeId inode) {
+  for (std::size_t i = 0; i < fetch.chunk->places.size(); ++i) {
+    if ((fetch.mismatched >> i & 1) == 0) continue;
+    metrics.checksum_errors.add(fetch.count);
+    log_warning("disk {}: {} blocks of inode {} at block {} fail their checksum",
+                fetch.chunk->places[i].disk, fetch.count, inode, plan.first.raw + fetch.at);
+  }
+}
+
+// The checksums of what has arrived: good runs are done, bad ones go to `again`.
+void Store::Impl::verify(const PoolView& disks, ReadPlan& plan, const Fetch& fetch, InodeId inode,
+                         std::vector<Fetch>& again) {
+  const std::uint64_t bit = std::uint64_t{1} << fetch.place;
+  // A disk that was away lacks what was written meanwhile: no damage, but worth rewriting.
+  const bool lacks = may_lack(*disks.find(fetch.chunk->places[fetch.place].disk), fetch.generation);
+  plan.crcs.resize(fetch.count);
+  crc32c_blocks(part(plan, fetch), plan.crcs);
+  const auto is_good = [&](std::uint32_t block) {
+    return plan.crcs[block] == plan.set.crcs[fetch.crc_index + block];
+  };
+  for (std::uint32_t from = 0; from < fetch.count;) {
+    const bool good = is_good(from);
+    std::uint32_t to = from + 1;
+    while (to < fetch.count && is_good(to) == good) ++to;
+    Fetch run = fetch;
+    run.at += from;
+    run.block += from;
+    run.crc_index += from;
+    run.count = to - from;
+    from = to;
+    if (!good) {
+      run.bad |= bit;
+      if (!lacks) run.mismatched |= bit;
+      metrics.read_failovers.add();
+      again.push_back(run);
+    } else if (run.bad != 0) {
+      count_damage(plan, run, inode);
+      plan.repairs.push_back(run);
+    }
+  }
+}
+
+// No copy that is here is good.
+void Store::Impl::give_up(const FileMap& map, ReadPlan& plan, const Fetch& fetch, InodeId inode) {
+  if (fetch.mismatched != 0 &&
+      !map.unchanged(FileBlock{plan.first.raw + fetch.at}, fetch.count, plan.set)) {
+    // Two things at once: every copy fails and the file has been changed. Blocks were reused
+    // although this read had registered, most likely.
+    log_error("inode {}: {} blocks at block {} were reused while they were read", inode,
+              fetch.count, plan.first.raw + fetch.at);
+    metrics.checksum_stale.add(fetch.count);
+    plan.changed = true;
+    return;
+  }
+  count_damage(plan, fetch, inode);
+  std::size_t away = 0;
+  for (const Place& place : fetch.chunk->places) away += pool.disk(place.disk) == nullptr ? 1 : 0;
+  for (std::uint32_t i = 0; i < fetch.count; ++i) {
+    const FileBlock block{plan.first.raw + fetch.at + i};
+    // A copy that is away may be good: that is not called corrupt.
+    if (away == 0) plan.lost.push_back(block);
+    if (plan.failure.code != Code::kCorrupt) {
+      plan.failure = error(away == 0 ? Code::kCorrupt : Code::kDiskGone, block.raw);
+    }
+  }
+}
+
 Task<Result<void>> Store::Impl::read_once(const FileMap& map, InodeId inode, FileBlock first,
                                           std::span<std::byte> out, scheduler::IoClass io_class,
                                           bool* changed) {
@@ -172,27 +246,13 @@ Task<Result<void>> Store::Impl::read_once(const FileMap& map, InodeId inode, Fil
   copy_mappings(map, inode, first, out.size() / kBlockBytes, plan.set);
   CO_TRY(make_fetches(chunks, plan));
 
-  // Until here and through the first choice of copies nothing suspends.
   Loads loads;
   std::vector<Fetch> again;
-  std::vector<std::uint32_t> crcs;
-  Error failure;
-  std::vector<FileBlock> lost;
   scheduler::IoGroup group;
-  while (!plan.fetches.empty()) {
+  while (true) {
     std::erase_if(plan.fetches, [&](Fetch& fetch) {
       if (choose_place(*disks, fetch, loads)) return false;
-      // None of the copies here is good. One that is away may be.
-      std::size_t away = 0;
-      for (const Place& place : fetch.chunk->places)
-        away += pool.disk(place.disk) == nullptr ? 1 : 0;
-      for (std::uint32_t i = 0; i < fetch.count; ++i) {
-        const FileBlock block{first.raw + fetch.at + i};
-        if (away == 0) lost.push_back(block);
-        if (failure.code != Code::kCorrupt) {
-          failure = error(away == 0 ? Code::kCorrupt : Code::kDiskGone, block.raw);
-        }
-      }
+      give_up(map, plan, fetch, inode);
       return true;
     });
     if (plan.fetches.empty()) break;
@@ -204,87 +264,53 @@ Task<Result<void>> Store::Impl::read_once(const FileMap& map, InodeId inode, Fil
       group.read(*entry.disk, io_class, PoolView::offset_of(entry, place.slot, fetch.block),
                  part(plan, fetch));
     }
+    // Nothing has suspended since the mappings were copied.
     plan.pins.arrived();
     co_await group.run();
 
     again.clear();
     for (std::size_t i = 0; i < plan.fetches.size(); ++i) {
-      Fetch fetch = plan.fetches[i];
-      const std::uint64_t bit = std::uint64_t{1} << fetch.place;
-      const DiskId disk = fetch.chunk->places[fetch.place].disk;
-      fetch.tried |= bit;
-      const Error io = group.error(i);
-      if (io.code != Code::kOk) {
-        if (io.code == Code::kDiskGone) {
-          const auto outcome = co_await pool.report_failure(disk, io);
-          outcome.ignore("the other copies decide");
-        } else {
-          log_warning("disk {} ({}): {}; reading another copy", disk, group.disk(i).path(),
-                      describe(io));
-          if (io.code == Code::kDiskRead) fetch.bad |= bit;
-        }
-        metrics.read_failovers.add();
-        again.push_back(fetch);
+      Fetch& fetch = plan.fetches[i];
+      fetch.tried |= std::uint64_t{1} << fetch.place;
+      const Error failure = group.error(i);
+      if (failure.code == Code::kOk) {
+        verify(*disks, plan, fetch, inode, again);
         continue;
       }
-      crcs.resize(fetch.count);
-      crc32c_blocks(part(plan, fetch), crcs);
-      const bool lacks = may_lack(*disks->find(disk), fetch.generation);
-      // Runs of blocks that are all good or all bad.
-      for (std::uint32_t from = 0; from < fetch.count;) {
-        const auto is_good = [&](std::uint32_t b) {
-          return crcs[b] == plan.set.crcs[fetch.crc_index + b];
-        };
-        const bool good = is_good(from);
-        std::uint32_t to = from + 1;
-        while (to < fetch.count && is_good(to) == good) ++to;
-        Fetch run = fetch;
-        run.at += from;
-        run.block += from;
-        run.crc_index += from;
-        run.count = to - from;
-        from = to;
-        if (good) {
-          if (run.bad != 0) plan.repairs.push_back(run);
-          continue;
-        }
-        if (!map.unchanged(FileBlock{first.raw + run.at}, run.count, plan.set)) {
-          // The blocks were reused although this read had registered.
-          log_error("inode {}: {} blocks at block {} were reused while they were read", inode,
-                    run.count, first.raw + run.at);
-          metrics.checksum_stale.add(run.count);
-          *changed = true;
-          co_return error(Code::kCorrupt, first.raw + run.at);
-        }
-        // A disk that was away lacks what was written meanwhile: no damage, but worth rewriting.
-        if (!lacks) {
-          metrics.checksum_errors.add(run.count);
-          log_warning("disk {} ({}): {} blocks of inode {} at block {} fail their checksum", disk,
-                      group.disk(i).path(), run.count, inode, first.raw + run.at);
-        }
-        metrics.read_failovers.add();
-        run.bad |= bit;
-        again.push_back(run);
+      const DiskId disk = fetch.chunk->places[fetch.place].disk;
+      if (failure.code == Code::kDiskGone) {
+        const auto outcome = co_await pool.report_failure(disk, failure);
+        outcome.ignore("the other copies decide");
+      } else {
+        log_warning("disk {} ({}): {}", disk, group.disk(i).path(), describe(failure));
+        if (failure.code == Code::kDiskRead) fetch.bad |= std::uint64_t{1} << fetch.place;
       }
+      metrics.read_failovers.add();
+      again.push_back(fetch);
     }
     plan.fetches.swap(again);
   }
 
   if (!plan.repairs.empty()) co_await repair(disks, plan);
-  if (failure.code == Code::kOk) co_return Result<void>{};
-  if (!lost.empty()) {
-    metrics.unrecoverable_blocks.add(lost.size());
-    std::function<void(InodeId, FileBlock)> listener;
-    {
-      LockGuard lock(view_mutex);
-      listener = unrecoverable;
-    }
-    for (const FileBlock block : lost) {
-      log_error("inode {}: block {} has no good copy left", inode, block);
-      if (listener) listener(inode, block);
-    }
+  *changed = plan.changed;
+  if (plan.changed) co_return error(Code::kCorrupt, first.raw);
+  tell_lost(plan, inode);
+  if (plan.failure.code != Code::kOk) co_return plan.failure;
+  co_return Result<void>{};
+}
+
+void Store::Impl::tell_lost(const ReadPlan& plan, InodeId inode) {
+  if (plan.lost.empty()) return;
+  metrics.unrecoverable_blocks.add(plan.lost.size());
+  std::function<void(InodeId, FileBlock)> listener;
+  {
+    LockGuard lock(view_mutex);
+    listener = unrecoverable;
   }
-  co_return failure;
+  for (const FileBlock block : plan.lost) {
+    log_error("inode {}: block {} has no good copy left", inode, block);
+    if (listener) listener(inode, block);
+  }
 }
 
 // Rewrites the bad copies with what was read from good ones, inside the pins of the read, so that

@@ -17,6 +17,7 @@
 
 namespace dynamicfs::extent {
 
+struct Fetch;
 struct ReadPlan;
 
 struct Store::Impl {
@@ -62,6 +63,11 @@ struct Store::Impl {
                                bool* changed);
   void copy_mappings(const FileMap& map, InodeId inode, FileBlock first, std::uint64_t count,
                      MappingSet& set);
+  void verify(const PoolView& disks, ReadPlan& plan, const Fetch& fetch, InodeId inode,
+              std::vector<Fetch>& again);
+  void give_up(const FileMap& map, ReadPlan& plan, const Fetch& fetch, InodeId inode);
+  void count_damage(const ReadPlan& plan, const Fetch& fetch, InodeId inode);
+  void tell_lost(const ReadPlan& plan, InodeId inode);
   Task<void> repair(std::shared_ptr<const PoolView> disks, ReadPlan& plan);
 
   Task<void> reclaim();

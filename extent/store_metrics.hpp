@@ -18,8 +18,8 @@ struct StoreMetrics : AllocatorMetrics {
   Counter read_retries;          // ... that had to look again because a change came between
   Counter read_fallbacks;        // ... that took the locks after three tries
   Counter read_failovers;        // pieces read from another copy than the first choice
-  Counter checksum_errors;       // blocks that failed their checksum, mapping unchanged
-  Counter checksum_stale;        // ... with a changed generation: must stay 0 (INV-3)
+  Counter checksum_errors;       // copies of blocks that failed their checksum
+  Counter checksum_stale;        // no good copy and a changed generation: must stay 0 (INV-3)
   Counter repairs;               // blocks rewritten on a disk where they were bad or missing
   Counter unrecoverable_blocks;  // no good copy was left
   Counter space_drains;          // pending space was drained before an answer of "no space"

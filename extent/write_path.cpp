@@ -18,7 +18,7 @@ constexpr std::uint32_t kWriteBlocksMax = kWindowBlocks + 1;
 Task<Result<Written>> Store::Impl::write(WriteHint hint, std::span<const std::byte> data) {
   DFS_ASSERT(!data.empty() && data.size() % kBlockBytes == 0);
   DFS_ASSERT(data.size() <= kWriteBlocksMax * kBlockBytes);
-  if (pool.read_only()) co_return Code::kReadOnly;
+  if (pool.read_only() || journal->stopped()) co_return Code::kReadOnly;
   const auto blocks = static_cast<std::uint32_t>(data.size() / kBlockBytes);
   Written written;
   written.crcs.resize(blocks);

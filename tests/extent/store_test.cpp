@@ -20,6 +20,10 @@ using Versions = std::vector<std::uint64_t>;
 
 Versions times(std::size_t count, std::uint64_t version) { return Versions(count, version); }
 
+Task<void> keep(Task<Result<Buffer>> task, std::optional<Result<Buffer>>* result) {
+  result->emplace(co_await std::move(task));
+}
+
 struct TwoCopies : SimStore {
   TwoCopies() : SimStore(seed_from_environment(1)) {}
 };
@@ -118,6 +122,31 @@ TEST_SUITE("store") {
     // Overwriting makes it well again.
     REQUIRE(write(9, 320, 1, 6).has_value());
     CHECK(read(9, 320, 1).value() == times(1, 6));
+  }
+
+  TEST_CASE_FIXTURE(
+      TwoCopies,
+      "damage met while the file is overwritten is damage, and the read is the old version") {
+    REQUIRE(write(1, 0, 64, 7).has_value());
+    damage(locate(1, 20)[0]);
+    disks[locate(1, 20)[0].disk]->faults().hung = true;
+    std::optional<Result<Buffer>> result;
+    spawn(distract(disks[locate(1, 20)[1].disk]));
+    spawn(keep(read_task(this, 1, 0, 64), &result));
+    const std::size_t slow = locate(1, 20)[0].disk;
+    disks[slow]->faults().hung = false;
+    // The whole range is replaced and everything settles before the read gets its answer.
+    clear(1, 0, 64);
+    CHECK_FALSE(result.has_value());
+    disks[slow]->release();
+    executor.run_until_idle();
+    REQUIRE(result.has_value());
+    REQUIRE(result->has_value());
+    CHECK(versions(**result, 1, 0) == times(64, 7));
+    CHECK(store->metrics().checksum_errors.sum() == 1);
+    CHECK(store->metrics().checksum_stale.sum() == 0);
+    CHECK(store->metrics().repairs.sum() == 1);
+    CHECK(read(1, 0, 64).value() == times(64, 0));
   }
 
   TEST_CASE_FIXTURE(TwoCopies, "both copies bad is refused; each bad in another block is not") {
