@@ -14,6 +14,7 @@
 #include <cstring>
 #include <filesystem>
 #include <optional>
+#include <set>
 
 #include "base/log.hpp"
 
@@ -84,7 +85,8 @@ Refusal failed(std::string what, std::string remedy) {
 std::string control_directory() {
   if (::geteuid() == 0) return "/run/dynamicfs";
   const char* const runtime = std::getenv("XDG_RUNTIME_DIR");
-  return runtime == nullptr || *runtime == '\0' ? std::string{} : std::string{runtime} + "/dynamicfs";
+  return runtime == nullptr || *runtime == '\0' ? std::string{}
+                                                : std::string{runtime} + "/dynamicfs";
 }
 
 void ControlReply::send(const Json& answer) {
@@ -92,7 +94,8 @@ void ControlReply::send(const Json& answer) {
   send_all(connection_.get(), answer.dump(-1, ' ', false, Json::error_handler_t::replace) + "\n");
 }
 
-ControlServer::ControlServer(std::string path, UniqueFd listener, UniqueFd stop_event, Handler handler)
+ControlServer::ControlServer(std::string path, UniqueFd listener, UniqueFd stop_event,
+                             Handler handler)
     : path_(std::move(path)),
       listener_(std::move(listener)),
       stop_event_(std::move(stop_event)),
@@ -123,15 +126,17 @@ Outcome<std::unique_ptr<ControlServer>> ControlServer::start(const Uuid& pool, H
   ::unlink(path.c_str());
   // The mode comes from the umask; there must be no moment in which others could connect.
   const mode_t old_mask = ::umask(0177);
-  const int bound = ::bind(listener.get(), reinterpret_cast<const sockaddr*>(&*address), sizeof *address);
+  const int bound =
+      ::bind(listener.get(), reinterpret_cast<const sockaddr*>(&*address), sizeof *address);
   const int why = errno;
   ::umask(old_mask);
   if (bound != 0 || ::listen(listener.get(), 16) != 0) {
     return failed(fmt::format("The control socket {} cannot be made: {}.", path,
-                              std::strerror(bound != 0 ? why : errno)), "");
+                              std::strerror(bound != 0 ? why : errno)),
+                  "");
   }
-  return std::unique_ptr<ControlServer>{new ControlServer(std::move(path), std::move(listener),
-                                                          std::move(stop_event), std::move(handler))};
+  return std::unique_ptr<ControlServer>{new ControlServer(
+      std::move(path), std::move(listener), std::move(stop_event), std::move(handler))};
 }
 
 ControlServer::~ControlServer() { stop(); }
@@ -181,14 +186,17 @@ void ControlServer::say_last_words(const std::string& error) {
   for (const UniqueFd& connection : kept) send_all(connection.get(), words);
 }
 
-// ---- The command's side ------------------------------------------------------------------------------
+// ---- The command's side
+// ------------------------------------------------------------------------------
 
 Outcome<ControlClient> ControlClient::connect(const std::string& socket) {
   UniqueFd connection = new_socket();
-  if (!connection) return failed(fmt::format("No socket can be made: {}.", std::strerror(errno)), "");
+  if (!connection)
+    return failed(fmt::format("No socket can be made: {}.", std::strerror(errno)), "");
   const int error = connect_to(connection, socket);
   if (error == EACCES || error == EPERM) {
-    return Refusal{ExitCode::kPermission, fmt::format("You may not ask the daemon behind {}.", socket),
+    return Refusal{ExitCode::kPermission,
+                   fmt::format("You may not ask the daemon behind {}.", socket),
                    "Ask as the user who mounted the pool: for most pools, with sudo."};
   }
   if (error != 0) {
@@ -197,24 +205,29 @@ Outcome<ControlClient> ControlClient::connect(const std::string& socket) {
   return ControlClient{std::move(connection)};
 }
 
-Outcome<Json> ControlClient::ask(const std::string& command) {
+Outcome<Json> ControlClient::ask(const std::string& command, Patience patience) {
   if (!send_all(connection_.get(), Json{{"command", command}}.dump() + "\n")) {
     return failed("The daemon has closed the connection.", "");
   }
-  Json answer = TRY(next_line());
+  Json answer = TRY(next_line(patience));
   if (!answer.value("ok", false)) {
-    return failed(fmt::format("The daemon says: {}.", answer.value("error", "no reason given")), "");
+    return failed(fmt::format("The daemon says: {}.", answer.value("error", "no reason given")),
+                  "");
   }
   return answer;
 }
 
-Outcome<Json> ControlClient::next_line() {
+Outcome<Json> ControlClient::next_line(Patience patience) {
   while (true) {
     if (const std::size_t end = received_.find('\n'); end != received_.npos) {
       Json line = Json::parse(received_.substr(0, end), nullptr, false);
       received_.erase(0, end + 1);
       if (!line.is_object()) return failed("The daemon's answer makes no sense.", "");
       return line;
+    }
+    pollfd waiting{.fd = connection_.get(), .events = POLLIN, .revents = 0};
+    if (patience && ::poll(&waiting, 1, static_cast<int>(patience->count())) == 0) {
+      return failed("The daemon does not answer.", "Its log says what it is doing.");
     }
     char buffer[16384];
     const ssize_t got = ::recv(connection_.get(), buffer, sizeof buffer, 0);
@@ -224,26 +237,35 @@ Outcome<Json> ControlClient::next_line() {
   }
 }
 
-std::vector<RunningDaemon> running_daemons(bool* denied) {
-  std::vector<RunningDaemon> daemons;
-  std::error_code error;
-  for (const auto& entry : std::filesystem::directory_iterator(control_directory(), error)) {
-    if (entry.path().extension() != ".sock") continue;
-    const std::string socket = entry.path().string();
-    auto client = ControlClient::connect(socket);
-    if (!client) {
-      if (denied != nullptr && client.error().code == ExitCode::kPermission) *denied = true;
-      continue;
+RunningDaemons running_daemons() {
+  // One that is stopped or stuck must not keep the others from being seen.
+  constexpr std::chrono::milliseconds kPatience{3000};
+  // Root's daemons too: that they may not be asked is worth saying.
+  std::set<std::string> directories = {"/run/dynamicfs", control_directory()};
+  RunningDaemons daemons;
+  for (const std::string& directory : directories) {
+    std::error_code error;
+    for (const auto& entry : std::filesystem::directory_iterator(directory, error)) {
+      if (entry.path().extension() != ".sock") continue;
+      const std::string socket = entry.path().string();
+      auto client = ControlClient::connect(socket);
+      if (!client) {
+        daemons.denied |= client.error().code == ExitCode::kPermission;
+        continue;
+      }
+      auto hello = client->ask("hello", kPatience);
+      if (!hello) {
+        daemons.silent = true;
+        continue;
+      }
+      daemons.answering.push_back({.socket = socket,
+                         .pool = hello->value("pool", ""),
+                         .label = hello->value("label", ""),
+                         .pid = hello->value("pid", 0),
+                         .mountpoint = hello->value("mountpoint", ""),
+                         .device = hello->value("device", ""),
+                         .disks = hello->value("disks", std::vector<std::string>{})});
     }
-    auto hello = client->ask("hello");
-    if (!hello) continue;
-    daemons.push_back({.socket = socket,
-                       .pool = hello->value("pool", ""),
-                       .label = hello->value("label", ""),
-                       .pid = hello->value("pid", 0),
-                       .mountpoint = hello->value("mountpoint", ""),
-                       .device = hello->value("device", ""),
-                       .disks = hello->value("disks", std::vector<std::string>{})});
   }
   return daemons;
 }

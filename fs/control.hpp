@@ -14,8 +14,10 @@
 
 #include <sys/types.h>
 
+#include <chrono>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <thread>
 #include <vector>
@@ -31,7 +33,8 @@ namespace dynamicfs::fs {
 
 using Json = nlohmann::ordered_json;
 
-// /run/dynamicfs for root, $XDG_RUNTIME_DIR/dynamicfs for others; empty if there is none.
+// Where a daemon of this user puts its socket: /run/dynamicfs for root, $XDG_RUNTIME_DIR/dynamicfs for
+// others; empty if there is none.
 std::string control_directory();
 
 // The answer to one request, given once, from any thread and at any time.
@@ -89,16 +92,22 @@ struct RunningDaemon {
   std::string device;               // of the mount: "0:45"
   std::vector<std::string> disks;
 };
-// The daemons of this machine that answer. `denied`: there are some we may not ask.
-std::vector<RunningDaemon> running_daemons(bool* denied = nullptr);
+struct RunningDaemons {
+  std::vector<RunningDaemon> answering;
+  bool denied = false;   // there are some we may not ask
+  bool silent = false;   // there are some that take our question and do not answer
+};
+RunningDaemons running_daemons();
 
-// A question and its answer, over one connection. kFailed with the daemon's words.
+// A question and its answer, over one connection. kFailed with the daemon's words, or when it has
+// closed the connection or not answered in time.
 class ControlClient {
  public:
+  using Patience = std::optional<std::chrono::milliseconds>;  // none: for ever
+
   static Outcome<ControlClient> connect(const std::string& socket);
-  Outcome<Json> ask(const std::string& command);
-  // The next line, however long it takes; a closed connection is kFailed.
-  Outcome<Json> next_line();
+  Outcome<Json> ask(const std::string& command, Patience patience = {});
+  Outcome<Json> next_line(Patience patience = {});
   // For poll(2).
   int fd() const { return connection_.get(); }
 

@@ -23,7 +23,8 @@ using scheduler::VolumeTarget;
 constexpr Duration kLockPatience{std::chrono::seconds{10}};
 
 bool same_file(const std::string& a, const std::string& b) {
-  struct stat of_a {}, of_b {};
+  struct stat of_a {
+  }, of_b{};
   if (::stat(a.c_str(), &of_a) != 0 || ::stat(b.c_str(), &of_b) != 0) return false;
   if (S_ISBLK(of_a.st_mode) && S_ISBLK(of_b.st_mode)) return of_a.st_rdev == of_b.st_rdev;
   return of_a.st_dev == of_b.st_dev && of_a.st_ino == of_b.st_ino;
@@ -37,9 +38,11 @@ Refusal refuse_open(const std::string& path, const Error& error) {
               "Connect the disk, or name another disk of the pool."};
     case EACCES:
     case EPERM:
-      return {ExitCode::kPermission, fmt::format("You may not open {}.", path), "Run it with sudo."};
+      return {ExitCode::kPermission, fmt::format("You may not open {}.", path),
+              "Run it with sudo."};
     default:
-      return {ExitCode::kFailed, fmt::format("{} cannot be opened: {}.", path, describe(error)), ""};
+      return {ExitCode::kFailed, fmt::format("{} cannot be opened: {}.", path, describe(error)),
+              ""};
   }
 }
 
@@ -50,8 +53,9 @@ Refusal refuse_superblock(const std::string& path, const Error& error) {
               "'dynamicfs create' makes a new pool, and erases what it is given."};
     case Code::kFormatVersion:
       return {ExitCode::kNewerFormat,
-              fmt::format("{} was written by a newer dynamicfs (format {}, this program reads up to {}).",
-                          path, error.detail, journal::kFormatVersion),
+              fmt::format(
+                  "{} was written by a newer dynamicfs (format {}, this program reads up to {}).",
+                  path, error.detail, journal::kFormatVersion),
               "Mount it with that version or a later one."};
     case Code::kChecksum:
     case Code::kFormatInvalid:
@@ -69,7 +73,8 @@ Refusal refuse_busy(const std::string& path) {
 
 // The daemon that has this disk in its pool, if one is alive and answers.
 std::optional<RunningDaemon> daemon_of(const std::string& path) {
-  for (RunningDaemon& daemon : running_daemons()) {
+  RunningDaemons daemons = running_daemons();
+  for (RunningDaemon& daemon : daemons.answering) {
     for (const std::string& disk : daemon.disks) {
       if (disk == path || same_file(disk, path)) return std::move(daemon);
     }
@@ -83,9 +88,10 @@ Outcome<ProbedDisk> probe_patiently(Executor& executor, const std::string& path)
   auto probed = probe_disk(executor, path, Duration::zero());
   if (probed || probed.error().code != ExitCode::kAlreadyMounted) return probed;
   if (const auto daemon = daemon_of(path)) {
-    return Refusal{ExitCode::kAlreadyMounted,
-                   fmt::format("The pool of {} is mounted at {} already.", path, daemon->mountpoint),
-                   fmt::format("Use it there, or 'dynamicfs umount {}' first.", daemon->mountpoint)};
+    return Refusal{
+        ExitCode::kAlreadyMounted,
+        fmt::format("The pool of {} is mounted at {} already.", path, daemon->mountpoint),
+        fmt::format("Use it there, or 'dynamicfs umount {}' first.", daemon->mountpoint)};
   }
   return probe_disk(executor, path, kLockPatience);
 }
@@ -97,7 +103,8 @@ Outcome<ProbedDisk> probe_disk(Executor& executor, const std::string& path, Dura
   if (!target) {
     if (target.error().code == Code::kInvalid) {
       return Refusal{ExitCode::kNotADisk,
-                     fmt::format("{} is neither a directory, a file nor a block device.", path), ""};
+                     fmt::format("{} is neither a directory, a file nor a block device.", path),
+                     ""};
     }
     return refuse_open(path, target.error());
   }
@@ -162,7 +169,8 @@ Outcome<FoundDisks> find_disks(Executor& executor, const DiskSearch& search) {
       more = true;
       auto other = probe_patiently(executor, path);
       if (!other) {
-        found.notes.push_back(fmt::format("looking for disk {}: {}", uuid.text(), other.error().what));
+        found.notes.push_back(
+            fmt::format("looking for disk {}: {}", uuid.text(), other.error().what));
         if (other.error().code != ExitCode::kAlreadyMounted) continue;
         // In use by this very pool, or has its place been given to another one meanwhile?
         const auto daemon = daemon_of(path);
@@ -171,7 +179,8 @@ Outcome<FoundDisks> find_disks(Executor& executor, const DiskSearch& search) {
       }
       const auto* own = other->superblock.find(other->superblock.this_disk);
       if (other->superblock.pool != found.pool || own == nullptr || own->uuid != uuid) {
-        found.notes.push_back(fmt::format("looking for disk {}: {} is another disk", uuid.text(), path));
+        found.notes.push_back(
+            fmt::format("looking for disk {}: {} is another disk", uuid.text(), path));
         continue;
       }
       learn_from(*other);

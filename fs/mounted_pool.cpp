@@ -41,11 +41,16 @@ std::optional<MountEntry> mount_of(const std::string& path) {
   return found;
 }
 
-std::optional<RunningDaemon> daemon_behind(const std::string& device, bool* denied) {
-  for (RunningDaemon& daemon : running_daemons(denied)) {
+std::optional<RunningDaemon> daemon_behind(const std::string& device, RunningDaemons daemons) {
+  for (RunningDaemon& daemon : daemons.answering) {
     if (daemon.device == device) return std::move(daemon);
   }
   return std::nullopt;
+}
+
+Refusal refuse_silent(const std::string& mountpoint) {
+  return {ExitCode::kFailed, fmt::format("The daemon of {} does not answer.", mountpoint),
+          "It may be waiting for a disk; the log in /var/log/dynamicfs says what it is doing."};
 }
 
 UniqueFd open_process(pid_t pid) {
@@ -65,14 +70,18 @@ Outcome<void> unmount_only(const MountEntry& mount) {
   const auto done = unmount(mount.mountpoint, kBusyPatience);
   if (done) return {};
   if (done.error().code == Code::kBusy) {
-    return Refusal{ExitCode::kFailed, fmt::format("{} is in use.", mount.mountpoint),
-                   fmt::format("'fuser -vm {}' shows by whom; leave it and try again.", mount.mountpoint)};
+    return Refusal{
+        ExitCode::kFailed, fmt::format("{} is in use.", mount.mountpoint),
+        fmt::format("'fuser -vm {}' shows by whom; leave it and try again.", mount.mountpoint)};
   }
   if (done.error().sys_errno == EPERM) {
-    return Refusal{ExitCode::kPermission, "Unmounting needs root.", "Run the same command with sudo."};
+    return Refusal{ExitCode::kPermission, "Unmounting needs root.",
+                   "Run the same command with sudo."};
   }
-  return Refusal{ExitCode::kFailed, fmt::format("{} cannot be unmounted: {}.", mount.mountpoint,
-                                                std::strerror(done.error().sys_errno)), ""};
+  return Refusal{ExitCode::kFailed,
+                 fmt::format("{} cannot be unmounted: {}.", mount.mountpoint,
+                             std::strerror(done.error().sys_errno)),
+                 ""};
 }
 
 // The daemon is gone: nothing of it is left to lose.
@@ -80,8 +89,10 @@ Outcome<void> remove_dead(const MountEntry& mount) {
   if (unmount(mount.mountpoint, std::chrono::milliseconds{0})) return {};
   const auto detached = detach(mount.mountpoint);
   if (detached) return {};
-  return Refusal{ExitCode::kFailed, fmt::format("The dead mount at {} cannot be removed: {}.",
-                                                mount.mountpoint, describe(detached.error())), ""};
+  return Refusal{ExitCode::kFailed,
+                 fmt::format("The dead mount at {} cannot be removed: {}.", mount.mountpoint,
+                             describe(detached.error())),
+                 ""};
 }
 
 }  // namespace
@@ -91,24 +102,28 @@ Outcome<MountedPool> find_mounted_pool(const std::string& path) {
   if (!resolved) return not_mounted(path);
   auto mount = mount_of(*resolved);
   if (!mount || mount->type != kMountType) return not_mounted(path);
-  bool denied = false;
-  auto daemon = daemon_behind(mount->device, &denied);
+  const RunningDaemons daemons = running_daemons();
+  auto daemon = daemon_behind(mount->device, daemons);
   if (daemon) return MountedPool{.mount = std::move(*mount), .daemon = std::move(*daemon)};
-  if (denied || ::geteuid() != 0) {
-    return Refusal{ExitCode::kPermission, fmt::format("You may not ask the daemon of {}.", mount->mountpoint),
+  if (daemons.denied || ::geteuid() != 0) {
+    return Refusal{ExitCode::kPermission,
+                   fmt::format("You may not ask the daemon of {}.", mount->mountpoint),
                    "Run the same command with sudo."};
   }
-  return Refusal{ExitCode::kNotMounted, fmt::format("The daemon of {} is gone.", mount->mountpoint),
-                 fmt::format("Mount the pool there again, or remove the dead mount with 'dynamicfs umount {}'.",
-                             mount->mountpoint)};
+  return Refusal{
+      ExitCode::kNotMounted, fmt::format("The daemon of {} is gone.", mount->mountpoint),
+      fmt::format(
+          "Mount the pool there again, or remove the dead mount with 'dynamicfs umount {}'.",
+          mount->mountpoint)};
 }
 
 Outcome<void> sync_pool(const MountedPool& pool) {
   const UniqueFd root{::open(pool.mount.mountpoint.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC)};
   if (!root || ::syncfs(root.get()) != 0) {
-    return Refusal{ExitCode::kFailed, fmt::format("{} cannot be synced: {}.", pool.mount.mountpoint,
-                                                  std::strerror(errno)),
-                   "'dynamicfs status' shows whether the pool is in trouble."};
+    return Refusal{
+        ExitCode::kFailed,
+        fmt::format("{} cannot be synced: {}.", pool.mount.mountpoint, std::strerror(errno)),
+        "'dynamicfs status' shows whether the pool is in trouble."};
   }
   auto client = TRY(ControlClient::connect(pool.daemon.socket));
   TRY(client.ask("sync"));
@@ -121,10 +136,16 @@ Outcome<void> unmount_pool(const std::string& mountpoint) {
   const auto mount = mounted_at(*path);
   if (!mount || mount->type != kMountType) return not_mounted(*path);
   if (::geteuid() != 0) {
-    return Refusal{ExitCode::kPermission, "Unmounting needs root.", "Run the same command with sudo."};
+    return Refusal{ExitCode::kPermission, "Unmounting needs root.",
+                   "Run the same command with sudo."};
   }
-  const auto daemon = daemon_behind(mount->device, nullptr);
-  if (!daemon) return remove_dead(*mount);
+  const RunningDaemons daemons = running_daemons();
+  const auto daemon = daemon_behind(mount->device, daemons);
+  if (!daemon) {
+    if (daemons.silent) return refuse_silent(mount->mountpoint);
+    if (probe_mountpoint(*path).state == MountpointState::kDead) return remove_dead(*mount);
+    return unmount_only(*mount);  // it is about to end anyway
+  }
 
   // Asked before the mount goes, so that its last words cannot be missed.
   auto client = TRY(ControlClient::connect(daemon->socket));
@@ -138,9 +159,10 @@ Outcome<void> unmount_pool(const std::string& mountpoint) {
   wait_with_notice(client.fd(), "Waiting until everything is on the disks ...");
   auto words = client.next_line();
   if (!words) {
-    return Refusal{ExitCode::kFailed, fmt::format("The daemon of {} ended before it was done.", *path),
-                   "What was synced is safe. Mount the pool again: it recovers by itself; the log in "
-                   "/var/log/dynamicfs says what happened."};
+    return Refusal{
+        ExitCode::kFailed, fmt::format("The daemon of {} ended before it was done.", *path),
+        "What was synced is safe. Mount the pool again: it recovers by itself; the log in "
+        "/var/log/dynamicfs says what happened."};
   }
   if (process) wait_with_notice(process.get(), "Waiting for the daemon to end ...");
   if (const std::string error = words->value("error", ""); !error.empty()) {

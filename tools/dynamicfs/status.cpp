@@ -21,6 +21,8 @@ constexpr const char* kFooter = R"(Exit code: 0 healthy, 1 degraded (a disk is a
 (read-only, or files that can no longer be read), 15 nothing is mounted.
 --json prints one object with MOUNTPOINT, and an array without.)";
 
+constexpr std::chrono::seconds kPatience{30};
+
 struct Arguments {
   std::string mountpoint;
   bool metrics = false;
@@ -29,7 +31,7 @@ struct Arguments {
 
 fs::Outcome<fs::Json> ask(const std::string& socket) {
   auto client = TRY(fs::ControlClient::connect(socket));
-  fs::Json answer = TRY(client.ask("status"));
+  fs::Json answer = TRY(client.ask("status", kPatience));
   return answer.value("status", fs::Json::object());
 }
 
@@ -39,18 +41,21 @@ void print(const fs::Json& status, const Arguments& arguments) {
 }
 
 ExitCode status_of_all(const Arguments& arguments) {
-  bool denied = false;
+  const fs::RunningDaemons daemons = fs::running_daemons();
   fs::Json all = fs::Json::array();
   ExitCode worst = ExitCode::kOk;
-  for (const fs::RunningDaemon& daemon : fs::running_daemons(&denied)) {
+  for (const fs::RunningDaemon& daemon : daemons.answering) {
     auto status = ask(daemon.socket);
     if (!status) continue;  // it has ended meanwhile
     worst = std::max(worst, fs::exit_code_of(*status));
     all.push_back(std::move(*status));
   }
   if (all.empty()) {
-    if (denied || (arguments.json == false && fs::control_directory().empty())) {
+    if (daemons.denied) {
       return refuse({ExitCode::kPermission, "You may not ask the daemons that run here.", "Run it with sudo."});
+    }
+    if (daemons.silent) {
+      return refuse({ExitCode::kFailed, "A daemon runs here and does not answer.", "Its log says what it is doing."});
     }
     return refuse({ExitCode::kNotMounted, "No pool is mounted.", "'dynamicfs mount DISK MOUNTPOINT' mounts one."});
   }
