@@ -12,8 +12,7 @@ Allocator::Allocator(ChunkTable& chunks, ReadRegistry& reads, AllocatorMetrics& 
 
 Allocator::~Allocator() = default;
 
-// ---- Write points
-// --------------------------------------------------------------------------------
+// Write points.
 
 Allocator::Outcome Allocator::allocate(const Request& request, ChunkLog* log,
                                        std::vector<Piece>& out) {
@@ -219,8 +218,7 @@ void Allocator::fill_holes(Layout& layout, Lane& lane, std::uint32_t count,
   DFS_ASSERT(left == 0);
 }
 
-// ---- Giving back
-// ---------------------------------------------------------------------------------
+// Giving back.
 
 void Allocator::give(Chunk& chunk, std::uint32_t block, std::uint32_t count) {
   chunk.used.clear(block, count);

@@ -63,8 +63,8 @@ class Allocator {
   Allocator(ChunkTable& chunks, ReadRegistry& reads, AllocatorMetrics& metrics);
   ~Allocator();
 
-  // ---- Recovery
-  // ----------------------------------------------------------------------------------
+  // Recovery.
+
   Result<void> load(const ChunkPut& change);
   Result<void> load(const ChunkRemove& change);
   void keep_run(const journal::Manifest& manifest);
@@ -72,14 +72,14 @@ class Allocator {
   // Everything not noted is free from now on.
   void start();
 
-  // ---- Membership
-  // -------------------------------------------------------------------------------- `full` are
-  // disks whose host file system has no space: they take no new slots for now.
+  // Membership.
+
+  // `full` are disks whose host file system has no space: they take no new slots for now.
   void set_disks(std::shared_ptr<const PoolView> view, std::vector<DiskId> full);
 
-  // ---- Space
-  // ------------------------------------------------------------------------------------- Appends
-  // pieces to `out`, neighbours merged. Without a log no chunk is opened.
+  // Space.
+
+  // Appends pieces to `out`, neighbours merged. Without a log no chunk is opened.
   Outcome allocate(const Request& request, ChunkLog* log, std::vector<Piece>& out);
   // Blocks that were never published: reusable at once.
   void discard(std::span<const Piece> pieces);
@@ -89,17 +89,17 @@ class Allocator {
   void note_promised(std::uint64_t blocks);
   void unpromise(std::uint64_t blocks);
 
-  // ---- Reuse
-  // ------------------------------------------------------------------------------------- Releases
-  // what is safe by now; true if there was anything.
+  // Reuse.
+
+  // Releases what is safe by now; true if there was anything.
   bool advance(Lsn covered);
   bool has_pending() const;
   std::size_t empty_chunks() const;
   // Removes up to `count` sealed chunks without live blocks.
   void remove_empty(std::size_t count, ChunkLog& log);
 
-  // ---- Runs
-  // --------------------------------------------------------------------------------------
+  // Runs.
+
   std::optional<SlotId> take_run_slot(DiskId disk);
   void drop_run_slots(DiskId disk, std::span<const SlotId> slots);
   // Until called again with the largest LSN, slots of chunks removed behind `lsn` are not reused.
@@ -107,8 +107,8 @@ class Allocator {
   void retire_run(const journal::Manifest& old, Lsn lsn);
   std::vector<DiskId> run_disks(std::size_t copies) const;
 
-  // ---- Reports
-  // -----------------------------------------------------------------------------------
+  // Reports.
+
   struct Space {
     std::uint64_t usable_blocks = 0;
     std::uint64_t free_blocks = 0;

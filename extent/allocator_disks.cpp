@@ -90,8 +90,7 @@ std::uint64_t Allocator::overwrite_reserve(journal::Policy policy) const {
 
 void Allocator::slots_changed() { ++slots_version_; }
 
-// ---- Recovery
-// ------------------------------------------------------------------------------------
+// Recovery.
 
 Result<void> Allocator::load(const ChunkPut& change) {
   LockGuard lock(mutex_);
@@ -163,11 +162,10 @@ void Allocator::start() {
   }
   set_disks(view, {});
   LockGuard lock(mutex_);
-  chunks_.for_each([&](Chunk& chunk) { note_if_empty(chunk); });
+  chunks_.for_each([&](Chunk& chunk) DFS_NO_THREAD_SAFETY_ANALYSIS { note_if_empty(chunk); });
 }
 
-// ---- Membership
-// ----------------------------------------------------------------------------------
+// Membership.
 
 // Derives what depends on the disks: whether the chunk may be filled, and in which list it is.
 void Allocator::judge(Chunk& chunk) {
@@ -211,7 +209,7 @@ void Allocator::set_disks(std::shared_ptr<const PoolView> view, std::vector<Disk
   for (const auto& layout : layouts_) {
     layout->overwrite_reserve_blocks = overwrite_reserve(layout->policy);
   }
-  chunks_.for_each([&](Chunk& chunk) {
+  chunks_.for_each([&](Chunk& chunk) DFS_NO_THREAD_SAFETY_ANALYSIS {
     if (chunk.state != ChunkState::kRemoved) judge(chunk);
   });
   for (const auto& layout : layouts_) {
@@ -224,8 +222,7 @@ void Allocator::set_disks(std::shared_ptr<const PoolView> view, std::vector<Disk
   }
 }
 
-// ---- Runs
-// ----------------------------------------------------------------------------------------
+// Runs.
 
 std::optional<SlotId> Allocator::take_run_slot(DiskId disk) {
   LockGuard lock(mutex_);
@@ -276,13 +273,13 @@ std::vector<DiskId> Allocator::run_disks(std::size_t copies) const {
   LockGuard lock(mutex_);
   std::vector<DiskId> disks = *view_->healthy;
   std::stable_sort(disks.begin(), disks.end(),
-                   [&](DiskId a, DiskId b) { return slots_.free(a) > slots_.free(b); });
+                   [&](DiskId a, DiskId b)
+                       DFS_NO_THREAD_SAFETY_ANALYSIS { return slots_.free(a) > slots_.free(b); });
   if (disks.size() > copies) disks.resize(copies);
   return disks;
 }
 
-// ---- Reports
-// -------------------------------------------------------------------------------------
+// Reports.
 
 Allocator::Space Allocator::space(journal::Policy policy) const {
   LockGuard lock(mutex_);

@@ -8,7 +8,6 @@
 namespace dynamicfs::extent {
 namespace {
 
-constexpr std::size_t kHeaderBytes = 5;
 // An erasure-coded chunk of 64 data slots is the largest.
 constexpr std::uint32_t kChunkBlocksMax = 64 * kSlotBlocks;
 static_assert(kChunkBlocksMax == 65536, "Piece::block has 16 bits");

@@ -61,8 +61,7 @@ Store::Store(Executor& executor, journal::Pool& pool, journal::ChangeGate& gate)
 
 Store::~Store() = default;
 
-// ---- Recovery
-// ------------------------------------------------------------------------------------
+// Recovery.
 
 Result<void> Store::replay(const ChunkPut& change) { return impl_->allocator.load(change); }
 
@@ -88,8 +87,7 @@ void Store::start(journal::Journal& journal) {
   impl_->allocator.start();
 }
 
-// ---- Data
-// ----------------------------------------------------------------------------------------
+// Data.
 
 Task<Result<Written>> Store::write(WriteHint hint, std::span<const std::byte> data) {
   return impl_->write(hint, data);
@@ -121,8 +119,7 @@ void Store::on_unrecoverable(std::function<void(InodeId, FileBlock)> listener) {
 ExtentLocks& Store::locks() { return impl_->locks; }
 EpochTracker& Store::memory_epochs() { return impl_->memory; }
 
-// ---- Housekeeping and checkpoint
-// -----------------------------------------------------------------
+// Housekeeping and checkpoint.
 
 Task<void> Store::reclaim() { return impl_->reclaim(); }
 

@@ -3,8 +3,8 @@
 //
 // Write   Space from a write point (an open chunk), one device write per copy, never over data that
 //         a mapping names. Nobody sees the blocks until the caller publishes them in a FileMap.
-// Read    Optimistic: pin, copy the mappings without a lock, read the best copy, verify every
-//         block's CRC-32C, compare generations; see read().
+// Read    Optimistic: register, copy the mappings of one instant without a lock, read the best copy,
+//         verify every block's CRC-32C; see read().
 // Free    INV-3: a freed block is *pending* until the record that freed it is covered
 //         (Journal::covered) and no read that could aim at it is outstanding. A slot of an empty
 //         chunk obeys the same rule behind its ChunkRemove record.
@@ -69,8 +69,8 @@ class Store final : public journal::SlotSource {
   Store(Executor& executor, journal::Pool& pool, journal::ChangeGate& gate);
   ~Store() override;
 
-  // ---- Recovery: one thread, before start().
-  // -----------------------------------------------------
+  // Recovery: one thread, before start().
+
   Result<void> replay(const ChunkPut& change);
   Result<void> replay(const ChunkRemove& change);
   // The run named by the manifest keeps its slots.
@@ -82,7 +82,8 @@ class Store final : public journal::SlotSource {
   // Everything not noted is free. The journal is used from now on.
   void start(journal::Journal& journal);
 
-  // ---- Data ------------------------------------------------------------------------------------
+  // Data.
+
   // Writes whole blocks (at most 257: 1 MiB, unaligned) to new space on every copy and computes
   // their checksums. On success at least one copy, and every copy on a disk that is healthy now, is
   // complete (not flushed). A disk that fails is reported to the pool. Errors: kNoSpace (after
@@ -101,10 +102,14 @@ class Store final : public journal::SlotSource {
 
   // Reads blocks [first, first + out.size()/4096) of a file as one point in time; holes and
   // reserved extents are zeros. `out` is aligned. Errors: kCorrupt (detail: block) when no good
-  // copy is left, kDiskGone when the disks that have it are away. Algorithm: design section 5. A
-  // single-extent read whose checksum is good is a legal snapshot even if the mapping changed
-  // meanwhile; a read over several extents of which one changed is retried; after three tries the
-  // mappings are copied and pinned under the extent locks.
+  // copy is left, kDiskGone when the disks that have it are away.
+  //
+  // Method: the mappings are copied as of one instant (FileMap::try_snapshot; after three tries
+  // that met a change, under the extent locks). From then on their blocks hold what they held at
+  // that instant: nothing is overwritten in place and, being registered, the read keeps them from
+  // being reused. So what arrives with a good checksum is that instant, whatever has changed
+  // meanwhile, and mappings are compared again only when no copy is good, to tell damage from a
+  // bug.
   Task<Result<void>> read(const FileMap& map, InodeId inode, FileBlock first,
                           std::span<std::byte> out, scheduler::IoClass io_class);
 
@@ -114,17 +119,17 @@ class Store final : public journal::SlotSource {
   ExtentLocks& locks();
   EpochTracker& memory_epochs();
 
-  // ---- Housekeeping
-  // ------------------------------------------------------------------------------ Releases pending
-  // space that has become safe and removes empty chunks (appending their records). Called after
-  // journal progress and periodically; cheap when there is nothing to do.
+  // Housekeeping.
+
+  // Releases pending space that has become safe and removes empty chunks (appending their records).
+  // Called after journal progress and periodically; cheap when there is nothing to do.
   Task<void> reclaim();
   SpaceReport space(journal::Policy policy) const;
   const StoreMetrics& metrics() const;
 
-  // ---- Checkpoint
-  // -------------------------------------------------------------------------------- All chunks,
-  // ascending; called inside ChangeGate::exclusively.
+  // Checkpoint.
+
+  // All chunks, ascending; called inside ChangeGate::exclusively.
   std::vector<ChunkPut> chunks() const;
   // The run being written names the chunks as of `lsn`: slots of chunks removed since must not be
   // taken, least of all by that run, before its manifest is durable or it has been given up.

@@ -101,8 +101,7 @@ Result<XattrChange> decode_xattr_put(std::span<const std::byte> body);
 Result<XattrChange> decode_xattr_remove(std::span<const std::byte> body);
 Result<XattrChange> decode_symlink_put(std::span<const std::byte> body);
 
-// ---- Keys of runs
-// --------------------------------------------------------------------------------
+// Keys of runs.
 
 // In the order they stand in a run. Inode 0 is the pool itself.
 enum class KeyTag : std::uint8_t {

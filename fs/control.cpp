@@ -186,8 +186,7 @@ void ControlServer::say_last_words(const std::string& error) {
   for (const UniqueFd& connection : kept) send_all(connection.get(), words);
 }
 
-// ---- The command's side
-// ------------------------------------------------------------------------------
+// The command's side.
 
 Outcome<ControlClient> ControlClient::connect(const std::string& socket) {
   UniqueFd connection = new_socket();

@@ -81,7 +81,7 @@ class ControlServer {
   std::thread thread_;
 };
 
-// ---- The command's side ------------------------------------------------------------------------------
+// The command's side.
 
 struct RunningDaemon {
   std::string socket;

@@ -38,9 +38,9 @@ constexpr std::uint64_t kDirectoryPercent = 90;
 struct Plan {
   VolumeTarget target;
   std::uint64_t size_bytes = 0;
-  bool make = false;      // the volume file is to be made
-  bool replace = false;   // ... and an old one removed before
-  bool wipe = false;      // what is there is to be erased
+  bool make = false;     // the volume file is to be made
+  bool replace = false;  // ... and an old one removed before
+  bool wipe = false;     // what is there is to be erased
 };
 
 Refusal usage(std::string what, std::string remedy) {
@@ -49,10 +49,14 @@ Refusal usage(std::string what, std::string remedy) {
 
 const char* kind_name(DiskKind kind) {
   switch (kind) {
-    case DiskKind::kDirectory: return "directory";
-    case DiskKind::kImageFile: return "image file";
-    case DiskKind::kBlockDevice: return "block device";
-    case DiskKind::kSimulated: return "simulated";
+    case DiskKind::kDirectory:
+      return "directory";
+    case DiskKind::kImageFile:
+      return "image file";
+    case DiskKind::kBlockDevice:
+      return "block device";
+    case DiskKind::kSimulated:
+      return "simulated";
   }
   return "";
 }
@@ -65,15 +69,16 @@ Outcome<Policy> chosen_policy(const CreateRequest& request) {
   if (!request.redundancy.empty()) {
     const auto parsed = Policy::parse(request.redundancy);
     if (!parsed || parsed->kind != Policy::Kind::kReplica) {
-      return usage(fmt::format("'{}' is no redundancy that this version knows.", request.redundancy),
-                   "Write single, replica:2 or replica:3.");
+      return usage(
+          fmt::format("'{}' is no redundancy that this version knows.", request.redundancy),
+          "Write single, replica:2 or replica:3.");
     }
     policy = *parsed;
   }
   if (policy.width() > disks) {
     return Refusal{ExitCode::kTooFewDisks,
-                   fmt::format("{} needs {} disks, and {} {} given.", policy.text(), policy.width(), disks,
-                               disks == 1 ? "was" : "were"),
+                   fmt::format("{} needs {} disks, and {} {} given.", policy.text(), policy.width(),
+                               disks, disks == 1 ? "was" : "were"),
                    "Name more disks, or choose a lower redundancy."};
   }
   return policy;
@@ -100,10 +105,12 @@ Outcome<VolumeTarget> inspect(const std::string& path) {
                  "Give one of these as a disk.");
   }
   if (why.sys_errno == EACCES || why.sys_errno == EPERM) {
-    return Refusal{ExitCode::kPermission, fmt::format("You may not open {}.", path), "Run it with sudo."};
+    return Refusal{ExitCode::kPermission, fmt::format("You may not open {}.", path),
+                   "Run it with sudo."};
   }
   if (why.sys_errno == ENOENT || why.sys_errno == ENOTDIR) {
-    return Refusal{ExitCode::kDiskMissing, fmt::format("There is no {}, nor a directory to make it in.", path),
+    return Refusal{ExitCode::kDiskMissing,
+                   fmt::format("There is no {}, nor a directory to make it in.", path),
                    "Give an existing directory, file or block device."};
   }
   return Refusal{ExitCode::kFailed, fmt::format("{} cannot be used: {}.", path, describe(why)), ""};
@@ -114,7 +121,8 @@ Outcome<void> check_content(Executor& executor, const CreateRequest& request, Pl
   const std::string& path = plan.target.path;
   const auto probed = probe_disk(executor, path, Duration::zero());
   if (!probed && probed.error().code == ExitCode::kAlreadyMounted) {
-    return Refusal{ExitCode::kAlreadyMounted, fmt::format("{} is in use, perhaps by a mounted pool.", path),
+    return Refusal{ExitCode::kAlreadyMounted,
+                   fmt::format("{} is in use, perhaps by a mounted pool.", path),
                    "'dynamicfs status' lists the mounted pools and their disks."};
   }
   if (!probed && probed.error().code == ExitCode::kPermission) return probed.error();
@@ -125,20 +133,28 @@ Outcome<void> check_content(Executor& executor, const CreateRequest& request, Pl
   plan.make = plan.replace;
   if (request.force) return {};
   if (probed || probed.error().code != ExitCode::kNotADisk) {
-    return Refusal{ExitCode::kAlreadyInPool, fmt::format("{} is a disk of a pool already.", path),
-                   fmt::format("'dynamicfs mount {}' mounts that pool; --force erases the disk.", path)};
+    return Refusal{
+        ExitCode::kAlreadyInPool, fmt::format("{} is a disk of a pool already.", path),
+        fmt::format("'dynamicfs mount {}' mounts that pool; --force erases the disk.", path)};
   }
   if (plan.replace) {
-    return Refusal{ExitCode::kFailed, fmt::format("{} holds a {} that is not complete.", path,
-                                                  scheduler::kVolumeFileName),
-                   "If an interrupted create has left it, remove it or use --force."};
+    return Refusal{
+        ExitCode::kFailed,
+        fmt::format("{} holds a {} that is not complete.", path, scheduler::kVolumeFileName),
+        "If an interrupted create has left it, remove it or use --force."};
   }
-  return Refusal{ExitCode::kFailed, fmt::format("{} is not empty: it may hold a file system or a partition table.", path),
-                 "If nothing on it is needed any more, --force erases it."};
+  return Refusal{
+      ExitCode::kFailed,
+      fmt::format("{} is not empty: it may hold a file system or a partition table.", path),
+      "If nothing on it is needed any more, --force erases it."};
 }
 
 Outcome<Plan> plan_disk(Executor& executor, const CreateRequest& request, const std::string& path) {
-  Plan plan{.target = TRY(inspect(path)), .size_bytes = 0, .make = false, .replace = false, .wipe = false};
+  Plan plan{.target = TRY(inspect(path)),
+            .size_bytes = 0,
+            .make = false,
+            .replace = false,
+            .wipe = false};
   if (plan.target.exists) {
     TRY(check_content(executor, request, plan));
   } else {
@@ -156,8 +172,8 @@ Outcome<Plan> plan_disk(Executor& executor, const CreateRequest& request, const 
   }
   plan.size_bytes = align_down(plan.size_bytes, kBlockBytes);
   if (plan.size_bytes < journal::kVolumeBytesMin) {
-    return usage(fmt::format("{} would have {}, and a disk needs at least {}.", path, size_text(plan.size_bytes),
-                             size_text(journal::kVolumeBytesMin)),
+    return usage(fmt::format("{} would have {}, and a disk needs at least {}.", path,
+                             size_text(plan.size_bytes), size_text(journal::kVolumeBytesMin)),
                  "Give a larger one.");
   }
   return plan;
@@ -183,15 +199,17 @@ std::string holder_of(const VolumeTarget& target) {
 std::vector<std::string> warnings_for(const std::vector<Plan>& plans, const Policy& policy) {
   std::vector<std::string> warnings;
   if (plans.size() > 1 && policy.width() == 1) {
-    warnings.push_back("Files are spread over all disks without a copy: when one disk dies, nearly every file "
-                       "is damaged. 'replica:2' survives that.");
+    warnings.push_back(
+        "Files are spread over all disks without a copy: when one disk dies, nearly every file "
+        "is damaged. 'replica:2' survives that.");
   }
   std::map<std::string, std::vector<const Plan*>> by_holder;
   for (const Plan& plan : plans) by_holder[holder_of(plan.target)].push_back(&plan);
   for (const auto& [holder, together] : by_holder) {
     if (together.size() < 2 || policy.width() < 2) continue;
-    warnings.push_back(fmt::format("{} and {} lie on the same device: when it dies, both copies are gone.",
-                                   together[0]->target.path, together[1]->target.path));
+    warnings.push_back(
+        fmt::format("{} and {} lie on the same device: when it dies, both copies are gone.",
+                    together[0]->target.path, together[1]->target.path));
   }
   for (const auto& [holder, together] : by_holder) {
     std::uint64_t made = 0, free = 0;
@@ -201,9 +219,10 @@ std::vector<std::string> warnings_for(const std::vector<Plan>& plans, const Poli
       free = plan->target.free_bytes;
     }
     if (made <= free) continue;
-    warnings.push_back(fmt::format("{} asks for {} of a file system that has {} free: when that is full, the "
-                                   "pool loses the disk.",
-                                   together[0]->target.path, size_text(made), size_text(free)));
+    warnings.push_back(
+        fmt::format("{} asks for {} of a file system that has {} free: when that is full, the "
+                    "pool loses the disk.",
+                    together[0]->target.path, size_text(made), size_text(free)));
   }
   return warnings;
 }
@@ -227,16 +246,20 @@ class MadeFiles {
 Task<Result<void>> erase_head(Disk* disk) {
   Buffer zeros{kHeadBytes};
   std::memset(zeros.data(), 0, zeros.size());
-  auto written = co_await scheduler::write(*disk, scheduler::IoClass::kWrite, 0, zeros.span(), true);
+  auto written =
+      co_await scheduler::write(*disk, scheduler::IoClass::kWrite, 0, zeros.span(), true);
   co_return written;
 }
 
-Outcome<std::unique_ptr<Disk>> make_disk(Executor& executor, const Plan& plan, std::size_t index, MadeFiles& made) {
+Outcome<std::unique_ptr<Disk>> make_disk(Executor& executor, const Plan& plan, std::size_t index,
+                                         MadeFiles& made) {
   const std::string& path = plan.target.path;
   VolumeTarget target = plan.target;
   if (plan.make) {
     if (plan.replace && ::unlink(target.file.c_str()) != 0) {
-      return Refusal{ExitCode::kFailed, fmt::format("{} cannot be removed: {}.", target.file, std::strerror(errno)), ""};
+      return Refusal{ExitCode::kFailed,
+                     fmt::format("{} cannot be removed: {}.", target.file, std::strerror(errno)),
+                     ""};
     }
     target.exists = false;
     const auto created = scheduler::create_volume_file(target, plan.size_bytes);
@@ -263,7 +286,8 @@ Outcome<std::unique_ptr<Disk>> make_disk(Executor& executor, const Plan& plan, s
   if (plan.wipe && !plan.make) {
     const auto erased = block_on(executor, erase_head(disk->get()));
     if (!erased) {
-      return Refusal{ExitCode::kFailed, fmt::format("{} cannot be written: {}.", path, describe(erased.error())), ""};
+      return Refusal{ExitCode::kFailed,
+                     fmt::format("{} cannot be written: {}.", path, describe(erased.error())), ""};
     }
   }
   return std::move(*disk);
@@ -277,9 +301,11 @@ Refusal refuse_format(const Error& error, const std::vector<Plan>& plans) {
     case Code::kTooFewDisks:
       return {ExitCode::kTooFewDisks, "There are not enough disks for this redundancy.", ""};
     case Code::kFormatInvalid:
-      return usage("The label is too long, or there are too many disks.", "Choose a shorter label.");
+      return usage("The label is too long, or there are too many disks.",
+                   "Choose a shorter label.");
     default:
-      return {ExitCode::kFailed, fmt::format("The pool cannot be written: {}.", describe(error)), ""};
+      return {ExitCode::kFailed, fmt::format("The pool cannot be written: {}.", describe(error)),
+              ""};
   }
 }
 
@@ -329,8 +355,8 @@ Outcome<CreatedPool> create_pool(const CreateRequest& request) {
     if (!plan.make || request.size_bytes) continue;
     plan.size_bytes = align_down(plan.size_bytes / sharers[holder_of(plan.target)], kBlockBytes);
     if (plan.size_bytes < journal::kVolumeBytesMin) {
-      return usage(fmt::format("The file system of {} has no room for a disk of {}.", plan.target.path,
-                               size_text(journal::kVolumeBytesMin)),
+      return usage(fmt::format("The file system of {} has no room for a disk of {}.",
+                               plan.target.path, size_text(journal::kVolumeBytesMin)),
                    "Choose another place.");
     }
   }
@@ -340,11 +366,13 @@ Outcome<CreatedPool> create_pool(const CreateRequest& request) {
   created.warnings = warnings_for(plans, policy);
   MadeFiles made;  // before the disks, so that they are closed when it removes files
   std::vector<std::unique_ptr<Disk>> disks;
-  for (const Plan& plan : plans) disks.push_back(TRY(make_disk(*executor, plan, disks.size(), made)));
+  for (const Plan& plan : plans)
+    disks.push_back(TRY(make_disk(*executor, plan, disks.size(), made)));
   std::vector<Disk*> pointers;
   for (const auto& disk : disks) pointers.push_back(disk.get());
-  const auto pool = block_on(*executor, journal::Pool::format(*executor, pointers,
-                                                              {.policy = policy, .label = request.label}));
+  const auto pool = block_on(
+      *executor,
+      journal::Pool::format(*executor, pointers, {.policy = policy, .label = request.label}));
   if (!pool) return refuse_format(pool.error(), plans);
   made.keep();
 
@@ -352,7 +380,8 @@ Outcome<CreatedPool> create_pool(const CreateRequest& request) {
   std::vector<std::uint64_t> room;
   for (const auto& disk : disks) {
     created.disks.push_back({disk->path(), kind_name(disk->kind()), disk->size_bytes()});
-    room.push_back(disk->size_bytes() - journal::kJournalOffset - journal::journal_bytes_for(disk->size_bytes()));
+    room.push_back(disk->size_bytes() - journal::kJournalOffset -
+                   journal::journal_bytes_for(disk->size_bytes()));
   }
   created.usable_bytes = usable_bytes(room, policy.width());
   return created;

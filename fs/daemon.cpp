@@ -49,17 +49,20 @@ Refusal failed(std::string what, std::string remedy = {}) {
   return {ExitCode::kFailed, std::move(what), std::move(remedy)};
 }
 
-// ---- Before anything is touched -------------------------------------------------------------------
+// Before anything is touched.
 
 Outcome<UniqueFd> open_device() {
   auto device = open_fuse_device();
   if (device) return std::move(*device);
   const int why = device.error().sys_errno;
   if (why == EACCES && ::geteuid() != 0) {
-    return Refusal{ExitCode::kPermission, "You may not open /dev/fuse.", "Mount as root, with sudo."};
+    return Refusal{ExitCode::kPermission, "You may not open /dev/fuse.",
+                   "Mount as root, with sudo."};
   }
-  return Refusal{ExitCode::kNoFuse, fmt::format("FUSE is not available: /dev/fuse: {}.", std::strerror(why)),
-                 "Load it with 'modprobe fuse'; a container needs --device /dev/fuse and --cap-add SYS_ADMIN."};
+  return Refusal{ExitCode::kNoFuse,
+                 fmt::format("FUSE is not available: /dev/fuse: {}.", std::strerror(why)),
+                 "Load it with 'modprobe fuse'; a container needs --device /dev/fuse and --cap-add "
+                 "SYS_ADMIN."};
 }
 
 Refusal refuse_mountpoint(const std::string& path, const MountpointProbe& probe) {
@@ -68,15 +71,17 @@ Refusal refuse_mountpoint(const std::string& path, const MountpointProbe& probe)
   };
   switch (probe.state) {
     case MountpointState::kAbsent:
-      return refuse(fmt::format("There is no directory {}.", path), fmt::format("Make it: mkdir {}", path));
+      return refuse(fmt::format("There is no directory {}.", path),
+                    fmt::format("Make it: mkdir {}", path));
     case MountpointState::kNotDirectory:
       return refuse(fmt::format("{} is not a directory.", path), "Mount on an empty directory.");
     case MountpointState::kNotEmpty:
       return refuse(fmt::format("{} is not empty; mounting there would hide what it holds.", path),
                     "Mount on an empty directory.");
     case MountpointState::kMounted:
-      return refuse(fmt::format("Another pool is mounted at {}.", path),
-                    fmt::format("Unmount it with 'dynamicfs umount {}', or mount elsewhere.", path));
+      return refuse(
+          fmt::format("Another pool is mounted at {}.", path),
+          fmt::format("Unmount it with 'dynamicfs umount {}', or mount elsewhere.", path));
     case MountpointState::kDead:
       return refuse(fmt::format("{} holds a mount of something else whose daemon is gone.", path),
                     fmt::format("Remove it with 'umount {}'.", path));
@@ -84,10 +89,11 @@ Refusal refuse_mountpoint(const std::string& path, const MountpointProbe& probe)
     case MountpointState::kUsable:
       break;
   }
-  return refuse(fmt::format("{} cannot be looked at: {}.", path, std::strerror(probe.sys_errno)), "");
+  return refuse(fmt::format("{} cannot be looked at: {}.", path, std::strerror(probe.sys_errno)),
+                "");
 }
 
-// ---- The log of a daemon in the background ---------------------------------------------------------
+// The log of a daemon in the background.
 
 std::string log_directory() {
   if (::geteuid() == 0) return "/var/log/dynamicfs";
@@ -113,7 +119,7 @@ std::string redirect_log(const Uuid& pool) {
   return path;
 }
 
-// ---- The mount ---------------------------------------------------------------------------------------
+// The mount.
 
 class Daemon {
  public:
@@ -132,7 +138,8 @@ class Daemon {
   Outcome<void> enter_tree();
   Outcome<void> start_control();
   void answer(const std::string& command, ControlReply reply);
-  static Task<void> answer_sync(Filesystem& filesystem, ControlReply reply, std::atomic<int>* outstanding);
+  static Task<void> answer_sync(Filesystem& filesystem, ControlReply reply,
+                                std::atomic<int>* outstanding);
   void leave_tree(bool by_kernel);
   Outcome<void> close_pool();
 
@@ -142,7 +149,7 @@ class Daemon {
   UniqueFd signals_;
   MountFacts facts_;
   std::vector<std::string> known_paths_;
-  std::vector<std::string> notes_;   // from before there was a log
+  std::vector<std::string> notes_;  // from before there was a log
   bool mounted_ = false;
   // In the order in which they are made; they go in the reverse order.
   std::unique_ptr<Executor> executor_;
@@ -154,7 +161,8 @@ class Daemon {
 
 Outcome<void> Daemon::check_surroundings() {
   if (::geteuid() != 0) {
-    return Refusal{ExitCode::kPermission, fmt::format("Mounting the pool of {} needs root.", request_.disk),
+    return Refusal{ExitCode::kPermission,
+                   fmt::format("Mounting the pool of {} needs root.", request_.disk),
                    "Run the same command with sudo."};
   }
   device_ = TRY(open_device());
@@ -171,17 +179,19 @@ Outcome<void> Daemon::check_surroundings() {
 }
 
 Outcome<void> Daemon::open_pool(StartReport& report) {
-  FoundDisks found = TRY(find_disks(*executor_, {.named = request_.disk,
-                                                 .others = request_.options.disks,
-                                                 .workers_per_disk = request_.options.workers_per_disk,
-                                                 .read_only = request_.options.read_only}));
+  FoundDisks found =
+      TRY(find_disks(*executor_, {.named = request_.disk,
+                                  .others = request_.options.disks,
+                                  .workers_per_disk = request_.options.workers_per_disk,
+                                  .read_only = request_.options.read_only}));
   known_paths_ = found.known_paths;
   TRY(check_mountpoint());  // nothing was changed so far
   if (!request_.foreground) redirect_log(found.pool);
   report.log_is_open();
   for (const std::string& note : notes_) log_warning("{}", note);
   for (const std::string& note : found.notes) log_warning("{}", note);
-  log_info("dynamicfs {}: mounting pool {} at {}", kProgramVersion, found.pool.text(), facts_.mountpoint);
+  log_info("dynamicfs {}: mounting pool {} at {}", kProgramVersion, found.pool.text(),
+           facts_.mountpoint);
 
   journal::Pool::Problem problem;
   auto pool = block_on(*executor_, journal::Pool::open(*executor_,
@@ -191,21 +201,33 @@ Outcome<void> Daemon::open_pool(StartReport& report) {
   if (!pool) {
     ExitCode code = ExitCode::kFailed;
     switch (pool.error().code) {
-      case Code::kSplitBrain: code = ExitCode::kSplitBrain; break;
-      case Code::kDiskMissing: code = ExitCode::kDiskMissing; break;
-      case Code::kFormatMagic: code = ExitCode::kNotADisk; break;
-      case Code::kFormatVersion: code = ExitCode::kNewerFormat; break;
-      case Code::kNotInPool: code = ExitCode::kUsage; break;
-      default: break;
+      case Code::kSplitBrain:
+        code = ExitCode::kSplitBrain;
+        break;
+      case Code::kDiskMissing:
+        code = ExitCode::kDiskMissing;
+        break;
+      case Code::kFormatMagic:
+        code = ExitCode::kNotADisk;
+        break;
+      case Code::kFormatVersion:
+        code = ExitCode::kNewerFormat;
+        break;
+      case Code::kNotInPool:
+        code = ExitCode::kUsage;
+        break;
+      default:
+        break;
     }
-    if (problem.text.empty()) problem.text = fmt::format("The pool cannot be opened: {}.", describe(pool.error()));
+    if (problem.text.empty())
+      problem.text = fmt::format("The pool cannot be opened: {}.", describe(pool.error()));
     return Refusal{code, problem.text, {}};
   }
   for (const journal::DiskStatus& disk : (*pool)->status()) {
     if (disk.health == journal::DiskHealth::kHealthy) continue;
-    report.warn(fmt::format("disk {} ({}) is {}{}{}; the pool is degraded.", disk.record.id, disk.record.path,
-                            journal::disk_health_name(disk.health), disk.reason.empty() ? "" : ": ",
-                            disk.reason));
+    report.warn(fmt::format("disk {} ({}) is {}{}{}; the pool is degraded.", disk.record.id,
+                            disk.record.path, journal::disk_health_name(disk.health),
+                            disk.reason.empty() ? "" : ": ", disk.reason));
   }
 
   FilesystemOptions options;
@@ -222,20 +244,23 @@ Outcome<void> Daemon::open_pool(StartReport& report) {
   }
   filesystem_ = std::move(*mounted);
   const MountReport& recovery = filesystem_->mount_report();
-  log_info("recovered {} inodes, {} records in {} ms{}", recovery.inodes, recovery.journal.records_replayed,
+  log_info("recovered {} inodes, {} records in {} ms{}", recovery.inodes,
+           recovery.journal.records_replayed,
            std::chrono::duration_cast<milliseconds>(recovery.took).count(),
            recovery.journal.torn_tail ? ", a torn tail was dropped" : "");
   return {};
 }
 
-// Checked once the disks are known: a dead mount of this pool may be replaced, one of another may not.
+// Checked once the disks are known: a dead mount of this pool may be replaced, one of another may
+// not.
 Outcome<void> Daemon::check_mountpoint() {
   const MountpointProbe probe = probe_mountpoint(facts_.mountpoint);
   if (probe.state == MountpointState::kUsable) return {};
   if (probe.state == MountpointState::kDead) {
     const auto entry = mounted_at(facts_.mountpoint);
-    const bool ours = entry && entry->type == kMountType &&
-                      (entry->source == request_.disk || std::ranges::count(known_paths_, entry->source) > 0);
+    const bool ours =
+        entry && entry->type == kMountType &&
+        (entry->source == request_.disk || std::ranges::count(known_paths_, entry->source) > 0);
     if (ours) return {};
   }
   return refuse_mountpoint(facts_.mountpoint, probe);
@@ -263,31 +288,36 @@ Outcome<void> Daemon::enter_tree() {
       return Refusal{ExitCode::kPermission, "The kernel does not let us mount.",
                      "A container needs --cap-add SYS_ADMIN."};
     }
-    if (why == ENODEV) return Refusal{ExitCode::kNoFuse, "The kernel has no FUSE.", "Load it with 'modprobe fuse'."};
+    if (why == ENODEV)
+      return Refusal{ExitCode::kNoFuse, "The kernel has no FUSE.", "Load it with 'modprobe fuse'."};
     return failed(fmt::format("Mounting at {} failed: {}.", facts_.mountpoint, std::strerror(why)));
   }
   mounted_ = true;
   if (const auto entry = mounted_at(facts_.mountpoint)) facts_.device = entry->device;
-  auto session = FuseSession::start(*executor_, *filesystem_, std::move(device_),
-                                    {.readers = request_.options.readers,
-                                     .writeback = request_.options.writeback});
-  if (!session) return failed(fmt::format("The FUSE session cannot start: {}.", describe(session.error())));
+  auto session = FuseSession::start(
+      *executor_, *filesystem_, std::move(device_),
+      {.readers = request_.options.readers, .writeback = request_.options.writeback});
+  if (!session)
+    return failed(fmt::format("The FUSE session cannot start: {}.", describe(session.error())));
   session_ = std::move(*session);
-  if (!session_->wait_for_init(kInitPatience)) return failed("The kernel did not open the FUSE session.");
+  if (!session_->wait_for_init(kInitPatience))
+    return failed("The kernel did not open the FUSE session.");
   // Not from the handler of INIT, where it would deadlock; the kernel is past that now.
   facts_.knobs = raise_kernel_knobs(facts_.device);
   facts_.since = std::chrono::steady_clock::now();
   const FuseSession::State state = session_->state();
-  log_info("fuse {}.{}, libfuse {}: {}", state.offered.major, state.offered.minor, state.library_version,
-           fmt::join(wire::flag_names(state.answered.flags), " "));
-  for (const Knob& knob : facts_.knobs) log_info("{}: {} -> {}", knob.name, knob.before, knob.after);
+  log_info("fuse {}.{}, libfuse {}: {}", state.offered.major, state.offered.minor,
+           state.library_version, fmt::join(wire::flag_names(state.answered.flags), " "));
+  for (const Knob& knob : facts_.knobs)
+    log_info("{}: {} -> {}", knob.name, knob.before, knob.after);
   return {};
 }
 
 Outcome<void> Daemon::start_control() {
-  control_ = TRY(ControlServer::start(
-      filesystem_->pool().uuid(),
-      [this](const std::string& command, ControlReply reply) { answer(command, std::move(reply)); }));
+  control_ = TRY(ControlServer::start(filesystem_->pool().uuid(),
+                                      [this](const std::string& command, ControlReply reply) {
+                                        answer(command, std::move(reply));
+                                      }));
   return {};
 }
 
@@ -357,7 +387,8 @@ void Daemon::answer(const std::string& command, ControlReply reply) {
   }
 }
 
-Task<void> Daemon::answer_sync(Filesystem& filesystem, ControlReply reply, std::atomic<int>* outstanding) {
+Task<void> Daemon::answer_sync(Filesystem& filesystem, ControlReply reply,
+                               std::atomic<int>* outstanding) {
   const auto done = co_await filesystem.sync();
   if (done) {
     reply.send({{"ok", true}});
@@ -373,7 +404,7 @@ Outcome<void> Daemon::serve() {
                       {.fd = shutdown_event_.get(), .events = POLLIN, .revents = 0}};
   while (::poll(events, 3, kRefreshMilliseconds) <= 0) session_->refresh_attributes();
   const bool by_kernel = events[1].revents != 0;
-  log_info("ending: {}", by_kernel            ? "unmounted"
+  log_info("ending: {}", by_kernel                ? "unmounted"
                          : events[2].revents != 0 ? "asked to by the command"
                                                   : "asked to by a signal");
   leave_tree(by_kernel);
@@ -400,8 +431,10 @@ void Daemon::leave_tree(bool by_kernel) {
   if (unmount(facts_.mountpoint, milliseconds{0})) return;
   // Somebody is in there. What they have written goes to us first; we answer meanwhile.
   log_warning("{} is in use", facts_.mountpoint);
-  if (const UniqueFd root{::open(facts_.mountpoint.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC)}; root) {
-    if (::syncfs(root.get()) != 0) log_error("syncing {} failed: {}", facts_.mountpoint, std::strerror(errno));
+  if (const UniqueFd root{::open(facts_.mountpoint.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC)};
+      root) {
+    if (::syncfs(root.get()) != 0)
+      log_error("syncing {} failed: {}", facts_.mountpoint, std::strerror(errno));
   }
   if (unmount(facts_.mountpoint, kUnmountPatience)) return;
   log_warning("{} is still in use; whoever holds files there loses them", facts_.mountpoint);
@@ -417,8 +450,9 @@ Outcome<void> Daemon::close_pool() {
   filesystem_.reset();
   executor_.reset();
   if (!unmounted) {
-    return failed(fmt::format("Not everything could be written: {}.", describe(unmounted.error())),
-                  "What was synced is safe; the next mount recovers the rest as after a power cut.");
+    return failed(
+        fmt::format("Not everything could be written: {}.", describe(unmounted.error())),
+        "What was synced is safe; the next mount recovers the rest as after a power cut.");
   }
   return {};
 }

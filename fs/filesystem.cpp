@@ -32,8 +32,7 @@ Filesystem::~Filesystem() {
   impl_->link->impl = nullptr;
 }
 
-// ---- Recovery
-// ------------------------------------------------------------------------------------
+// Recovery.
 
 Task<Result<std::unique_ptr<Filesystem>>> Filesystem::mount(Executor& executor,
                                                             std::unique_ptr<journal::Pool> pool,
@@ -362,8 +361,7 @@ Result<void> Filesystem::Impl::note_all_live() {
   return {};
 }
 
-// ---- Housekeeping
-// --------------------------------------------------------------------------------
+// Housekeeping.
 
 void Filesystem::Impl::on_progress() {
   checkpoint_if_filling();
@@ -441,8 +439,7 @@ Task<Result<void>> Filesystem::Impl::unmount() {
   co_return co_await pool->mark_clean();
 }
 
-// ---- Helpers
-// -------------------------------------------------------------------------------------
+// Helpers.
 
 Result<void> Filesystem::Impl::writable() const {
   if (options.read_only || pool->read_only() || journal->stopped()) return Code::kReadOnly;
@@ -551,8 +548,7 @@ void Filesystem::Impl::kill_suid_sgid(Inode& inode) {
   if ((inode.mode & S_IXGRP) != 0) inode.mode &= ~static_cast<std::uint32_t>(S_ISGID);
 }
 
-// ---- Attributes
-// ----------------------------------------------------------------------------------
+// Attributes.
 
 Task<Result<Attributes>> Filesystem::getattr(InodeId id) {
   CO_TRY_ASSIGN(const InodeRef inode, impl_->find(id));
@@ -678,8 +674,7 @@ Task<Result<std::string>> Filesystem::listxattr(InodeId id) {
   co_return names;
 }
 
-// ---- Durability and state
-// ------------------------------------------------------------------------
+// Durability and state.
 
 Task<Result<void>> Filesystem::fsync(InodeId id) {
   impl_->metrics.fsyncs.add();

@@ -148,10 +148,10 @@ class Filesystem {
   Task<Result<void>> unmount();
   ~Filesystem();
 
-  // ---- Names
-  // ------------------------------------------------------------------------------------- A success
-  // of lookup, mknod, mkdir, symlink, link and create adds one kernel reference, which forget()
-  // gives back; so does every readdirplus entry the sink took, but "." and "..".
+  // Names.
+
+  // A success of lookup, mknod, mkdir, symlink, link and create adds one kernel reference, which
+  // forget() gives back; so does every readdirplus entry the sink took, but "." and "..".
   Task<Result<Attributes>> lookup(InodeId parent, std::string name);
   void forget(InodeId inode, std::uint64_t references);
   // Regular files, FIFOs, sockets, device nodes; create() is mknod of a regular file.
@@ -171,8 +171,7 @@ class Filesystem {
   Task<Result<void>> readdir(InodeId directory, std::uint64_t cookie, bool plus,
                              DirectorySink sink);
 
-  // ---- Attributes
-  // --------------------------------------------------------------------------------
+  // Attributes.
   Task<Result<Attributes>> getattr(InodeId inode);
   Task<Result<Attributes>> setattr(InodeId inode, AttributeChange change);
   Task<Result<std::string>> getxattr(InodeId inode, std::string name);
@@ -183,8 +182,7 @@ class Filesystem {
   // Never suspends, takes one lock at most: the kernel asks for security.capability often.
   bool has_xattrs(InodeId inode);
 
-  // ---- Data
-  // --------------------------------------------------------------------------------------
+  // Data.
   Task<Result<ReadReply>> read(InodeId inode, std::uint64_t offset_bytes, std::size_t size_bytes);
   // All of `data` or an error. No copy is made when offset, size and address of the data are
   // multiples of 4 KiB (the end of the file may be in the last block if the memory behind it, to
@@ -205,9 +203,9 @@ class Filesystem {
 
   StatFs statfs();
 
-  // ---- Operation
-  // --------------------------------------------------------------------------------- Writes all
-  // metadata as a new run and trims the log. Several callers share one.
+  // Operation.
+
+  // Writes all metadata as a new run and trims the log. Several callers share one.
   Task<Result<void>> checkpoint();
   journal::Pool& pool();
   journal::Journal& journal();

@@ -67,8 +67,7 @@ struct Filesystem::Impl {
         store(std::make_unique<extent::Store>(executor, *pool, gate)),
         checkpoint_mutex(executor) {}
 
-  // ---- Life (filesystem.cpp)
-  // ---------------------------------------------------------------------
+  // Life (filesystem.cpp).
   Task<Result<void>> load();
   Task<Result<void>> make_root();
   Task<Result<void>> unmount();
@@ -85,8 +84,7 @@ struct Filesystem::Impl {
                                  Duration interval);
   Task<void> tend();
 
-  // ---- Helpers
-  // -----------------------------------------------------------------------------------
+  // Helpers.
   std::int64_t now_ns() const { return executor.wall_now().count(); }
   Result<void> writable() const;
   // As writable(), and kNoSpace while metadata has outgrown what is kept for it: for operations
@@ -108,8 +106,7 @@ struct Filesystem::Impl {
   static void kill_suid_sgid(Inode& inode) DFS_REQUIRES(inode.mutex);
   std::string path_of(InodeId id) const;
 
-  // ---- Names (names.cpp)
-  // -------------------------------------------------------------------------
+  // Names (names.cpp).
   Task<Result<Attributes>> make(InodeId parent, std::string name, std::uint32_t mode,
                                 std::uint32_t rdev, std::string target, Caller caller);
   Task<Result<void>> remove_name(InodeId parent, std::string name, bool directory);
@@ -118,8 +115,7 @@ struct Filesystem::Impl {
   // True if `directory` is `ancestor` or below it. rename_mutex held.
   bool is_below(InodeId directory, InodeId ancestor) const;
 
-  // ---- Data (file.cpp)
-  // ---------------------------------------------------------------------------
+  // Data (file.cpp).
   Task<Result<void>> write(InodeId id, std::uint64_t offset_bytes, std::span<std::byte> data,
                            std::size_t spare_bytes, WriteOptions options_in);
   Task<Result<void>> read_block(Inode& inode, FileBlock block, std::span<std::byte> into);
@@ -130,10 +126,10 @@ struct Filesystem::Impl {
   Task<Result<void>> fallocate(InodeId id, FallocateMode mode, std::uint64_t offset_bytes,
                                std::uint64_t size_bytes);
 
-  // ---- Checkpoint (checkpoint.cpp)
-  // --------------------------------------------------------------- Before the first modification
-  // of an inode since the running checkpoint's instant, inside a ChangeScope. The first wants the
-  // mutex held, the second takes it if need be.
+  // Checkpoint (checkpoint.cpp).
+
+  // Before the first modification of an inode since the running checkpoint's instant, inside a
+  // ChangeScope. The first wants the mutex held, the second takes it if need be.
   void capture_locked(Inode& inode) DFS_REQUIRES(inode.mutex);
   void capture(Inode& inode) DFS_EXCLUDES(inode.mutex);
   static void serialise(const Inode& inode, RunImage& out) DFS_REQUIRES(inode.mutex);

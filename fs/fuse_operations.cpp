@@ -178,7 +178,7 @@ class Request {
 
 namespace {
 
-// ---- Tasks: one call on Filesystem, one answer -------------------------------------------------
+// Tasks: one call on Filesystem, one answer.
 
 Task<void> serve_lookup(Request request, InodeId parent, std::string name) {
   // An NFS server asks for "." of a number that may be gone: that is no name to remember as absent.
@@ -333,7 +333,7 @@ Task<void> serve_readdir(Request request, InodeId directory, std::uint64_t cooki
   }
 }
 
-// ---- Handlers: copy what the message holds, start the task, return ------------------------------
+// Handlers: copy what the message holds, start the task, return.
 
 // Starts what `start` does with the request. Without memory for the task, the request answers
 // ENOMEM as it dies, and that is all there is to do: the one place where bad_alloc is caught.

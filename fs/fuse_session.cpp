@@ -41,30 +41,54 @@ thread_local bool answering_init = false;
 
 int errno_of(const Error& error) {
   switch (error.code) {
-    case Code::kOk: return 0;
-    case Code::kNotFound: return ENOENT;
-    case Code::kExists: return EEXIST;
-    case Code::kNotDirectory: return ENOTDIR;
-    case Code::kIsDirectory: return EISDIR;
-    case Code::kNotEmpty: return ENOTEMPTY;
-    case Code::kNameTooLong: return ENAMETOOLONG;
-    case Code::kInvalid: return EINVAL;
-    case Code::kPermission: return EPERM;
-    case Code::kAccess: return EACCES;
-    case Code::kTooManyLinks: return EMLINK;
-    case Code::kFileTooBig: return EFBIG;
-    case Code::kNoAttribute: return ENODATA;
-    case Code::kStale: return ESTALE;
-    case Code::kNotSupported: return EOPNOTSUPP;
-    case Code::kRange: return ERANGE;
-    case Code::kCrossDevice: return EXDEV;
-    case Code::kNoMemory: return ENOMEM;
-    case Code::kBusy: return EBUSY;
-    case Code::kNoDevice: return ENXIO;  // lseek behind the last data, open of a socket
-    case Code::kNoSpace: return ENOSPC;
-    case Code::kReadOnly: return EROFS;
-    case Code::kUsage: return EINVAL;
-    case Code::kSystem: return error.sys_errno != 0 ? error.sys_errno : EIO;
+    case Code::kOk:
+      return 0;
+    case Code::kNotFound:
+      return ENOENT;
+    case Code::kExists:
+      return EEXIST;
+    case Code::kNotDirectory:
+      return ENOTDIR;
+    case Code::kIsDirectory:
+      return EISDIR;
+    case Code::kNotEmpty:
+      return ENOTEMPTY;
+    case Code::kNameTooLong:
+      return ENAMETOOLONG;
+    case Code::kInvalid:
+      return EINVAL;
+    case Code::kPermission:
+      return EPERM;
+    case Code::kAccess:
+      return EACCES;
+    case Code::kTooManyLinks:
+      return EMLINK;
+    case Code::kFileTooBig:
+      return EFBIG;
+    case Code::kNoAttribute:
+      return ENODATA;
+    case Code::kStale:
+      return ESTALE;
+    case Code::kNotSupported:
+      return EOPNOTSUPP;
+    case Code::kRange:
+      return ERANGE;
+    case Code::kCrossDevice:
+      return EXDEV;
+    case Code::kNoMemory:
+      return ENOMEM;
+    case Code::kBusy:
+      return EBUSY;
+    case Code::kNoDevice:
+      return ENXIO;  // lseek behind the last data, open of a socket
+    case Code::kNoSpace:
+      return ENOSPC;
+    case Code::kReadOnly:
+      return EROFS;
+    case Code::kUsage:
+      return EINVAL;
+    case Code::kSystem:
+      return error.sys_errno != 0 ? error.sys_errno : EIO;
     // Everything that went wrong below the tree. The log and `status` say what it was.
     case Code::kDiskRead:
     case Code::kDiskWrite:
@@ -173,7 +197,8 @@ void FuseSession::read_requests(unsigned index) {
     const int received = fuse_session_receive_buf(session_, &request);
     if (received == -EINTR || received == -EAGAIN) continue;
     if (received <= 0) {
-      if (received < 0) log_error("fuse: receiving failed: {}", describe(system_error(Code::kSystem, -received)));
+      if (received < 0)
+        log_error("fuse: receiving failed: {}", describe(system_error(Code::kSystem, -received)));
       break;
     }
     {

@@ -198,7 +198,8 @@ std::vector<std::string> flag_names(std::uint64_t flags) {
 }
 
 std::vector<std::byte> refusal_of(const Head& head) {
-  const fuse_out_header header{.len = sizeof(fuse_out_header), .error = -ENOSYS, .unique = head.unique};
+  const fuse_out_header header{
+      .len = sizeof(fuse_out_header), .error = -ENOSYS, .unique = head.unique};
   const auto bytes = std::as_bytes(std::span{&header, 1});
   return {bytes.begin(), bytes.end()};
 }

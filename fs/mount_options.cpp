@@ -41,9 +41,9 @@ constexpr KernelFlag kKernelFlags[] = {
     {"dirsync", MS_DIRSYNC, 0},
 };
 // For mount(8) and systemd, or already true of every mount we make.
-constexpr std::string_view kIgnored[] = {"defaults", "auto",  "noauto", "_netdev", "nofail",
-                                         "user",     "nouser", "users", "owner",   "group",
-                                         "allow_other"};
+constexpr std::string_view kIgnored[] = {"defaults", "auto",  "noauto",     "_netdev",
+                                         "nofail",   "user",  "nouser",     "users",
+                                         "owner",    "group", "allow_other"};
 constexpr std::string_view kIgnoredPrefixes[] = {"x-", "X-", "comment="};
 
 constexpr int kWorkersMax = 16;
@@ -65,8 +65,9 @@ Outcome<std::int64_t> number_between(std::string_view name, std::string_view tex
                                      std::int64_t high) {
   const auto value = parse_integer(text);
   if (!value || *value < low || *value > high) {
-    return usage(fmt::format("The mount option {}={} is not a number from {} to {}.", name, text, low, high),
-                 fmt::format("Write for example -o {}={}.", name, low));
+    return usage(
+        fmt::format("The mount option {}={} is not a number from {} to {}.", name, text, low, high),
+        fmt::format("Write for example -o {}={}.", name, low));
   }
   return *value;
 }
@@ -90,8 +91,9 @@ Outcome<void> parse_word(std::string_view word, MountOptions& options) {
   }
   if (name == "writeback") {
     if (value != "on" && value != "off") {
-      return usage(fmt::format("The mount option {} is neither writeback=on nor writeback=off.", word),
-                   "Write one of the two.");
+      return usage(
+          fmt::format("The mount option {} is neither writeback=on nor writeback=off.", word),
+          "Write one of the two.");
     }
     options.writeback = value == "on";
     return {};
@@ -139,17 +141,31 @@ std::optional<std::uint64_t> parse_size(std::string_view text) {
   if (!strip("iB")) strip("B");
   if (text.empty()) return std::nullopt;
   switch (text.back()) {
-    case 'k': case 'K': unit = kKiB; break;
-    case 'm': case 'M': unit = kMiB; break;
-    case 'g': case 'G': unit = kGiB; break;
-    case 't': case 'T': unit = kTiB; break;
-    default: break;
+    case 'k':
+    case 'K':
+      unit = kKiB;
+      break;
+    case 'm':
+    case 'M':
+      unit = kMiB;
+      break;
+    case 'g':
+    case 'G':
+      unit = kGiB;
+      break;
+    case 't':
+    case 'T':
+      unit = kTiB;
+      break;
+    default:
+      break;
   }
   if (unit != 1) text.remove_suffix(1);
   double value = 0;
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
   if (error != std::errc{} || end != text.data() + text.size()) return std::nullopt;
-  if (!std::isfinite(value) || value <= 0 || value * static_cast<double>(unit) >= 0x1p62) return std::nullopt;
+  if (!std::isfinite(value) || value <= 0 || value * static_cast<double>(unit) >= 0x1p62)
+    return std::nullopt;
   return static_cast<std::uint64_t>(value * static_cast<double>(unit));
 }
 
@@ -171,7 +187,8 @@ std::string absolute_path(const std::string& path) {
   files::path absolute = files::absolute(path, error);
   // "a/.." is not nothing where a is a symbolic link; otherwise links are kept, since
   // /dev/disk/by-id/... is the name that stays true.
-  const bool climbs = std::ranges::any_of(absolute, [](const files::path& part) { return part == ".."; });
+  const bool climbs =
+      std::ranges::any_of(absolute, [](const files::path& part) { return part == ".."; });
   if (climbs && !error) absolute = files::weakly_canonical(absolute, error);
   std::string text = error ? path : absolute.lexically_normal().string();
   while (text.size() > 1 && text.back() == '/') text.pop_back();

@@ -87,7 +87,8 @@ Result<std::string> resolve_mountpoint(const std::string& path) {
   char buffer[PATH_MAX];
   if (::realpath(resolving.c_str(), buffer) == nullptr) return system_error(Code::kSystem, errno);
   if (!plain) return std::string{buffer};
-  const std::string joined = std::string{buffer} == "/" ? "/" + name : std::string{buffer} + "/" + name;
+  const std::string joined =
+      std::string{buffer} == "/" ? "/" + name : std::string{buffer} + "/" + name;
   // The mountpoint itself may be reached by a symbolic link; lstat answers from the directory
   // above unless something is mounted there, and then it is no link.
   struct stat info {};
@@ -105,7 +106,8 @@ MountpointProbe probe_mountpoint(const std::string& path) {
   if (entry && entry->type == kMountType) {
     // Not stat: the kernel answers that from what it remembers, for a day after the daemon's death.
     struct statvfs space {};
-    if (::statvfs(path.c_str(), &space) != 0 && is_dead(errno)) return {MountpointState::kDead, errno};
+    if (::statvfs(path.c_str(), &space) != 0 && is_dead(errno))
+      return {MountpointState::kDead, errno};
     return {MountpointState::kMounted, 0};
   }
   struct stat info {};
@@ -131,7 +133,8 @@ Result<void> mount_fuse(const UniqueFd& device, const MountPlan& plan) {
   const std::string data =
       fmt::format("fd={},rootmode=40000,user_id={},group_id={},default_permissions{}", device.get(),
                   ::getuid(), ::getgid(), plan.allow_other ? ",allow_other" : "");
-  if (::mount(plan.source.c_str(), plan.mountpoint.c_str(), kMountType, plan.flags, data.c_str()) != 0) {
+  if (::mount(plan.source.c_str(), plan.mountpoint.c_str(), kMountType, plan.flags, data.c_str()) !=
+      0) {
     return system_error(Code::kSystem, errno);
   }
   return {};

@@ -110,6 +110,7 @@ Outcome<MountedPool> find_mounted_pool(const std::string& path) {
                    fmt::format("You may not ask the daemon of {}.", mount->mountpoint),
                    "Run the same command with sudo."};
   }
+  if (daemons.silent) return refuse_silent(mount->mountpoint);
   return Refusal{
       ExitCode::kNotMounted, fmt::format("The daemon of {} is gone.", mount->mountpoint),
       fmt::format(

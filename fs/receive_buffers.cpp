@@ -12,7 +12,8 @@ void ReceiveBuffer::give_back() {
 
 // One block in front for the headers, one behind the largest payload as spare.
 ReceiveBuffers::ReceiveBuffers(std::size_t write_bytes_max, std::size_t count_max)
-    : buffer_bytes_(align_up(write_bytes_max, kBlockBytes) + 2 * kBlockBytes), count_max_(count_max) {
+    : buffer_bytes_(align_up(write_bytes_max, kBlockBytes) + 2 * kBlockBytes),
+      count_max_(count_max) {
   free_.reserve(count_max);
 }
 

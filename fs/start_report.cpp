@@ -21,7 +21,9 @@ void write_line(const UniqueFd& pipe, const Json& line) {
   [[maybe_unused]] const auto written = ::write(pipe.get(), text.data(), text.size());
 }
 
-void print_warning(const std::string& text) { fmt::print(stderr, "dynamicfs: warning: {}\n", text); }
+void print_warning(const std::string& text) {
+  fmt::print(stderr, "dynamicfs: warning: {}\n", text);
+}
 
 Outcome<void> read_line(const Json& line, bool* ready) {
   if (line.contains("warning")) {
@@ -89,7 +91,8 @@ Outcome<void> wait_for_start(UniqueFd pipe, pid_t daemon) {
     if (got < 0 && errno == EINTR) continue;
     if (got <= 0) break;
     received.append(buffer, static_cast<std::size_t>(got));
-    for (std::size_t end; (end = received.find('\n')) != received.npos; received.erase(0, end + 1)) {
+    for (std::size_t end; (end = received.find('\n')) != received.npos;
+         received.erase(0, end + 1)) {
       const Json line = Json::parse(received.substr(0, end), nullptr, false);
       if (line.is_object()) TRY(read_line(line, &ready));
     }
@@ -97,10 +100,12 @@ Outcome<void> wait_for_start(UniqueFd pipe, pid_t daemon) {
   if (ready) return {};
   int status = 0;
   ::waitpid(daemon, &status, 0);
-  return Refusal{ExitCode::kFailed,
-                 WIFSIGNALED(status) ? fmt::format("The daemon was killed by signal {} while it started.", WTERMSIG(status))
-                                     : "The daemon ended while it started, without a word.",
-                 "Its log in /var/log/dynamicfs may say why; --foreground shows it at once."};
+  return Refusal{
+      ExitCode::kFailed,
+      WIFSIGNALED(status)
+          ? fmt::format("The daemon was killed by signal {} while it started.", WTERMSIG(status))
+          : "The daemon ended while it started, without a word.",
+      "Its log in /var/log/dynamicfs may say why; --foreground shows it at once."};
 }
 
 }  // namespace dynamicfs::fs

@@ -18,7 +18,9 @@ using scheduler::ClassMetrics;
 using scheduler::DiskKind;
 
 double milliseconds(Duration duration) {
-  return static_cast<double>(std::chrono::duration_cast<std::chrono::microseconds>(duration).count()) / 1000;
+  return static_cast<double>(
+             std::chrono::duration_cast<std::chrono::microseconds>(duration).count()) /
+         1000;
 }
 
 double ratio(std::uint64_t part, std::uint64_t whole) {
@@ -27,10 +29,14 @@ double ratio(std::uint64_t part, std::uint64_t whole) {
 
 const char* kind_name(DiskKind kind) {
   switch (kind) {
-    case DiskKind::kDirectory: return "directory";
-    case DiskKind::kImageFile: return "image";
-    case DiskKind::kBlockDevice: return "device";
-    case DiskKind::kSimulated: return "simulated";
+    case DiskKind::kDirectory:
+      return "directory";
+    case DiskKind::kImageFile:
+      return "image";
+    case DiskKind::kBlockDevice:
+      return "device";
+    case DiskKind::kSimulated:
+      return "simulated";
   }
   return "";
 }
@@ -115,7 +121,8 @@ void put_filesystem_metrics(Json& metrics, const FilesystemMetrics& counted) {
 }
 
 // Returns the requests it has completed.
-std::uint64_t put_disk_metrics(Json& metrics, const std::string& prefix, const scheduler::DiskMetrics& disk) {
+std::uint64_t put_disk_metrics(Json& metrics, const std::string& prefix,
+                               const scheduler::DiskMetrics& disk) {
   std::uint64_t completed = 0;
   for (std::size_t i = 0; i < scheduler::kIoClasses; ++i) {
     const ClassMetrics& of_class = disk.classes[i];
@@ -186,25 +193,30 @@ std::string disk_name(const DiskStatus& disk) {
 }
 
 // One line each: what is wrong, and what to do about it.
-Json problems_json(Filesystem& filesystem, bool chosen_read_only, const std::vector<DiskStatus>& disks,
-                   const StatFs& space, const std::vector<std::string>& damaged) {
+Json problems_json(Filesystem& filesystem, bool chosen_read_only,
+                   const std::vector<DiskStatus>& disks, const StatFs& space,
+                   const std::vector<std::string>& damaged) {
   Json problems = Json::array();
   if (chosen_read_only) {
     // What cannot be written is what was asked for.
   } else if (filesystem.pool().read_only()) {
-    problems.push_back("The pool is read-only: too many disks are gone, or none takes the journal any "
-                       "more. Unmount, connect the missing disks, and mount again.");
+    problems.push_back(
+        "The pool is read-only: too many disks are gone, or none takes the journal any "
+        "more. Unmount, connect the missing disks, and mount again.");
   } else if (filesystem.journal().stopped()) {
-    problems.push_back("The journal has stopped, nothing can be written any more. The log says why; "
-                       "unmount and mount again when the cause is gone.");
+    problems.push_back(
+        "The journal has stopped, nothing can be written any more. The log says why; "
+        "unmount and mount again when the cause is gone.");
   }
   for (const DiskStatus& disk : disks) {
     switch (disk.health) {
-      case DiskHealth::kHealthy: break;
+      case DiskHealth::kHealthy:
+        break;
       case DiskHealth::kMissing:
-        problems.push_back(fmt::format(
-            "{} is missing. Connect it and mount again; if it has moved, name its place with -o disk=PATH.",
-            disk_name(disk)));
+        problems.push_back(
+            fmt::format("{} is missing. Connect it and mount again; if it has moved, name its "
+                        "place with -o disk=PATH.",
+                        disk_name(disk)));
         break;
       case DiskHealth::kFailed:
         problems.push_back(fmt::format(
@@ -212,18 +224,20 @@ Json problems_json(Filesystem& filesystem, bool chosen_read_only, const std::vec
             disk_name(disk), disk.reason.empty() ? "" : ": ", disk.reason));
         break;
       case DiskHealth::kStale:
-        problems.push_back(fmt::format(
-            "{} was away and lacks what was written meanwhile; until it is rebuilt those files have "
-            "one copy less.",
-            disk_name(disk)));
+        problems.push_back(
+            fmt::format("{} was away and lacks what was written meanwhile; until it is rebuilt "
+                        "those files have "
+                        "one copy less.",
+                        disk_name(disk)));
         break;
     }
   }
   if (!damaged.empty()) {
-    problems.push_back(fmt::format(
-        "{} file{} can no longer be read completely; they are listed under damaged files. Restore them "
-        "from a backup.",
-        damaged.size(), damaged.size() == 1 ? "" : "s"));
+    problems.push_back(
+        fmt::format("{} file{} can no longer be read completely; they are listed under damaged "
+                    "files. Restore them "
+                    "from a backup.",
+                    damaged.size(), damaged.size() == 1 ? "" : "s"));
   }
   // A few percent: copying one more film must not be what finds out.
   if (space.total_bytes > 0 && space.available_bytes < space.total_bytes / 50) {
@@ -235,7 +249,8 @@ Json problems_json(Filesystem& filesystem, bool chosen_read_only, const std::vec
 Json fuse_json(const FuseSession::State& state, const MountFacts& facts) {
   const auto text_of = [](std::uint64_t flags) { return wire::flag_names(flags); };
   Json knobs = Json::object();
-  for (const Knob& knob : facts.knobs) knobs[knob.name] = {{"before", knob.before}, {"now", knob.after}};
+  for (const Knob& knob : facts.knobs)
+    knobs[knob.name] = {{"before", knob.before}, {"now", knob.after}};
   return {{"library", state.library_version},
           {"protocol", fmt::format("{}.{}", state.offered.major, state.offered.minor)},
           {"features", text_of(state.answered.flags)},
@@ -263,23 +278,22 @@ Json build_status(Filesystem& filesystem, const FuseSession& session, const Moun
   const bool read_only = filesystem.pool().read_only() || facts.options.read_only;
 
   Json status;
-  status["pool"] = {
-      {"uuid", superblock.pool.text()},
-      {"label", superblock.label},
-      {"state", read_only                         ? "read_only"
-                : filesystem.pool().degraded() ? "degraded"
-                                               : "healthy"},
-      {"redundancy", superblock.policy.text()},
-      {"tolerates_lost_disks", superblock.policy.tolerance()},
-      {"epoch", superblock.epochs.empty() ? 0 : superblock.epochs.back().number.raw},
-      {"total_bytes", usable.total_bytes},
-      {"free_bytes", usable.free_bytes},
-      {"available_bytes", usable.available_bytes},
-      {"pending_bytes", space.pending_bytes},
-      {"promised_bytes", space.promised_bytes},
-      {"reserve_bytes", space.reserve_bytes},
-      {"degraded_chunks", space.degraded_chunks},
-      {"inodes", usable.files}};
+  status["pool"] = {{"uuid", superblock.pool.text()},
+                    {"label", superblock.label},
+                    {"state", read_only                      ? "read_only"
+                              : filesystem.pool().degraded() ? "degraded"
+                                                             : "healthy"},
+                    {"redundancy", superblock.policy.text()},
+                    {"tolerates_lost_disks", superblock.policy.tolerance()},
+                    {"epoch", superblock.epochs.empty() ? 0 : superblock.epochs.back().number.raw},
+                    {"total_bytes", usable.total_bytes},
+                    {"free_bytes", usable.free_bytes},
+                    {"available_bytes", usable.available_bytes},
+                    {"pending_bytes", space.pending_bytes},
+                    {"promised_bytes", space.promised_bytes},
+                    {"reserve_bytes", space.reserve_bytes},
+                    {"degraded_chunks", space.degraded_chunks},
+                    {"inodes", usable.files}};
 
   std::map<DiskId, std::uint64_t> used;
   for (const auto& [id, bytes] : space.used_by_disk) used[id] = bytes;
@@ -289,20 +303,20 @@ Json build_status(Filesystem& filesystem, const FuseSession& session, const Moun
   }
 
   const BufferUse buffers = buffer_use();
-  status["daemon"] = {
-      {"pid", ::getpid()},
-      {"version", kProgramVersion},
-      {"mountpoint", facts.mountpoint},
-      {"device", facts.device},
-      {"read_only", facts.options.read_only},
-      {"writeback", facts.options.writeback},
-      {"uptime_s", std::chrono::duration_cast<std::chrono::seconds>(std::chrono::steady_clock::now() - facts.since)
-                       .count()},
-      {"memory",
-       {{"resident_bytes", resident_bytes()},
-        {"buffers_in_use_bytes", buffers.in_use_bytes},
-        {"buffers_pooled_bytes", buffers.pooled_bytes},
-        {"metadata_bytes", filesystem.metadata_memory_bytes()}}}};
+  status["daemon"] = {{"pid", ::getpid()},
+                      {"version", kProgramVersion},
+                      {"mountpoint", facts.mountpoint},
+                      {"device", facts.device},
+                      {"read_only", facts.options.read_only},
+                      {"writeback", facts.options.writeback},
+                      {"uptime_s", std::chrono::duration_cast<std::chrono::seconds>(
+                                       std::chrono::steady_clock::now() - facts.since)
+                                       .count()},
+                      {"memory",
+                       {{"resident_bytes", resident_bytes()},
+                        {"buffers_in_use_bytes", buffers.in_use_bytes},
+                        {"buffers_pooled_bytes", buffers.pooled_bytes},
+                        {"metadata_bytes", filesystem.metadata_memory_bytes()}}}};
   status["fuse"] = fuse_json(fuse, facts);
 
   const MountReport& report = filesystem.mount_report();
@@ -327,7 +341,8 @@ Json build_status(Filesystem& filesystem, const FuseSession& session, const Moun
   for (const DiskStatus& disk : disks) {
     const scheduler::Disk* const present = filesystem.pool().disk(disk.record.id);
     if (present == nullptr) continue;
-    completed += put_disk_metrics(metrics, fmt::format("disk{}", disk.record.id), present->metrics());
+    completed +=
+        put_disk_metrics(metrics, fmt::format("disk{}", disk.record.id), present->metrics());
   }
   metrics["io_ops_completed"] = completed;
   put_fuse_metrics(metrics, session, fuse);

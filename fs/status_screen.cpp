@@ -14,7 +14,9 @@ namespace dynamicfs::fs {
 namespace {
 
 std::string text(const Json& object, const char* key) { return object.value(key, std::string{}); }
-std::uint64_t number(const Json& object, const char* key) { return object.value(key, std::uint64_t{0}); }
+std::uint64_t number(const Json& object, const char* key) {
+  return object.value(key, std::uint64_t{0});
+}
 
 std::string duration_text(std::uint64_t seconds) {
   if (seconds < 120) return fmt::format("{} s", seconds);
@@ -46,7 +48,8 @@ class Table {
   }
 
  private:
-  std::string print_row(const std::vector<std::string>& row, const std::vector<std::size_t>& widths) const {
+  std::string print_row(const std::vector<std::string>& row,
+                        const std::vector<std::size_t>& widths) const {
     std::string line = " ";
     for (std::size_t i = 0; i < row.size(); ++i) {
       line += columns_[i].right ? fmt::format(" {:>{}}", row[i], widths[i])
@@ -68,23 +71,33 @@ std::string space_line(const Json& pool) {
   const std::uint64_t used = total - free;
   const std::uint64_t percent = total == 0 ? 0 : used * 100 / total;
   // Something used is never drawn as nothing.
-  const std::uint64_t cells = total == 0 || used == 0 ? 0 : std::clamp(used * kCells / total, std::uint64_t{1}, kCells);
-  return fmt::format("  [{:#<{}}{:-<{}}] {} of {} used ({} %), {} available\n", "", cells, "", kCells - cells,
-                     size_text(used), size_text(total), percent, size_text(number(pool, "available_bytes")));
+  const std::uint64_t cells =
+      total == 0 || used == 0 ? 0 : std::clamp(used * kCells / total, std::uint64_t{1}, kCells);
+  return fmt::format("  [{:#<{}}{:-<{}}] {} of {} used ({} %), {} available\n", "", cells, "",
+                     kCells - cells, size_text(used), size_text(total), percent,
+                     size_text(number(pool, "available_bytes")));
 }
 
 std::string disk_table(const Json& disks) {
-  Table table({{"disk", true}, {"state"}, {"kind"}, {"used", true}, {"size", true}, {"queued", true},
-               {"in flight", true}, {"errors", true}, {"journal"}, {"path"}});
+  Table table({{"disk", true},
+               {"state"},
+               {"kind"},
+               {"used", true},
+               {"size", true},
+               {"queued", true},
+               {"in flight", true},
+               {"errors", true},
+               {"journal"},
+               {"path"}});
   for (const Json& disk : disks) {
     const bool present = disk.contains("queued");
     const auto count = [&](const char* key) {
       return present ? fmt::format("{}", disk.value(key, std::int64_t{0})) : std::string{"-"};
     };
     table.add({fmt::format("{}", number(disk, "id")), text(disk, "state"), text(disk, "kind"),
-               size_text(number(disk, "used_bytes")), size_text(number(disk, "size_bytes")), count("queued"),
-               count("in_flight"), count("errors"), disk.value("member", false) ? "yes" : "no",
-               text(disk, "path")});
+               size_text(number(disk, "used_bytes")), size_text(number(disk, "size_bytes")),
+               count("queued"), count("in_flight"), count("errors"),
+               disk.value("member", false) ? "yes" : "no", text(disk, "path")});
   }
   return table.print();
 }
@@ -110,8 +123,9 @@ constexpr std::pair<std::string_view, std::string_view> kGroups[] = {
     {"io_", "Disks"},
     {"fuse_", "Requests of the kernel"},
 };
-constexpr std::string_view kGroupOrder[] = {"Extent locks", "Reads and checksums", "Journal", "Files", "Space",
-                                            "Disks", "Requests of the kernel", "Memory"};
+constexpr std::string_view kGroupOrder[] = {
+    "Extent locks", "Reads and checksums",    "Journal", "Files", "Space",
+    "Disks",        "Requests of the kernel", "Memory"};
 
 std::string_view group_of(std::string_view name) {
   for (const auto& [prefix, group] : kGroups) {
@@ -133,10 +147,11 @@ std::string status_screen(const Json& status) {
   const std::string label = text(pool, "label");
   std::string state = text(pool, "state");
   std::ranges::replace(state, '_', '-');
-  std::string out = fmt::format("pool {}{}: {}, {}\n", label.empty() ? "" : label + " ", text(pool, "uuid"), state,
-                                text(pool, "redundancy"));
+  std::string out = fmt::format("pool {}{}: {}, {}\n", label.empty() ? "" : label + " ",
+                                text(pool, "uuid"), state, text(pool, "redundancy"));
   out += fmt::format("  at {} for {}, daemon {}, {} in memory, {} files and directories\n",
-                     text(daemon, "mountpoint"), duration_text(number(daemon, "uptime_s")), number(daemon, "pid"),
+                     text(daemon, "mountpoint"), duration_text(number(daemon, "uptime_s")),
+                     number(daemon, "pid"),
                      size_text(number(daemon.value("memory", Json::object()), "resident_bytes")),
                      number(pool, "inodes"));
   out += space_line(pool);
@@ -158,7 +173,8 @@ std::string metrics_screen(const Json& status) {
   for (const std::string_view group : kGroupOrder) {
     std::string lines;
     for (const auto& [name, value] : metrics.items()) {
-      if (group_of(name) == group) lines += fmt::format("  {:<{}}  {}\n", name, width, value_text(value));
+      if (group_of(name) == group)
+        lines += fmt::format("  {:<{}}  {}\n", name, width, value_text(value));
     }
     if (!lines.empty()) out += fmt::format("\n{}\n{}", group, lines);
   }

@@ -144,8 +144,7 @@ class SimStore {
     return *map;
   }
 
-  // ---- What a file system does
-  // -------------------------------------------------------------------
+  // What a file system does.
 
   static Task<Result<Lsn>> write_task(SimStore* self, std::uint64_t inode, std::uint64_t first,
                                       std::uint64_t count, std::uint64_t version) {
@@ -267,8 +266,7 @@ class SimStore {
     return out;
   }
 
-  // ---- Below
-  // -------------------------------------------------------------------------------------
+  // Below.
 
   // Where a block lies: one entry per copy.
   struct Location {

@@ -71,9 +71,9 @@ class SimPool {
     return executor.run(std::move(task));
   }
 
-  // ---- Paths
-  // ------------------------------------------------------------------------------------- "a/b/c";
-  // "" is the root. The reference of the lookup is given back at once.
+  // Paths.
+
+  // "a/b/c"; "" is the root. The reference of the lookup is given back at once.
   Result<InodeId> resolve(const std::string& path) {
     return run(resolve_task(filesystem.get(), path));
   }

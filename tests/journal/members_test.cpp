@@ -362,7 +362,10 @@ TEST_SUITE("journal members") {
         } else {
           pool.on_new_disk = nullptr;
         }
-        if (!pool.boot().has_value()) {
+        const Result<void> started = pool.boot();
+        if (!started.has_value()) {
+          INFO(pool.problem.text);
+          INFO(describe(started.error()));
           CHECK(pool.cut_done);
           pool.power_cut();
           continue;
