@@ -6,7 +6,7 @@ namespace dynamicfs {
 [[noreturn]] void assertion_failed(const char* condition, const char* file, int line);
 }
 
-#define DFS_ASSERT(condition)                                                   \
-  (__builtin_expect(static_cast<bool>(condition), 1)                            \
-       ? static_cast<void>(0)                                                   \
+#define DFS_ASSERT(condition)                        \
+  (__builtin_expect(static_cast<bool>(condition), 1) \
+       ? static_cast<void>(0)                        \
        : ::dynamicfs::assertion_failed(#condition, __FILE__, __LINE__))

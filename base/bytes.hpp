@@ -29,13 +29,10 @@ inline std::string_view as_text(std::span<const std::byte> bytes) {
 static_assert(std::endian::native == std::endian::little,
               "the formats are little-endian; a big-endian port swaps in store() and load()");
 template <class T>
-  requires std::is_integral_v<T>
-void store(std::byte* at, T value) {
-  std::memcpy(at, &value, sizeof value);
-}
+requires std::is_integral_v<T>
+void store(std::byte* at, T value) { std::memcpy(at, &value, sizeof value); }
 template <class T>
-  requires std::is_integral_v<T>
-T load(const std::byte* at) {
+requires std::is_integral_v<T> T load(const std::byte* at) {
   // A bool that is neither 0 nor 1 is undefined behaviour, and a disk can hold any byte.
   if constexpr (std::is_same_v<T, bool>) return *at != std::byte{0};
   T value;
@@ -49,7 +46,7 @@ class ByteWriter {
   explicit ByteWriter(Bytes& out) : out_(out) {}
 
   template <class T>
-    requires std::is_integral_v<T>
+  requires std::is_integral_v<T>
   void put(T value) {
     const std::size_t at = out_.size();
     out_.resize(at + sizeof value);

@@ -15,37 +15,53 @@ namespace dynamicfs {
 enum class Code : std::uint8_t {
   kOk = 0,
   // Disks and their scheduler.
-  kDiskRead,        // the device answered a read with an error
-  kDiskWrite,       // ... a write
-  kDiskFlush,       // ... a flush: what was written since the last good flush may be lost
-  kDiskGone,        // the disk is missing, failed or shut down; nothing was attempted
-  kDiskRange,       // an offset behind the end of the volume
-  kDiskOpen,        // opening a backing store failed; sys_errno says why
+  kDiskRead,   // the device answered a read with an error
+  kDiskWrite,  // ... a write
+  kDiskFlush,  // ... a flush: what was written since the last good flush may be lost
+  kDiskGone,   // the disk is missing, failed or shut down; nothing was attempted
+  kDiskRange,  // an offset behind the end of the volume
+  kDiskOpen,   // opening a backing store failed; sys_errno says why
   // Bytes on disk.
-  kFormatMagic,     // not ours at all
-  kFormatVersion,   // ours, but written by a newer program
-  kFormatInvalid,   // ours, checksum good, contents impossible: a bug or a forgery
-  kChecksum,        // checksum mismatch
-  kCorrupt,         // no good copy is left
+  kFormatMagic,    // not ours at all
+  kFormatVersion,  // ours, but written by a newer program
+  kFormatInvalid,  // ours, checksum good, contents impossible: a bug or a forgery
+  kChecksum,       // checksum mismatch
+  kCorrupt,        // no good copy is left
   // Journal and pool.
   kJournalFull,
   kJournalStopped,  // an earlier failure made the pool read-only
   kNotInPool,
-  kPoolBusy,        // another daemon holds the lock
-  kPoolExists,      // the disk belongs to a pool already
-  kDiskMissing,     // a member that is needed was not found
+  kPoolBusy,     // another daemon holds the lock
+  kPoolExists,   // the disk belongs to a pool already
+  kDiskMissing,  // a member that is needed was not found
   kTooFewDisks,
   kSplitBrain,
   kReadOnly,
   // Space.
   kNoSpace,
   // The POSIX layer.
-  kNotFound, kExists, kNotDirectory, kIsDirectory, kNotEmpty, kNameTooLong, kInvalid,
-  kPermission, kAccess, kTooManyLinks, kFileTooBig, kNoAttribute, kStale, kNotSupported,
-  kRange, kCrossDevice, kNoMemory, kBusy, kNoDevice,
+  kNotFound,
+  kExists,
+  kNotDirectory,
+  kIsDirectory,
+  kNotEmpty,
+  kNameTooLong,
+  kInvalid,
+  kPermission,
+  kAccess,
+  kTooManyLinks,
+  kFileTooBig,
+  kNoAttribute,
+  kStale,
+  kNotSupported,
+  kRange,
+  kCrossDevice,
+  kNoMemory,
+  kBusy,
+  kNoDevice,
   // Outside.
-  kSystem,          // a system call failed; sys_errno says why
-  kUsage,           // what the user asked for makes no sense; the message says what to do
+  kSystem,  // a system call failed; sys_errno says why
+  kUsage,   // what the user asked for makes no sense; the message says what to do
   kShutdown,
 };
 
@@ -132,18 +148,18 @@ class [[nodiscard]] Result<void> {
 #define DFS_CONCAT(a, b) DFS_CONCAT_(a, b)
 
 // Unwraps, or returns the error from the enclosing function. Not for coroutines.
-#define TRY_(name, expression)                         \
-  __extension__({                                      \
-    auto name = (expression);                          \
-    if (!name.has_value()) return name.error();        \
-    std::move(name).value();                           \
+#define TRY_(name, expression)                  \
+  __extension__({                               \
+    auto name = (expression);                   \
+    if (!name.has_value()) return name.error(); \
+    std::move(name).value();                    \
   })
 #define TRY(expression) TRY_(DFS_CONCAT(try_, __COUNTER__), expression)
 
 // The same for coroutines, as statements: g++ 12 breaks on co_await inside a statement expression.
-#define CO_TRY_ASSIGN_(name, declaration, expression)     \
-  auto name = expression;                                 \
-  if (!name.has_value()) co_return name.error();          \
+#define CO_TRY_ASSIGN_(name, declaration, expression) \
+  auto name = expression;                             \
+  if (!name.has_value()) co_return name.error();      \
   declaration = std::move(name).value()
 #define CO_TRY_ASSIGN(declaration, expression) \
   CO_TRY_ASSIGN_(DFS_CONCAT(co_try_, __COUNTER__), declaration, expression)

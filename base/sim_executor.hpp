@@ -19,7 +19,9 @@ class SimExecutor final : public Executor {
   explicit SimExecutor(std::uint64_t seed) : generator_(seed) {}
 
   TimePoint now() const override { return now_; }
-  Duration wall_now() const override { return Duration{1'700'000'000'000'000'000} + now_.since_origin; }
+  Duration wall_now() const override {
+    return Duration{1'700'000'000'000'000'000} + now_.since_origin;
+  }
   std::uint64_t random() override { return generator_(); }
   void post(std::coroutine_handle<> handle) override { ready_.push_back(handle); }
   void post_at(TimePoint when, std::coroutine_handle<> handle) override;

@@ -26,10 +26,14 @@ std::optional<Uuid> Uuid::parse(std::string_view text) {
       continue;
     }
     unsigned value = 0;
-    if (c >= '0' && c <= '9') value = static_cast<unsigned>(c - '0');
-    else if (c >= 'a' && c <= 'f') value = static_cast<unsigned>(c - 'a') + 10;
-    else if (c >= 'A' && c <= 'F') value = static_cast<unsigned>(c - 'A') + 10;
-    else return std::nullopt;
+    if (c >= '0' && c <= '9')
+      value = static_cast<unsigned>(c - '0');
+    else if (c >= 'a' && c <= 'f')
+      value = static_cast<unsigned>(c - 'a') + 10;
+    else if (c >= 'A' && c <= 'F')
+      value = static_cast<unsigned>(c - 'A') + 10;
+    else
+      return std::nullopt;
     auto& byte = uuid.bytes[nibble / 2];
     byte = static_cast<std::uint8_t>(nibble % 2 == 0 ? value << 4 : byte | value);
     ++nibble;

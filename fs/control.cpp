@@ -258,12 +258,12 @@ RunningDaemons running_daemons() {
         continue;
       }
       daemons.answering.push_back({.socket = socket,
-                         .pool = hello->value("pool", ""),
-                         .label = hello->value("label", ""),
-                         .pid = hello->value("pid", 0),
-                         .mountpoint = hello->value("mountpoint", ""),
-                         .device = hello->value("device", ""),
-                         .disks = hello->value("disks", std::vector<std::string>{})});
+                                   .pool = hello->value("pool", ""),
+                                   .label = hello->value("label", ""),
+                                   .pid = hello->value("pid", 0),
+                                   .mountpoint = hello->value("mountpoint", ""),
+                                   .device = hello->value("device", ""),
+                                   .disks = hello->value("disks", std::vector<std::string>{})});
     }
   }
   return daemons;

@@ -1,13 +1,15 @@
 // The door between the command and the daemon: one Unix socket per pool, one JSON object per line.
 //
 //   {"command": "status"}     {"ok": true, "status": {...}}
-//   {"command": "hello"}      {"ok": true, "pool": ..., "pid": ..., "mountpoint": ..., "disks": [...]}
+//   {"command": "hello"}      {"ok": true, "pool": ..., "pid": ..., "mountpoint": ..., "disks":
+//   [...]}
 //   {"command": "sync"}       {"ok": true} when everything done before is durable
 //   {"command": "shutdown"}   {"ok": true, "pid": ...} at once; the daemon unmounts and exits
 //   {"command": "await_exit"} {"ok": true, "pid": ...} at once; like shutdown without the asking
 //
 // After the last two the connection stays open; the daemon's last words on it are
-// {"finished": true, "error": ""} when everything is on disk. A refusal is {"ok": false, "error": "..."}.
+// {"finished": true, "error": ""} when everything is on disk. A refusal is {"ok": false, "error":
+// "..."}.
 //
 // Who may ask: root and the user the daemon runs as, by the kernel's word (SO_PEERCRED).
 #pragma once
@@ -33,8 +35,8 @@ namespace dynamicfs::fs {
 
 using Json = nlohmann::ordered_json;
 
-// Where a daemon of this user puts its socket: /run/dynamicfs for root, $XDG_RUNTIME_DIR/dynamicfs for
-// others; empty if there is none.
+// Where a daemon of this user puts its socket: /run/dynamicfs for root, $XDG_RUNTIME_DIR/dynamicfs
+// for others; empty if there is none.
 std::string control_directory();
 
 // The answer to one request, given once, from any thread and at any time.
@@ -89,13 +91,13 @@ struct RunningDaemon {
   std::string label;
   pid_t pid = 0;
   std::string mountpoint;
-  std::string device;               // of the mount: "0:45"
+  std::string device;  // of the mount: "0:45"
   std::vector<std::string> disks;
 };
 struct RunningDaemons {
   std::vector<RunningDaemon> answering;
-  bool denied = false;   // there are some we may not ask
-  bool silent = false;   // there are some that take our question and do not answer
+  bool denied = false;  // there are some we may not ask
+  bool silent = false;  // there are some that take our question and do not answer
 };
 RunningDaemons running_daemons();
 

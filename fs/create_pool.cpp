@@ -49,14 +49,10 @@ Refusal usage(std::string what, std::string remedy) {
 
 const char* kind_name(DiskKind kind) {
   switch (kind) {
-    case DiskKind::kDirectory:
-      return "directory";
-    case DiskKind::kImageFile:
-      return "image file";
-    case DiskKind::kBlockDevice:
-      return "block device";
-    case DiskKind::kSimulated:
-      return "simulated";
+    case DiskKind::kDirectory: return "directory";
+    case DiskKind::kImageFile: return "image file";
+    case DiskKind::kBlockDevice: return "block device";
+    case DiskKind::kSimulated: return "simulated";
   }
   return "";
 }

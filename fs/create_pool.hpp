@@ -14,11 +14,11 @@
 namespace dynamicfs::fs {
 
 struct CreateRequest {
-  std::vector<std::string> disks;             // directories, image files, block devices
-  std::string redundancy;                     // "single", "replica:2"; empty: the default
-  std::optional<std::uint64_t> size_bytes;    // of directories and new image files
+  std::vector<std::string> disks;           // directories, image files, block devices
+  std::string redundancy;                   // "single", "replica:2"; empty: the default
+  std::optional<std::uint64_t> size_bytes;  // of directories and new image files
   std::string label;
-  bool force = false;                         // erase what the disks hold
+  bool force = false;  // erase what the disks hold
 };
 
 struct CreatedPool {
@@ -31,7 +31,7 @@ struct CreatedPool {
   journal::Policy policy;
   std::vector<DiskLine> disks;
   std::uint64_t usable_bytes = 0;
-  std::vector<std::string> warnings;          // true and not in the way
+  std::vector<std::string> warnings;  // true and not in the way
 };
 
 Outcome<CreatedPool> create_pool(const CreateRequest& request);

@@ -86,8 +86,7 @@ Refusal refuse_mountpoint(const std::string& path, const MountpointProbe& probe)
       return refuse(fmt::format("{} holds a mount of something else whose daemon is gone.", path),
                     fmt::format("Remove it with 'umount {}'.", path));
     case MountpointState::kUnreadable:
-    case MountpointState::kUsable:
-      break;
+    case MountpointState::kUsable: break;
   }
   return refuse(fmt::format("{} cannot be looked at: {}.", path, std::strerror(probe.sys_errno)),
                 "");
@@ -201,23 +200,12 @@ Outcome<void> Daemon::open_pool(StartReport& report) {
   if (!pool) {
     ExitCode code = ExitCode::kFailed;
     switch (pool.error().code) {
-      case Code::kSplitBrain:
-        code = ExitCode::kSplitBrain;
-        break;
-      case Code::kDiskMissing:
-        code = ExitCode::kDiskMissing;
-        break;
-      case Code::kFormatMagic:
-        code = ExitCode::kNotADisk;
-        break;
-      case Code::kFormatVersion:
-        code = ExitCode::kNewerFormat;
-        break;
-      case Code::kNotInPool:
-        code = ExitCode::kUsage;
-        break;
-      default:
-        break;
+      case Code::kSplitBrain: code = ExitCode::kSplitBrain; break;
+      case Code::kDiskMissing: code = ExitCode::kDiskMissing; break;
+      case Code::kFormatMagic: code = ExitCode::kNotADisk; break;
+      case Code::kFormatVersion: code = ExitCode::kNewerFormat; break;
+      case Code::kNotInPool: code = ExitCode::kUsage; break;
+      default: break;
     }
     if (problem.text.empty())
       problem.text = fmt::format("The pool cannot be opened: {}.", describe(pool.error()));

@@ -14,15 +14,15 @@
 namespace dynamicfs::fs {
 
 struct MountRequest {
-  std::string disk;         // any disk of the pool, as the user wrote it
+  std::string disk;  // any disk of the pool, as the user wrote it
   std::string mountpoint;
   MountOptions options;
   bool foreground = false;  // stay, and log to stderr
 };
 
 // Mounts the pool. In the foreground it returns when the pool is unmounted; else it leaves a daemon
-// behind and returns as soon as the tree can be used. Warnings go to stderr. No thread may have been
-// made before.
+// behind and returns as soon as the tree can be used. Warnings go to stderr. No thread may have
+// been made before.
 Outcome<void> mount_pool(const MountRequest& request);
 
 }  // namespace dynamicfs::fs

@@ -22,8 +22,8 @@ struct ProbedDisk {
 Outcome<ProbedDisk> probe_disk(Executor& executor, const std::string& path, Duration lock_wait);
 
 struct DiskSearch {
-  std::string named;                  // absolute
-  std::vector<std::string> others;    // -o disk=PATH, absolute
+  std::string named;                // absolute
+  std::vector<std::string> others;  // -o disk=PATH, absolute
   int workers_per_disk = 2;
   bool read_only = false;
 };

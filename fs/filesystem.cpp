@@ -215,12 +215,8 @@ Result<void> Filesystem::Impl::apply_change(
   };
   extent::Freed freed;  // what is free is found out at the end, from what is mapped then
   switch (static_cast<ChangeType>(type)) {
-    case ChangeType::kInodePut:
-      TRY(put_inode(TRY(decode_inode(body))));
-      return {};
-    case ChangeType::kInodeRemove:
-      inodes.remove(TRY(decode_inode_id(body)));
-      return {};
+    case ChangeType::kInodePut: TRY(put_inode(TRY(decode_inode(body)))); return {};
+    case ChangeType::kInodeRemove: inodes.remove(TRY(decode_inode_id(body))); return {};
     case ChangeType::kEntryPut: {
       EntryChange change = TRY(decode_entry_put(body));
       TRY(directory(change.directory))
@@ -277,12 +273,10 @@ Result<void> Filesystem::Impl::apply_change(
       TRY(file(change.inode))->map->reserve(change.first, change.count, Generation{lsn.raw});
       return {};
     }
-    case extent::ChangeType::kChunkPut:
-      return store->replay(TRY(extent::decode_chunk_put(body)));
+    case extent::ChangeType::kChunkPut: return store->replay(TRY(extent::decode_chunk_put(body)));
     case extent::ChangeType::kChunkRemove:
       return store->replay(TRY(extent::decode_chunk_remove(body)));
-    case extent::ChangeType::kReferenceCount:
-      break;
+    case extent::ChangeType::kReferenceCount: break;
   }
   log_error("journal record {} has a change of unknown type {}", lsn, type);
   return error(Code::kFormatVersion, type);
@@ -335,8 +329,7 @@ Result<void> Filesystem::Impl::apply_run_entry(std::span<const std::byte> key_by
         return error(Code::kFormatInvalid, key.inode.raw);
       }
       return inode->map->load_window(WindowId{from_big_endian<std::uint64_t>(key.rest)}, value);
-    case KeyTag::kInode:
-      break;
+    case KeyTag::kInode: break;
   }
   return error(Code::kFormatInvalid, static_cast<std::uint64_t>(key.tag));
 }

@@ -450,17 +450,10 @@ void on_rename(fuse_req_t raw, fuse_ino_t from_parent, const char* from_name, fu
   begin(raw, [&](Request request, Filesystem& filesystem) {
     RenameMode mode = RenameMode::kReplace;
     switch (flags) {
-      case 0:
-        break;
-      case RENAME_NOREPLACE:
-        mode = RenameMode::kNoReplace;
-        break;
-      case RENAME_EXCHANGE:
-        mode = RenameMode::kExchange;
-        break;
-      default:
-        request.fail(EINVAL);
-        return;  // RENAME_WHITEOUT
+      case 0: break;
+      case RENAME_NOREPLACE: mode = RenameMode::kNoReplace; break;
+      case RENAME_EXCHANGE: mode = RenameMode::kExchange; break;
+      default: request.fail(EINVAL); return;  // RENAME_WHITEOUT
     }
     spawn(serve_done(std::move(request), filesystem.rename(InodeId{from_parent}, from_name,
                                                            InodeId{to_parent}, to_name, mode)));
@@ -590,23 +583,14 @@ void on_fallocate(fuse_req_t raw, fuse_ino_t inode, int flags, off_t offset, off
   begin(raw, [&](Request request, Filesystem& filesystem) {
     FallocateMode mode = FallocateMode::kAllocate;
     switch (flags) {
-      case 0:
-        break;
-      case FALLOC_FL_KEEP_SIZE:
-        mode = FallocateMode::kKeepSize;
-        break;
-      case FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE:
-        mode = FallocateMode::kPunchHole;
-        break;
-      case FALLOC_FL_ZERO_RANGE:
-        mode = FallocateMode::kZeroRange;
-        break;
+      case 0: break;
+      case FALLOC_FL_KEEP_SIZE: mode = FallocateMode::kKeepSize; break;
+      case FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE: mode = FallocateMode::kPunchHole; break;
+      case FALLOC_FL_ZERO_RANGE: mode = FallocateMode::kZeroRange; break;
       case FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE:
         mode = FallocateMode::kZeroRangeKeepSize;
         break;
-      default:
-        request.fail(EOPNOTSUPP);
-        return;
+      default: request.fail(EOPNOTSUPP); return;
     }
     spawn(serve_done(std::move(request),
                      filesystem.fallocate(InodeId{inode}, mode, static_cast<std::uint64_t>(offset),

@@ -10,7 +10,7 @@ namespace dynamicfs::fs {
 // What a handler needs to know of the message it was called for and libfuse does not tell. Set by
 // the reader for the time of the call.
 struct Incoming {
-  ReceiveBuffer* buffer = nullptr;   // a WRITE takes it over
+  ReceiveBuffer* buffer = nullptr;  // a WRITE takes it over
   bool kill_suid_sgid = false;
 };
 extern thread_local Incoming incoming;

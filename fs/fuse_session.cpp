@@ -41,54 +41,30 @@ thread_local bool answering_init = false;
 
 int errno_of(const Error& error) {
   switch (error.code) {
-    case Code::kOk:
-      return 0;
-    case Code::kNotFound:
-      return ENOENT;
-    case Code::kExists:
-      return EEXIST;
-    case Code::kNotDirectory:
-      return ENOTDIR;
-    case Code::kIsDirectory:
-      return EISDIR;
-    case Code::kNotEmpty:
-      return ENOTEMPTY;
-    case Code::kNameTooLong:
-      return ENAMETOOLONG;
-    case Code::kInvalid:
-      return EINVAL;
-    case Code::kPermission:
-      return EPERM;
-    case Code::kAccess:
-      return EACCES;
-    case Code::kTooManyLinks:
-      return EMLINK;
-    case Code::kFileTooBig:
-      return EFBIG;
-    case Code::kNoAttribute:
-      return ENODATA;
-    case Code::kStale:
-      return ESTALE;
-    case Code::kNotSupported:
-      return EOPNOTSUPP;
-    case Code::kRange:
-      return ERANGE;
-    case Code::kCrossDevice:
-      return EXDEV;
-    case Code::kNoMemory:
-      return ENOMEM;
-    case Code::kBusy:
-      return EBUSY;
-    case Code::kNoDevice:
-      return ENXIO;  // lseek behind the last data, open of a socket
-    case Code::kNoSpace:
-      return ENOSPC;
-    case Code::kReadOnly:
-      return EROFS;
-    case Code::kUsage:
-      return EINVAL;
-    case Code::kSystem:
-      return error.sys_errno != 0 ? error.sys_errno : EIO;
+    case Code::kOk: return 0;
+    case Code::kNotFound: return ENOENT;
+    case Code::kExists: return EEXIST;
+    case Code::kNotDirectory: return ENOTDIR;
+    case Code::kIsDirectory: return EISDIR;
+    case Code::kNotEmpty: return ENOTEMPTY;
+    case Code::kNameTooLong: return ENAMETOOLONG;
+    case Code::kInvalid: return EINVAL;
+    case Code::kPermission: return EPERM;
+    case Code::kAccess: return EACCES;
+    case Code::kTooManyLinks: return EMLINK;
+    case Code::kFileTooBig: return EFBIG;
+    case Code::kNoAttribute: return ENODATA;
+    case Code::kStale: return ESTALE;
+    case Code::kNotSupported: return EOPNOTSUPP;
+    case Code::kRange: return ERANGE;
+    case Code::kCrossDevice: return EXDEV;
+    case Code::kNoMemory: return ENOMEM;
+    case Code::kBusy: return EBUSY;
+    case Code::kNoDevice: return ENXIO;  // lseek behind the last data, open of a socket
+    case Code::kNoSpace: return ENOSPC;
+    case Code::kReadOnly: return EROFS;
+    case Code::kUsage: return EINVAL;
+    case Code::kSystem: return error.sys_errno != 0 ? error.sys_errno : EIO;
     // Everything that went wrong below the tree. The log and `status` say what it was.
     case Code::kDiskRead:
     case Code::kDiskWrite:
@@ -109,8 +85,7 @@ int errno_of(const Error& error) {
     case Code::kDiskMissing:
     case Code::kTooFewDisks:
     case Code::kSplitBrain:
-    case Code::kShutdown:
-      return EIO;
+    case Code::kShutdown: return EIO;
   }
   return EIO;
 }

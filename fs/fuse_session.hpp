@@ -2,8 +2,8 @@
 //
 // Nothing else happens here. A request is received by one of a few reader threads (`fuse-<n>`),
 // started as a task and answered by whichever thread completes it; what needs no disk is answered
-// by the reader itself, without a hop. The memory a WRITE was received into travels with its task to
-// the disks, so its payload is copied nowhere.
+// by the reader itself, without a hop. The memory a WRITE was received into travels with its task
+// to the disks, so its payload is copied nowhere.
 //
 // Stateless  The kernel is told once that OPEN, OPENDIR, CREATE and FLUSH do not exist. It then
 //            opens without asking, makes files by MKNOD and keeps nothing to RELEASE: a small file
@@ -51,8 +51,8 @@ int errno_of(const Error& error);
 
 class FuseSession {
  public:
-  // `device` is an open /dev/fuse that was just mounted: the kernel's INIT is on its way. `executor`
-  // and `filesystem` outlive the session. Errors: kSystem.
+  // `device` is an open /dev/fuse that was just mounted: the kernel's INIT is on its way.
+  // `executor` and `filesystem` outlive the session. Errors: kSystem.
   static Result<std::unique_ptr<FuseSession>> start(Executor& executor, Filesystem& filesystem,
                                                     UniqueFd device, SessionOptions options);
   // stop() and drain() come first.
@@ -103,7 +103,7 @@ class FuseSession {
   Executor& executor_;
   Filesystem& filesystem_;
   const SessionOptions options_;
-  fuse_session* session_ = nullptr;   // owned, with the device in it
+  fuse_session* session_ = nullptr;  // owned, with the device in it
   int device_fd_ = -1;
   UniqueFd end_fd_;
   ReceiveBuffers buffers_;

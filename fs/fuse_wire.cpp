@@ -152,8 +152,7 @@ bool kills_suid_sgid(const Head& head, std::span<const std::byte> message) {
       return (body_of<fuse_open_in>(message).open_flags & FUSE_OPEN_KILL_SUIDGID) != 0;
     case FUSE_CREATE:
       return (body_of<fuse_create_in>(message).open_flags & FUSE_OPEN_KILL_SUIDGID) != 0;
-    default:
-      return false;
+    default: return false;
   }
 }
 

@@ -1,5 +1,5 @@
-// The kernel's side of the FUSE protocol, as far as libfuse keeps it from its callers: which request
-// a received message is, the bits of FUSE_HANDLE_KILLPRIV_V2, and the reply to INIT.
+// The kernel's side of the FUSE protocol, as far as libfuse keeps it from its callers: which
+// request a received message is, the bits of FUSE_HANDLE_KILLPRIV_V2, and the reply to INIT.
 //
 // libfuse before 3.17 never sends FUSE_PARALLEL_DIROPS, however much it is wanted, cannot ask for
 // FUSE_HANDLE_KILLPRIV_V2, and no version hands over the "clear suid and sgid" bits that the kernel
@@ -40,11 +40,11 @@ struct Init {
   unsigned minor = 0;
   std::uint64_t flags = 0;
   unsigned max_readahead_bytes = 0;
-  unsigned max_write_bytes = 0;         // of the reply only
-  unsigned max_background = 0;          // of the reply only
-  unsigned congestion_threshold = 0;    // of the reply only
-  unsigned time_granularity_ns = 0;     // of the reply only
-  unsigned max_pages = 0;               // of the reply only
+  unsigned max_write_bytes = 0;       // of the reply only
+  unsigned max_background = 0;        // of the reply only
+  unsigned congestion_threshold = 0;  // of the reply only
+  unsigned time_granularity_ns = 0;   // of the reply only
+  unsigned max_pages = 0;             // of the reply only
 };
 Init init_offer(std::span<const std::byte> message);
 // Adds to the reply (what stands behind its header) the bits that libfuse does not send, each only

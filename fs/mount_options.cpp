@@ -142,23 +142,14 @@ std::optional<std::uint64_t> parse_size(std::string_view text) {
   if (text.empty()) return std::nullopt;
   switch (text.back()) {
     case 'k':
-    case 'K':
-      unit = kKiB;
-      break;
+    case 'K': unit = kKiB; break;
     case 'm':
-    case 'M':
-      unit = kMiB;
-      break;
+    case 'M': unit = kMiB; break;
     case 'g':
-    case 'G':
-      unit = kGiB;
-      break;
+    case 'G': unit = kGiB; break;
     case 't':
-    case 'T':
-      unit = kTiB;
-      break;
-    default:
-      break;
+    case 'T': unit = kTiB; break;
+    default: break;
   }
   if (unit != 1) text.remove_suffix(1);
   double value = 0;

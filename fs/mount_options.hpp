@@ -12,13 +12,13 @@
 namespace dynamicfs::fs {
 
 struct MountOptions {
-  unsigned long flags = 0;             // MS_RDONLY ... of mount(2)
+  unsigned long flags = 0;  // MS_RDONLY ... of mount(2)
   bool read_only = false;
   bool writeback = true;
   int workers_per_disk = 2;
   unsigned readers = 2;
   Duration commit_interval{std::chrono::seconds{5}};
-  std::vector<std::string> disks;      // disk=PATH, made absolute
+  std::vector<std::string> disks;  // disk=PATH, made absolute
 };
 
 // `text` is a comma-separated list; may be empty. An unknown word is refused by name (kUsage).

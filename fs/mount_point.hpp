@@ -16,7 +16,7 @@ namespace dynamicfs::fs {
 inline constexpr const char* kMountType = "fuse.dynamicfs";
 
 struct MountEntry {
-  std::string device;      // "0:45": names the mounted file system whatever its path
+  std::string device;  // "0:45": names the mounted file system whatever its path
   std::string mountpoint;
   std::string type;
   std::string source;
@@ -52,7 +52,7 @@ Result<UniqueFd> open_fuse_device();
 struct MountPlan {
   std::string source;
   std::string mountpoint;
-  unsigned long flags = 0;     // MS_RDONLY ... of mount(2)
+  unsigned long flags = 0;  // MS_RDONLY ... of mount(2)
   bool allow_other = true;
 };
 // From here on the kernel sends requests to `device`. Errors: kSystem with the errno of mount(2).

@@ -83,7 +83,8 @@ class ReceiveBuffers {
   // std::mutex, not ours: readers wait on the condition variable.
   mutable std::mutex mutex_;
   std::condition_variable came_back_;
-  std::vector<Buffer> free_;  // the one used last is at the end, and taken first: it is in the caches
+  std::vector<Buffer>
+      free_;  // the one used last is at the end, and taken first: it is in the caches
   std::size_t made_ = 0;
   std::size_t out_ = 0;
   std::size_t waits_ = 0;

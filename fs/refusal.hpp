@@ -13,8 +13,8 @@ namespace dynamicfs::fs {
 // Documented in dynamicfs(8); never renumbered.
 enum class ExitCode : int {
   kOk = 0,
-  kDegraded = 1,          // status: working, a disk is away
-  kAtRisk = 2,            // status: read-only, or data was lost
+  kDegraded = 1,  // status: working, a disk is away
+  kAtRisk = 2,    // status: read-only, or data was lost
   kFailed = 3,
   kUsage = 4,
   kNotADisk = 5,
@@ -32,16 +32,17 @@ enum class ExitCode : int {
 
 struct Refusal {
   ExitCode code = ExitCode::kFailed;
-  std::string what;      // a whole sentence
-  std::string remedy;    // another one; empty where there is none
+  std::string what;    // a whole sentence
+  std::string remedy;  // another one; empty where there is none
 };
 
 // A value or a Refusal, with the member names of Result, so TRY works.
 template <class T>
 class [[nodiscard]] Outcome {
  public:
-  Outcome(T value) : state_(std::in_place_index<0>, std::move(value)) {}            // NOLINT: implicit
-  Outcome(Refusal refusal) : state_(std::in_place_index<1>, std::move(refusal)) {}  // NOLINT: implicit
+  Outcome(T value) : state_(std::in_place_index<0>, std::move(value)) {}  // NOLINT: implicit
+  Outcome(Refusal refusal)
+      : state_(std::in_place_index<1>, std::move(refusal)) {}  // NOLINT: implicit
 
   bool has_value() const { return state_.index() == 0; }
   explicit operator bool() const { return has_value(); }

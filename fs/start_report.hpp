@@ -40,7 +40,8 @@ struct StartPipe {
 };
 Result<StartPipe> make_start_pipe();
 
-// In the child: a session of its own, nothing inherited but stderr (until the log is open) and `keep`.
+// In the child: a session of its own, nothing inherited but stderr (until the log is open) and
+// `keep`.
 void become_daemon(UniqueFd& keep);
 
 // In the parent: prints warnings; returns when the daemon is ready, has refused, or has died.

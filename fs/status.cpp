@@ -29,14 +29,10 @@ double ratio(std::uint64_t part, std::uint64_t whole) {
 
 const char* kind_name(DiskKind kind) {
   switch (kind) {
-    case DiskKind::kDirectory:
-      return "directory";
-    case DiskKind::kImageFile:
-      return "image";
-    case DiskKind::kBlockDevice:
-      return "device";
-    case DiskKind::kSimulated:
-      return "simulated";
+    case DiskKind::kDirectory: return "directory";
+    case DiskKind::kImageFile: return "image";
+    case DiskKind::kBlockDevice: return "device";
+    case DiskKind::kSimulated: return "simulated";
   }
   return "";
 }
@@ -210,8 +206,7 @@ Json problems_json(Filesystem& filesystem, bool chosen_read_only,
   }
   for (const DiskStatus& disk : disks) {
     switch (disk.health) {
-      case DiskHealth::kHealthy:
-        break;
+      case DiskHealth::kHealthy: break;
       case DiskHealth::kMissing:
         problems.push_back(
             fmt::format("{} is missing. Connect it and mount again; if it has moved, name its "

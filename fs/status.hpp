@@ -1,4 +1,5 @@
-// What the daemon knows about itself and its pool, as the JSON object that `dynamicfs status` shows.
+// What the daemon knows about itself and its pool, as the JSON object that `dynamicfs status`
+// shows.
 //
 // Keys are part of the interface: scripts read them. Metrics are flat names with a number each, as
 // dynamicfs(8) lists them.
@@ -21,7 +22,7 @@ inline constexpr const char* kProgramVersion = "0.1.0";
 // What belongs to this mount and is known to the daemon alone.
 struct MountFacts {
   std::string mountpoint;
-  std::string device;       // "0:45"
+  std::string device;  // "0:45"
   MountOptions options;
   std::vector<Knob> knobs;
   std::chrono::steady_clock::time_point since;

@@ -45,8 +45,7 @@ bool Journal::Impl::satisfied(const CommitWaiter& waiter) const {
       return durable.load(std::memory_order_relaxed) >= waiter.target.raw;
     case CommitWaiter::Until::kCovered:
       return covered.load(std::memory_order_relaxed) >= waiter.target.raw;
-    case CommitWaiter::Until::kIdle:
-      return !committing.load(std::memory_order_relaxed);
+    case CommitWaiter::Until::kIdle: return !committing.load(std::memory_order_relaxed);
   }
   return false;
 }

@@ -28,14 +28,10 @@ void trim_history(Superblock& superblock) {
 
 const char* disk_health_name(DiskHealth health) {
   switch (health) {
-    case DiskHealth::kHealthy:
-      return "healthy";
-    case DiskHealth::kMissing:
-      return "missing";
-    case DiskHealth::kFailed:
-      return "failed";
-    case DiskHealth::kStale:
-      return "stale";
+    case DiskHealth::kHealthy: return "healthy";
+    case DiskHealth::kMissing: return "missing";
+    case DiskHealth::kFailed: return "failed";
+    case DiskHealth::kStale: return "stale";
   }
   return "unknown";
 }

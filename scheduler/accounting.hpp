@@ -47,9 +47,7 @@ inline void note_started(DiskMetrics& metrics, const IoRequest& request) {
       metrics.writes.add();
       metrics.written_bytes.add(request.size_bytes);
       break;
-    case IoOp::kFlush:
-      metrics.flushes.add();
-      break;
+    case IoOp::kFlush: metrics.flushes.add(); break;
   }
 }
 

@@ -33,8 +33,8 @@ namespace dynamicfs::scheduler {
 // In order of urgency. Every request names one; man/architecture.md says who uses which.
 enum class IoClass : std::uint8_t { kCritical, kHotRead, kRead, kWrite, kBackground };
 inline constexpr std::size_t kIoClasses = 5;
-inline constexpr std::array<const char*, kIoClasses> kIoClassNames = {"critical", "hot_read", "read",
-                                                                      "write", "background"};
+inline constexpr std::array<const char*, kIoClasses> kIoClassNames = {
+    "critical", "hot_read", "read", "write", "background"};
 
 enum class IoOp : std::uint8_t { kRead, kWrite, kFlush };
 
@@ -73,10 +73,10 @@ struct ClassMetrics {
 
 struct DiskMetrics {
   std::array<ClassMetrics, kIoClasses> classes;
-  Counter reads, writes, flushes;          // requests given to the device
+  Counter reads, writes, flushes;  // requests given to the device
   Counter read_bytes, written_bytes;
-  Counter system_calls;                    // io_uring_enter and the like, by our workers
-  Counter wake_ups;                        // times a sleeping worker was woken
+  Counter system_calls;  // io_uring_enter and the like, by our workers
+  Counter wake_ups;      // times a sleeping worker was woken
 };
 
 enum class DiskKind : std::uint8_t { kDirectory, kImageFile, kBlockDevice, kSimulated };

@@ -16,14 +16,11 @@ constexpr std::uint64_t kSectorsPerBlock = kBlockBytes / kSectorBytes;
 
 Error simulated_error(Code code, const IoRequest& request) {
   switch (code) {
-    case Code::kNoSpace:
-      return system_error(Code::kDiskWrite, ENOSPC, request.offset_bytes);
+    case Code::kNoSpace: return system_error(Code::kDiskWrite, ENOSPC, request.offset_bytes);
     case Code::kDiskRead:
     case Code::kDiskWrite:
-    case Code::kDiskFlush:
-      return system_error(code, EIO, request.offset_bytes);
-    default:
-      return error(code, request.offset_bytes);
+    case Code::kDiskFlush: return system_error(code, EIO, request.offset_bytes);
+    default: return error(code, request.offset_bytes);
   }
 }
 

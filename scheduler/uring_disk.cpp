@@ -120,13 +120,9 @@ class UringDisk final : public Disk {
     bool soon = false;
     for (const auto& worker : workers_) {
       switch (worker->state) {
-        case WorkerState::kLooking:
-          return nullptr;
-        case WorkerState::kBusy:
-          soon = soon || now - worker->busy_since < kBusyForSecond;
-          break;
-        case WorkerState::kAway:
-          break;
+        case WorkerState::kLooking: return nullptr;
+        case WorkerState::kBusy: soon = soon || now - worker->busy_since < kBusyForSecond; break;
+        case WorkerState::kAway: break;
         case WorkerState::kSleeping:
           if (sleeping == nullptr) sleeping = worker.get();
           break;

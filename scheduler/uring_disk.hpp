@@ -20,12 +20,12 @@ namespace dynamicfs::scheduler {
 inline constexpr const char* kVolumeFileName = "dynamicfs.volume";
 
 struct VolumeTarget {
-  std::string path;          // as the user gave it, made absolute
-  std::string file;          // what is opened: the path, or the volume file inside the directory
+  std::string path;  // as the user gave it, made absolute
+  std::string file;  // what is opened: the path, or the volume file inside the directory
   DiskKind kind = DiskKind::kImageFile;
-  bool exists = false;       // the volume file or image is there already
-  std::uint64_t size_bytes = 0;        // of the device or existing file; 0 if there is none
-  std::uint64_t free_bytes = 0;        // of the file system that holds a directory or image
+  bool exists = false;           // the volume file or image is there already
+  std::uint64_t size_bytes = 0;  // of the device or existing file; 0 if there is none
+  std::uint64_t free_bytes = 0;  // of the file system that holds a directory or image
 };
 
 // Looks, changes nothing. Errors: kDiskOpen with the errno (ENOENT: nothing there and its parent is
@@ -38,9 +38,9 @@ Result<VolumeTarget> inspect_volume(const std::string& path);
 Result<void> create_volume_file(const VolumeTarget& target, std::uint64_t size_bytes);
 
 struct UringDiskOptions {
-  std::string name;          // for thread names: "0", "1", ...
+  std::string name;  // for thread names: "0", "1", ...
   int workers = 2;
-  unsigned depth = 32;       // requests at the device at once, over all workers
+  unsigned depth = 32;  // requests at the device at once, over all workers
   bool read_only = false;
   // Seconds to wait for the lock of a killed daemon whose last requests are still in the kernel.
   Duration lock_wait{std::chrono::seconds{10}};

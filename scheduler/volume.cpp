@@ -121,12 +121,9 @@ Result<UniqueFd> open_locked(const VolumeTarget& target, bool read_only, Duratio
     } else {
       strangers = 0;
       switch (try_lock(fd.get(), read_only)) {
-        case LockState::kTaken:
-          return fd;
-        case LockState::kFailed:
-          return open_error();
-        case LockState::kHeldByAnother:
-          break;
+        case LockState::kTaken: return fd;
+        case LockState::kFailed: return open_error();
+        case LockState::kHeldByAnother: break;
       }
     }
     fd.reset();

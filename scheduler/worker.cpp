@@ -194,14 +194,9 @@ void Worker::reap() {
   io_uring_for_each_cqe(&ring_, head, cqe) {
     ++count;
     switch (cqe->user_data) {
-      case kWakeUp:
-        prepare_wake_up();
-        break;
-      case kSpace:
-        finish_space(cqe->res);
-        break;
-      default:
-        finish(*reinterpret_cast<IoRequest*>(cqe->user_data), cqe->res);
+      case kWakeUp: prepare_wake_up(); break;
+      case kSpace: finish_space(cqe->res); break;
+      default: finish(*reinterpret_cast<IoRequest*>(cqe->user_data), cqe->res);
     }
   }
   io_uring_cq_advance(&ring_, count);
@@ -253,9 +248,7 @@ void Worker::prepare(IoRequest& request) {
       io_uring_prep_write(sqe, kVolumeFile, request.data + request.done_bytes, size, offset);
       if (request.durable) sqe->rw_flags = RWF_DSYNC;
       break;
-    case IoOp::kFlush:
-      io_uring_prep_fsync(sqe, kVolumeFile, IORING_FSYNC_DATASYNC);
-      break;
+    case IoOp::kFlush: io_uring_prep_fsync(sqe, kVolumeFile, IORING_FSYNC_DATASYNC); break;
   }
   sqe->flags |= IOSQE_FIXED_FILE;
   io_uring_sqe_set_data(sqe, &request);

@@ -303,12 +303,8 @@ TEST_SUITE("extent map") {
       for (int step = 0; step < 300; ++step) {
         const std::uint64_t first = place();
         switch (random() % 8) {
-          case 0:
-            twins.clear(first, 1 + random() % 400);
-            break;
-          case 1:
-            twins.reserve(first, 1 + random() % 400);
-            break;
+          case 0: twins.clear(first, 1 + random() % 400); break;
+          case 1: twins.reserve(first, 1 + random() % 400); break;
           case 2:
             if (random() % 20 == 0) twins.clear(first, ~std::uint64_t{0});
             break;

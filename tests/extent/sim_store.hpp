@@ -346,8 +346,7 @@ class SimStore {
         case extent::ChangeType::kChunkRemove:
           TRY(store->replay(TRY(extent::decode_chunk_remove(body))));
           break;
-        default:
-          return Code::kFormatInvalid;
+        default: return Code::kFormatInvalid;
       }
     }
     return {};

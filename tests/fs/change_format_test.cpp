@@ -67,21 +67,15 @@ TEST_SUITE("change format") {
         case ChangeType::kEntryRemove:
           CHECK(TRY(decode_entry_remove(body)).cookie == 78);
           return {};
-        case ChangeType::kXattrPut:
-          CHECK(TRY(decode_xattr_put(body)).value == "value");
-          return {};
+        case ChangeType::kXattrPut: CHECK(TRY(decode_xattr_put(body)).value == "value"); return {};
         case ChangeType::kXattrRemove:
           CHECK(TRY(decode_xattr_remove(body)).name == "user.b");
           return {};
         case ChangeType::kSymlinkPut:
           CHECK(TRY(decode_symlink_put(body)).value == "target");
           return {};
-        case ChangeType::kInodeRemove:
-          CHECK(TRY(decode_inode_id(body)) == InodeId{5});
-          return {};
-        case ChangeType::kInodeLimit:
-          CHECK(TRY(decode_inode_id(body)) == InodeId{6});
-          return {};
+        case ChangeType::kInodeRemove: CHECK(TRY(decode_inode_id(body)) == InodeId{5}); return {};
+        case ChangeType::kInodeLimit: CHECK(TRY(decode_inode_id(body)) == InodeId{6}); return {};
       }
       return Code::kFormatInvalid;
     };

@@ -128,14 +128,10 @@ class RandomOperations {
   }
   std::uint64_t offset_in_file() {
     switch (pick(4)) {
-      case 0:
-        return 0;
-      case 1:
-        return pick(16) * kBlockBytes;
-      case 2:
-        return kWindowBytes - 8000 + pick(16'000);  // around the edge of a window
-      default:
-        return pick(100'000);
+      case 0: return 0;
+      case 1: return pick(16) * kBlockBytes;
+      case 2: return kWindowBytes - 8000 + pick(16'000);  // around the edge of a window
+      default: return pick(100'000);
     }
   }
   std::string some_text() {

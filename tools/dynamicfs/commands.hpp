@@ -18,7 +18,8 @@ void add_umount(CLI::App& app, Action& action);
 void add_status(CLI::App& app, Action& action);
 void add_sync(CLI::App& app, Action& action);
 
-// `mount.dynamicfs DISK MOUNTPOINT [-sfnv] [-N namespace] [-t type] [-o options]`, as mount(8) calls it.
+// `mount.dynamicfs DISK MOUNTPOINT [-sfnv] [-N namespace] [-t type] [-o options]`, as mount(8)
+// calls it.
 int mount_helper(int argc, char** argv);
 
 // Prints the sentence and its remedy to stderr.

@@ -12,7 +12,8 @@
 namespace dynamicfs::tools {
 namespace {
 
-constexpr const char* kFooter = R"(A DISK is a directory on any file system (one file in it becomes the disk; whatever else is in
+constexpr const char* kFooter =
+    R"(A DISK is a directory on any file system (one file in it becomes the disk; whatever else is in
 there stays), an image file, or a block device. Disks may differ in size.
 
 Examples:
@@ -32,15 +33,18 @@ fs::ExitCode create(const fs::CreateRequest& given, const std::string& size) {
   }
   auto created = fs::create_pool(request);
   if (!created) return refuse(created.error());
-  for (const std::string& warning : created->warnings) fmt::print(stderr, "dynamicfs: warning: {}\n", warning);
+  for (const std::string& warning : created->warnings)
+    fmt::print(stderr, "dynamicfs: warning: {}\n", warning);
   fmt::print("Pool {} is ready: {}, {} for your files.\n",
-             request.label.empty() ? created->pool.text() : fmt::format("{} ({})", request.label, created->pool.text()),
+             request.label.empty() ? created->pool.text()
+                                   : fmt::format("{} ({})", request.label, created->pool.text()),
              created->policy.text(), fs::size_text(created->usable_bytes));
   std::size_t width = 0;
   for (const auto& disk : created->disks) width = std::max(width, disk.path.size());
   for (std::size_t i = 0; i < created->disks.size(); ++i) {
     const auto& disk = created->disks[i];
-    fmt::print("  disk {}  {:<{}}  {}, {}\n", i, disk.path, width, disk.kind, fs::size_text(disk.size_bytes));
+    fmt::print("  disk {}  {:<{}}  {}, {}\n", i, disk.path, width, disk.kind,
+               fs::size_text(disk.size_bytes));
   }
   fmt::print("Mount it with\n  sudo dynamicfs mount {} MOUNTPOINT\n", created->disks.front().path);
   return fs::ExitCode::kOk;
@@ -56,11 +60,15 @@ void add_create(CLI::App& app, Action& action) {
   const auto arguments = std::make_shared<Arguments>();
   fs::CreateRequest& request = arguments->request;
   CLI::App* const command = app.add_subcommand("create", "Make a new pool of disks");
-  command->add_option("DISK", request.disks, "Directories, image files or block devices")->type_name("")->required();
-  command->add_option("--redundancy", request.redundancy,
-                      "single, or replica:N for N copies on N disks (default: replica:2 from two disks on)");
-  command->add_option("--size", arguments->size,
-                      "Size of each directory's disk or new image file (default: 90 % of what is free there)");
+  command->add_option("DISK", request.disks, "Directories, image files or block devices")
+      ->type_name("")
+      ->required();
+  command->add_option(
+      "--redundancy", request.redundancy,
+      "single, or replica:N for N copies on N disks (default: replica:2 from two disks on)");
+  command->add_option(
+      "--size", arguments->size,
+      "Size of each directory's disk or new image file (default: 90 % of what is free there)");
   command->add_option("--label", request.label, "A name for people");
   command->add_flag("--force", request.force, "Erase what the disks hold, be it another pool");
   command->footer(kFooter);

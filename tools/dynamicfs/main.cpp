@@ -60,7 +60,8 @@ int run(int argc, char** argv) {
   } catch (const CLI::ParseError& error) {
     // Help and version come this way too, with code 0.
     if (error.get_exit_code() == 0) return app.exit(error);
-    return static_cast<int>(refuse({fs::ExitCode::kUsage, fmt::format("{}.", error.what()), kUsageRemedy}));
+    return static_cast<int>(
+        refuse({fs::ExitCode::kUsage, fmt::format("{}.", error.what()), kUsageRemedy}));
   }
   if (!action) {
     return static_cast<int>(refuse({fs::ExitCode::kUsage, "A command is missing.", kUsageRemedy}));

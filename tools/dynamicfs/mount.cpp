@@ -26,7 +26,8 @@ In /etc/fstab:
 
 fs::ExitCode mount(const std::string& disk, const std::string& mountpoint,
                    const std::vector<std::string>& words, bool foreground) {
-  fs::MountRequest request{.disk = disk, .mountpoint = mountpoint, .options = {}, .foreground = foreground};
+  fs::MountRequest request{
+      .disk = disk, .mountpoint = mountpoint, .options = {}, .foreground = foreground};
   for (const std::string& word : words) {
     if (const auto parsed = fs::parse_mount_options(word, request.options); !parsed) {
       return refuse(parsed.error());
@@ -44,15 +45,25 @@ void add_mount(CLI::App& app, Action& action) {
     bool foreground = false;
   };
   const auto arguments = std::make_shared<Arguments>();
-  CLI::App* const command = app.add_subcommand("mount", "Mount a pool; returns when the tree can be used");
-  command->add_option("DISK", arguments->disk, "Any disk of the pool: directory, image file or device")->type_name("")->required();
-  command->add_option("MOUNTPOINT", arguments->mountpoint, "An empty directory")->type_name("")->required();
-  command->add_option("-o", arguments->options, "Mount options, see below")->type_name("OPTIONS")->join(',');
-  command->add_flag("-f,--foreground", arguments->foreground, "Stay in the foreground and log to stderr");
+  CLI::App* const command =
+      app.add_subcommand("mount", "Mount a pool; returns when the tree can be used");
+  command
+      ->add_option("DISK", arguments->disk, "Any disk of the pool: directory, image file or device")
+      ->type_name("")
+      ->required();
+  command->add_option("MOUNTPOINT", arguments->mountpoint, "An empty directory")
+      ->type_name("")
+      ->required();
+  command->add_option("-o", arguments->options, "Mount options, see below")
+      ->type_name("OPTIONS")
+      ->join(',');
+  command->add_flag("-f,--foreground", arguments->foreground,
+                    "Stay in the foreground and log to stderr");
   command->footer(kFooter);
   command->callback([arguments, &action] {
     action = [arguments] {
-      return mount(arguments->disk, arguments->mountpoint, {arguments->options}, arguments->foreground);
+      return mount(arguments->disk, arguments->mountpoint, {arguments->options},
+                   arguments->foreground);
     };
   });
 }
@@ -76,7 +87,8 @@ int mount_helper(int argc, char** argv) {
     } else if (!word.starts_with("-")) {
       places.push_back(word);
     } else {
-      return static_cast<int>(refuse({fs::ExitCode::kUsage, "The flag " + word + " is unknown.", ""}));
+      return static_cast<int>(
+          refuse({fs::ExitCode::kUsage, "The flag " + word + " is unknown.", ""}));
     }
   }
   if (places.size() != 2) {

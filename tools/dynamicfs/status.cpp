@@ -17,7 +17,8 @@ namespace {
 
 using fs::ExitCode;
 
-constexpr const char* kFooter = R"(Exit code: 0 healthy, 1 degraded (a disk is away, everything works), 2 data at risk
+constexpr const char* kFooter =
+    R"(Exit code: 0 healthy, 1 degraded (a disk is away, everything works), 2 data at risk
 (read-only, or files that can no longer be read), 15 nothing is mounted.
 --json prints one object with MOUNTPOINT, and an array without.)";
 
@@ -52,12 +53,15 @@ ExitCode status_of_all(const Arguments& arguments) {
   }
   if (all.empty()) {
     if (daemons.denied) {
-      return refuse({ExitCode::kPermission, "You may not ask the daemons that run here.", "Run it with sudo."});
+      return refuse({ExitCode::kPermission, "You may not ask the daemons that run here.",
+                     "Run it with sudo."});
     }
     if (daemons.silent) {
-      return refuse({ExitCode::kFailed, "A daemon runs here and does not answer.", "Its log says what it is doing."});
+      return refuse({ExitCode::kFailed, "A daemon runs here and does not answer.",
+                     "Its log says what it is doing."});
     }
-    return refuse({ExitCode::kNotMounted, "No pool is mounted.", "'dynamicfs mount DISK MOUNTPOINT' mounts one."});
+    return refuse({ExitCode::kNotMounted, "No pool is mounted.",
+                   "'dynamicfs mount DISK MOUNTPOINT' mounts one."});
   }
   if (arguments.json) {
     fmt::print("{}\n", all.dump(2, ' ', false, fs::Json::error_handler_t::replace));
@@ -88,8 +92,12 @@ ExitCode status(const Arguments& arguments) {
 
 void add_status(CLI::App& app, Action& action) {
   const auto arguments = std::make_shared<Arguments>();
-  CLI::App* const command = app.add_subcommand("status", "Show pools: state, space, disks, problems");
-  command->add_option("MOUNTPOINT", arguments->mountpoint, "Where the pool is mounted; without it, every pool")->type_name("");
+  CLI::App* const command =
+      app.add_subcommand("status", "Show pools: state, space, disks, problems");
+  command
+      ->add_option("MOUNTPOINT", arguments->mountpoint,
+                   "Where the pool is mounted; without it, every pool")
+      ->type_name("");
   command->add_flag("--metrics", arguments->metrics, "Also every counter, in groups");
   command->add_flag("--json", arguments->json, "Everything, for programs");
   command->footer(kFooter);
