@@ -37,4 +37,4 @@ configure() {
 
 # How `build` is configured: optimised, with the assertions on, which stay in what users run.
 # shellcheck disable=SC2034 # used by those who source this file
-release_options=(-Dbuildtype=release -Db_ndebug=false)
+release_options=(-Dbuildtype=release -Doptimization=2 -Db_ndebug=false)
