@@ -95,9 +95,7 @@ Task<Result<journal::Manifest>> Filesystem::Impl::write_run(std::uint64_t number
                                                             std::uint64_t limit,
                                                             std::vector<extent::ChunkPut> chunks,
                                                             std::uint64_t run_id) {
-  // Enough copies to survive what the policy survives, two at least where there are two disks.
-  const std::size_t copies = std::max<std::size_t>(2, pool->policy().tolerance() + 1);
-  std::vector<DiskId> disks = store->run_disks(copies);
+  std::vector<DiskId> disks = store->run_disks(run_copies());
   if (disks.empty()) co_return error(Code::kReadOnly);
   journal::RunWriter writer(*pool, *store, run_id, std::move(disks));
   {
@@ -156,6 +154,20 @@ Task<Result<journal::Manifest>> Filesystem::Impl::write_run(std::uint64_t number
     }
   }
   co_return co_await writer.finish();
+}
+
+// Enough copies to survive what the policy survives, two at least where there are two disks.
+std::size_t Filesystem::Impl::run_copies() const {
+  return std::max<std::size_t>(2, pool->policy().tolerance() + 1);
+}
+
+bool Filesystem::Impl::run_is_thin() const {
+  const journal::Manifest manifest = pool->superblock().manifest;
+  if (manifest.run_id == 0) return false;
+  const auto here = std::ranges::count_if(manifest.copies, [this](const journal::RunCopy& copy) {
+    return pool->disk(copy.disk) != nullptr;
+  });
+  return static_cast<std::size_t>(here) < std::min(run_copies(), pool->healthy()->size());
 }
 
 // Writes the run and makes it the current one; on an error the old one still is.
@@ -233,6 +245,8 @@ Task<Result<void>> Filesystem::Impl::checkpoint() {
     log_warning("checkpoint failed: {}", describe(switched.error()));
     co_return switched.error();
   }
+  // A disk may have failed while its copy was written.
+  run_thin.store(run_is_thin());
   metrics.checkpoints.add();
   metrics.checkpoint_ms.record(
       static_cast<std::uint64_t>((executor.now() - start).count() / 1'000'000));
@@ -240,12 +254,13 @@ Task<Result<void>> Filesystem::Impl::checkpoint() {
 }
 
 // A commit may be waiting for the log space this frees, so a failure is tried again while that is
-// so.
+// so. A copy more of the run is tried for once each time that the disks change.
 Task<void> Filesystem::Impl::checkpoint_in_background() {
-  while (log_is_filling() && writable().has_value()) {
+  while (checkpoint_is_due() && writable().has_value()) {
     const Result<void> result = co_await checkpoint();
-    if (result.has_value() || closing.load(std::memory_order_acquire)) break;
-    if (!writable().has_value()) break;
+    if (closing.load(std::memory_order_acquire)) break;
+    if (result.has_value()) continue;
+    run_thin.store(false);
     co_await executor.sleep(std::chrono::seconds{1});
   }
   checkpointing.store(false);

@@ -40,6 +40,7 @@ Task<Result<std::unique_ptr<Filesystem>>> Filesystem::mount(Executor& executor,
   auto impl = std::make_unique<Impl>(executor, std::move(pool), options);
   const Result<void> loaded = co_await impl->load();
   if (!loaded.has_value()) {
+    co_await impl->quiesce();
     co_await executor.leave_driver_thread();  // the disks go with `impl`
     co_return loaded.error();
   }
@@ -85,6 +86,8 @@ Task<Result<void>> Filesystem::Impl::load() {
 
   pool->on_change([this] {
     if (pool->read_only()) journal->stop();
+    run_thin.store(run_is_thin());
+    checkpoint_if_due();
   });
   if (!options.read_only) {
     journal->on_progress([this] { on_progress(); });
@@ -130,6 +133,10 @@ Task<Result<void>> Filesystem::Impl::load() {
     report.orphans_removed = orphans.size();
   } else if (empty) {
     co_return error(Code::kReadOnly);
+  }
+  if (!options.read_only) {
+    run_thin.store(run_is_thin());
+    checkpoint_if_due();
   }
   report.inodes = inodes.size();
   report.took = executor.now() - start;
@@ -357,7 +364,7 @@ Result<void> Filesystem::Impl::note_all_live() {
 // Housekeeping.
 
 void Filesystem::Impl::on_progress() {
-  checkpoint_if_filling();
+  checkpoint_if_due();
   tasks.enter();  // before the look at `closing`: unmount sets that, then waits for tasks
   if (closing.load(std::memory_order_acquire) || reclaiming.exchange(true)) {
     tasks.leave();
@@ -372,10 +379,17 @@ bool Filesystem::Impl::log_is_filling() const {
          used * 100 > journal->log_capacity_bytes() * options.checkpoint_log_percent;
 }
 
-// Also while closing: the commits of an unmount may need the room.
-void Filesystem::Impl::checkpoint_if_filling() {
-  if (!log_is_filling() || checkpointing.exchange(true)) return;
-  tasks.enter();
+// An unmount writes a run by itself; but its commits may need the room.
+bool Filesystem::Impl::checkpoint_is_due() const {
+  return log_is_filling() || (run_thin.load() && !closing.load(std::memory_order_acquire));
+}
+
+void Filesystem::Impl::checkpoint_if_due() {
+  tasks.enter();  // as in on_progress()
+  if (!checkpoint_is_due() || checkpointing.exchange(true)) {
+    tasks.leave();
+    return;
+  }
   spawn(checkpoint_in_background());
 }
 
@@ -415,6 +429,22 @@ Task<void> Filesystem::Impl::tend() {
 Task<Result<void>> Filesystem::unmount() { co_return co_await impl_->unmount(); }
 
 Task<Result<void>> Filesystem::Impl::unmount() {
+  const Result<void> written = co_await write_everything();
+  co_await quiesce();
+  co_return written;
+}
+
+// Whatever has not become durable by now never does.
+Task<void> Filesystem::Impl::quiesce() {
+  closing.store(true, std::memory_order_release);
+  // A commit that waits for room in the log would wait for ever.
+  const bool unfinished = journal != nullptr && journal->covered() < journal->appended();
+  if (unfinished && !options.read_only) journal->stop();
+  while (!tasks.idle()) co_await executor.sleep(std::chrono::milliseconds{1});
+  if (journal != nullptr) co_await journal->close();
+}
+
+Task<Result<void>> Filesystem::Impl::write_everything() {
   {
     LockGuard lock(link->mutex);
     link->impl = nullptr;

@@ -71,13 +71,16 @@ struct Filesystem::Impl {
   Task<Result<void>> load();
   Task<Result<void>> make_root();
   Task<Result<void>> unmount();
+  Task<Result<void>> write_everything();
+  Task<void> quiesce();
   Result<void> apply_record(Lsn lsn, std::span<const std::byte> record);
   Result<void> apply_change(Lsn lsn, std::uint8_t type, std::span<const std::byte> body);
   Result<void> apply_run_entry(std::span<const std::byte> key, std::span<const std::byte> value);
   Result<InodeRef> put_inode(const InodeImage& image);
   Result<void> note_all_live();
   void on_progress();
-  void checkpoint_if_filling();
+  void checkpoint_if_due();
+  bool checkpoint_is_due() const;
   bool log_is_filling() const;
   Task<void> reclaim_once();
   static Task<void> housekeeping(std::shared_ptr<HousekeepingLink> link, Executor& executor,
@@ -140,6 +143,9 @@ struct Filesystem::Impl {
                                             std::vector<extent::ChunkPut> chunks,
                                             std::uint64_t run_id);
   Task<void> checkpoint_in_background();
+  std::size_t run_copies() const;
+  // A disk with a copy of the run is away, and another could take one.
+  bool run_is_thin() const;
 
   // Fixed at construction.
   Executor& executor;
@@ -162,6 +168,7 @@ struct Filesystem::Impl {
   std::atomic<bool> reclaiming{false};
   std::atomic<bool> checkpointing{false};
   std::atomic<bool> closing{false};
+  std::atomic<bool> run_thin{false};
   std::atomic<bool> metadata_full{false};  // the last checkpoint did not find room
   AsyncMutex checkpoint_mutex;
   std::atomic<std::uint64_t> checkpoint_number{0};

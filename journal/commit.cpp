@@ -195,9 +195,12 @@ Task<bool> Journal::Impl::find_room(Batch* batch) {
 // False: the pool is read-only, or somebody has stopped the journal.
 Task<bool> Journal::Impl::write_batch(Batch* batch) {
   while (true) {
-    if (log_set == nullptr || pool.epoch_number() != log_set->epoch.number) {
+    // Settling may announce an epoch, which is a change: then once more round.
+    while (log_set == nullptr || pool.changes() != changes_seen) {
+      changes_seen = pool.changes();
       co_await pool.settled();
       log_set = pool.log_set();
+      if (pool.read_only()) co_return false;
     }
     if (pool.read_only() || stopped.load(std::memory_order_acquire)) co_return false;
     const bool flushed = co_await flush_disks();
@@ -258,13 +261,14 @@ Task<bool> Journal::Impl::write_members(Batch* batch) {
   co_return good;
 }
 
-// The batch is on all members. False if a new epoch has been announced meanwhile: then it must
-// carry that (see "Epoch and commit" in pool.hpp).
+// The batch is on all members. False if a disk has failed or a new epoch has been announced since
+// the flushes began: then it must carry the epoch that says so (see "Epoch and commit" in
+// pool.hpp).
 bool Journal::Impl::finish(const Batch& batch) {
   const BatchHeader& header = batch.header;
   LockGuard lock(mutex);
   if (stopped.load(std::memory_order_relaxed)) return false;
-  if (pool.epoch_number() != log_set->epoch.number) return false;
+  if (pool.changes() != changes_seen) return false;
   space.add(LoggedBatch{.sequence = header.sequence,
                         .offset = header.offset,
                         .size_bytes = batch.bytes.size(),

@@ -61,6 +61,7 @@ struct Journal::Impl {
   // The committing coroutine alone.
   Lsn taken;  // records up to this one have left the ring
   std::shared_ptr<const LogSet> log_set;
+  std::uint64_t changes_seen = 0;  // Pool::changes() that `log_set` has seen settled
 
   mutable Mutex mutex;
   // Written under the mutex; read without it only as a hint.

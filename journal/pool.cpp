@@ -41,7 +41,6 @@ Pool::Impl::Impl(Executor& executor_in, Superblock superblock_in, bool read_only
       opened_read_only(read_only_in),
       members_found(superblock_in.members),
       writing(executor_in),
-      epoch_number(superblock_in.epoch().number.raw),
       superblock(std::move(superblock_in)) {}
 
 void Pool::Impl::take_seats(std::vector<std::unique_ptr<Seat>> taken) {
@@ -90,6 +89,7 @@ bool Pool::Impl::note_failed(Seat& seat, Error cause) {
   {
     LockGuard lock(mutex);
     if (!seat.here()) return false;
+    changes.fetch_add(1, std::memory_order_seq_cst);
     seat.usable.store(nullptr, std::memory_order_release);
     seat.health = DiskHealth::kFailed;
     seat.reason = describe(cause);
@@ -119,6 +119,19 @@ bool Pool::Impl::fold_failures() {
   return folded;
 }
 
+Task<void> Pool::Impl::record_failures() {
+  {
+    LockGuard lock(mutex);
+    if (!begun) co_return;
+  }
+  const bool due = std::ranges::any_of(seats, [](const auto& seat) {
+    return seat->disk != nullptr && !seat->here() && !seat->failure_recorded;
+  });
+  if (!due) co_return;
+  const Result<void> stored = co_await store(Copies::kBoth);
+  stored.ignore("only too much loss fails it, and read_only() says that");
+}
+
 // See "Epoch and commit" at the head of pool.hpp for the order of these steps.
 void Pool::Impl::announce_epoch() {
   {
@@ -128,7 +141,7 @@ void Pool::Impl::announce_epoch() {
     epoch.tag = executor.random();
     superblock.epochs.push_back(epoch);
     superblock.announced = true;
-    epoch_number.store(epoch.number.raw, std::memory_order_seq_cst);
+    changes.fetch_add(1, std::memory_order_seq_cst);
   }
   const LogEnd end = ask_log_end();
   LockGuard lock(mutex);
@@ -281,18 +294,7 @@ Task<Result<void>> Pool::report_failure(DiskId id, Error cause) {
   Seat* const seat = impl.seat(id);
   DFS_ASSERT(seat != nullptr);
   const bool fresh = seat->disk != nullptr && impl.note_failed(*seat, cause);
-  {
-    auto guard = co_await impl.writing.acquire();
-    bool begun = false;
-    {
-      LockGuard lock(impl.mutex);
-      begun = impl.begun;
-    }
-    if (begun && seat->disk != nullptr && !seat->failure_recorded) {
-      const Result<void> stored = co_await impl.store(Impl::Copies::kBoth);
-      stored.ignore("only too much loss fails it, and read_only() says that below");
-    }
-  }
+  co_await settled();
   if (fresh) impl.tell_listeners();
   if (read_only()) co_return Code::kReadOnly;
   co_return Result<void>{};
@@ -330,6 +332,7 @@ Task<Result<void>> Pool::mark_clean() {
 Task<void> Pool::settled() {
   // Whoever announces an epoch holds this until the epoch is durable.
   auto guard = co_await impl_->writing.acquire();
+  co_await impl_->record_failures();
 }
 
 void Pool::set_path(DiskId id, std::string path) {
@@ -360,9 +363,7 @@ EpochRecord Pool::epoch() const {
   return impl_->superblock.epoch();
 }
 
-Epoch Pool::epoch_number() const {
-  return Epoch{impl_->epoch_number.load(std::memory_order_seq_cst)};
-}
+std::uint64_t Pool::changes() const { return impl_->changes.load(std::memory_order_seq_cst); }
 
 std::shared_ptr<const LogSet> Pool::log_set() const {
   LockGuard lock(impl_->mutex);

@@ -5,11 +5,13 @@
 // durable on every disk that is left before anything else happens (INV-5), in two rounds, announced
 // and then confirmed: superblock.hpp says why. Superblocks are written by this class alone.
 //
-// Epoch and commit  A new epoch is announced (epoch_number() changes) before the journal is asked
-//                   which batch comes next, and the journal compares epoch_number() in the same
-//                   critical section in which it answers that question. So a batch either counts as
-//                   written before the epoch began, or is written again in the new epoch; never is
-//                   one acknowledged that the history assigns to another epoch.
+// Epoch and commit  changes() moves when a disk has failed, before anybody can find it gone, and
+//                   when a new epoch is announced, before the journal is asked which batch comes
+//                   next. The journal notes changes() before it flushes, and compares it in the
+//                   same critical section in which it answers that question. So a batch either
+//                   counts as written before all that, with every disk flushed, or is written again
+//                   in the new epoch; never is one acknowledged whose data a disk may have lost
+//                   unnoticed, or that the history assigns to another epoch.
 //
 // Threads  Every method may be called from any thread.
 // Locks    An AsyncMutex serialises superblock writes; a leaf Mutex guards the fields.
@@ -145,9 +147,10 @@ class Pool {
 
   // For the journal. Asked where the log ends when a disk fails; called with no lock of ours held.
   void set_log_source(std::function<LogEnd()> source);
-  // Number of the newest epoch, durable or not yet.
-  Epoch epoch_number() const;
-  // Completes when the newest epoch is durable, or the pool is read-only.
+  // Failures noted and epochs announced so far.
+  std::uint64_t changes() const;
+  // Completes when every failure noted before the call is part of a durable epoch, or the pool is
+  // read-only.
   Task<void> settled();
   // The newest durable epoch.
   std::shared_ptr<const LogSet> log_set() const;

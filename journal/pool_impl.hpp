@@ -51,7 +51,7 @@ struct Pool::Impl {
 
   // Own synchronisation.
   AsyncMutex writing;  // serialises whoever writes superblocks
-  std::atomic<std::uint64_t> epoch_number{0};
+  std::atomic<std::uint64_t> changes{0};
   std::atomic<bool> read_only{false};
 
   mutable Mutex mutex;
@@ -67,6 +67,8 @@ struct Pool::Impl {
   void take_seats(std::vector<std::unique_ptr<Seat>> taken);
   // Derives `healthy` and `read_only` after a seat has changed.
   void update() DFS_REQUIRES(mutex);
+  // Writes down the failures that no epoch tells of yet. With `writing` held.
+  Task<void> record_failures();
   // Leaves the disk out from now on; false if it had failed before.
   bool note_failed(Seat& seat, Error cause);
   // Takes disks that have failed out of the superblock; true if there were any, so that a new epoch

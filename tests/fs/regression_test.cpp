@@ -60,7 +60,46 @@ void add_large_attributes(SimPool& pool, int files) {
 
 }  // namespace
 
+static std::size_t run_copies_here(SimPool& pool) {
+  std::size_t here = 0;
+  for (const auto& copy : pool.fs().pool().superblock().manifest.copies) {
+    if (pool.fs().pool().disk(copy.disk) != nullptr) ++here;
+  }
+  return here;
+}
+
 TEST_SUITE("regressions") {
+  TEST_CASE("metadata has two copies again soon after a disk that had one is lost") {
+    for (const bool while_writing : {false, true}) {
+      CAPTURE(while_writing);
+      SimPool pool(9);
+      pool.format();
+      REQUIRE(pool.mount().has_value());
+      for (int i = 0; i < 50; ++i) REQUIRE(pool.create("f" + std::to_string(i)).has_value());
+      REQUIRE(pool.run(pool.fs().checkpoint()).has_value());
+      REQUIRE(run_copies_here(pool) == 2);
+      const DiskId lost = pool.fs().pool().superblock().manifest.copies[0].disk;
+      if (while_writing) {
+        pool.disks[lost.raw]->faults().fail = [](const scheduler::IoRequest& request) {
+          return request.op == scheduler::IoOp::kWrite ? Code::kDiskWrite : Code::kOk;
+        };
+        REQUIRE(pool.run(pool.fs().checkpoint()).has_value());
+      } else {
+        REQUIRE(
+            pool.run(pool.fs().pool().report_failure(lost, error(Code::kDiskWrite))).has_value());
+      }
+      CHECK(pool.fs().pool().disk(lost) == nullptr);
+      pool.executor.run_for(std::chrono::seconds{1});
+      CHECK(run_copies_here(pool) == 2);
+      const std::string before = pool.dump().value();
+      const DiskId second = pool.fs().pool().superblock().manifest.copies[0].disk;
+      pool.power_cut();
+      REQUIRE_FALSE(pool.mount({lost.raw, second.raw}).has_value());  // two are one too many
+      REQUIRE(pool.mount({lost.raw}).has_value());
+      CHECK(pool.dump().value() == before);
+    }
+  }
+
   TEST_CASE("a run takes no slot of a chunk that it still names") {
     SimPool pool(7, {.disk_bytes = {256 * kMiB, 256 * kMiB}});
     pool.format();

@@ -343,6 +343,51 @@ TEST_SUITE("journal members") {
     CHECK(pool.problem.missing[0].id == kDiskA);
   }
 
+  TEST_CASE("what is acknowledged after a disk has failed is in an epoch that says so") {
+    struct Race {
+      static Task<Result<void>> sync(SimPool& pool, Lsn lsn, bool* cut) {
+        const Result<void> synced = co_await pool.log->sync(lsn);
+        pool.cut_all();
+        *cut = true;
+        co_return synced;
+      }
+      static Task<Result<void>> report(SimPool& pool) {
+        const Result<void> reported =
+            co_await pool.pool->report_failure(DiskId{3}, error(Code::kDiskFlush));
+        reported.ignore("the power may be gone");
+        co_return Result<void>{};
+      }
+      // Superblocks are being written for another reason, so the epoch has to wait.
+      static Task<Result<void>> checkpoint(SimPool& pool) {
+        const Result<void> stored =
+            co_await pool.pool->commit_manifest(pool.pool->superblock().manifest);
+        stored.ignore("the power may be gone");
+        co_return Result<void>{};
+      }
+      static Task<Result<void>> all(SimPool& pool, Lsn lsn, bool* cut) {
+        std::vector<Task<Result<void>>> tasks;
+        tasks.push_back(checkpoint(pool));
+        tasks.push_back(report(pool));
+        tasks.push_back(sync(pool, lsn, cut));
+        const auto results = co_await when_all(std::move(tasks));
+        co_return results[2];
+      }
+    };
+    const std::uint64_t first = seed_from_environment(300);
+    for (std::uint64_t seed = first; seed < first + seeds(50); ++seed) {
+      CAPTURE(seed);
+      Started pool{SimPool::replicas(4), seed};
+      pool.write_data(3);  // lost with its cache
+      const Lsn lsn = pool.append("tells of the data");
+      bool cut = false;
+      const Result<void> synced = pool.executor.run(Race::all(pool, lsn, &cut));
+      REQUIRE(cut);
+      REQUIRE(synced.has_value());
+      pool.power_cut();
+      CHECK(pool.superblock_on(0).find(DiskId{3})->state == journal::DiskState::kAway);
+    }
+  }
+
   TEST_CASE("disks fail, leave and return at random, and nothing acknowledged is lost") {
     const std::uint64_t first = seed_from_environment(20000);
     for (std::uint64_t seed = first; seed < first + seeds(200); ++seed) {
