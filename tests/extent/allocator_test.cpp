@@ -448,7 +448,7 @@ TEST_SUITE("allocator") {
   // Blocks have one of four states; the model knows which of them a new write may get.
   TEST_CASE("no block is handed out twice or too early, whatever the order of things") {
     const std::uint64_t base = test::seed_from_environment(1);
-    for (std::uint64_t seed = base; seed < base + test::scaled(20); ++seed) {
+    for (std::uint64_t seed = base; seed < base + test::seeds(20); ++seed) {
       CAPTURE(seed);
       std::mt19937_64 random(seed);
       Space space;

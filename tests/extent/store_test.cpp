@@ -430,7 +430,7 @@ TEST_SUITE("store") {
 
   TEST_CASE("readers beside writers see whole blocks of one instant, and never a reused one") {
     const std::uint64_t base = seed_from_environment(1);
-    for (std::uint64_t seed = base; seed < base + scaled(5); ++seed) {
+    for (std::uint64_t seed = base; seed < base + seeds(5); ++seed) {
       CAPTURE(seed);
       // Small and nearly full, so that blocks come round quickly; slow, so that reads last.
       SimStoreOptions options;
@@ -495,7 +495,7 @@ TEST_SUITE("store") {
   // cuts.
   TEST_CASE("random work on three disks with faults agrees with the model, over power cuts") {
     const std::uint64_t base = seed_from_environment(1);
-    for (std::uint64_t seed = base; seed < base + scaled(15); ++seed) {
+    for (std::uint64_t seed = base; seed < base + seeds(15); ++seed) {
       CAPTURE(seed);
       std::mt19937_64 random(seed);
       SimStoreOptions options;

@@ -142,7 +142,7 @@ Task<void> namer(Shared* shared, std::uint64_t seed, int operations) {
 TEST_SUITE("concurrent requests") {
   TEST_CASE("readers see whole, own, not outdated blocks; what was synced survives a cut") {
     const std::uint64_t first = seed_from_environment(1);
-    for (std::uint64_t i = 0; i < scaled(30); ++i) {
+    for (std::uint64_t i = 0; i < seeds(30); ++i) {
       const std::uint64_t seed = first + i;
       CAPTURE(seed);
       SimPool pool(seed);

@@ -150,7 +150,7 @@ TEST_SUITE("power cut") {
 
   TEST_CASE("a cut at a drawn moment of random operations leaves a legal state") {
     const std::uint64_t first = seed_from_environment(1);
-    for (std::uint64_t i = 0; i < scaled(150); ++i) {
+    for (std::uint64_t i = 0; i < seeds(150); ++i) {
       const std::uint64_t seed = first + i;
       CAPTURE(seed);
       SimPool pool(seed);
@@ -168,7 +168,7 @@ TEST_SUITE("power cut") {
 
   TEST_CASE("a cut during recovery or the checkpoint behind it loses nothing") {
     const std::uint64_t first = seed_from_environment(1);
-    for (std::uint64_t i = 0; i < scaled(60); ++i) {
+    for (std::uint64_t i = 0; i < seeds(60); ++i) {
       const std::uint64_t seed = first + i;
       CAPTURE(seed);
       SimPool pool(seed);

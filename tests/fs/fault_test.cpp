@@ -106,7 +106,7 @@ TEST_SUITE("faults") {
   }
 
   TEST_CASE("a disk that fails while files are written and read costs nothing but the disk") {
-    for (std::uint64_t seed = 1; seed <= scaled(12); ++seed) {
+    for (std::uint64_t seed = 1; seed <= seeds(12); ++seed) {
       CAPTURE(seed);
       Filled filled(seed);
       SimPool& pool = filled.pool;
@@ -141,7 +141,7 @@ TEST_SUITE("faults") {
   }
 
   TEST_CASE("bits that flip on one disk are seen, served from the other copy and mended") {
-    for (std::uint64_t seed = 1; seed <= scaled(6); ++seed) {
+    for (std::uint64_t seed = 1; seed <= seeds(6); ++seed) {
       CAPTURE(seed);
       SimPoolOptions options;
       options.disk_bytes = {64 * kMiB, 64 * kMiB};

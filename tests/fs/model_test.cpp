@@ -37,14 +37,14 @@ void compare_with_model(std::uint64_t seed, SimPoolOptions options, int operatio
 TEST_SUITE("file system against the model") {
   TEST_CASE("random operations on two copies over unequal disks do what the model does") {
     const std::uint64_t first = seed_from_environment(1);
-    for (std::uint64_t i = 0; i < scaled(25); ++i) compare_with_model(first + i, {}, 300);
+    for (std::uint64_t i = 0; i < seeds(25); ++i) compare_with_model(first + i, {}, 300);
   }
   TEST_CASE("random operations on a single disk without copies do what the model does") {
     const std::uint64_t first = seed_from_environment(1000);
     SimPoolOptions options;
     options.disk_bytes = {64 * kMiB};
     options.policy = {.kind = journal::Policy::Kind::kReplica, .copies_or_data = 1};
-    for (std::uint64_t i = 0; i < scaled(10); ++i) compare_with_model(first + i, options, 300);
+    for (std::uint64_t i = 0; i < seeds(10); ++i) compare_with_model(first + i, options, 300);
   }
 }
 

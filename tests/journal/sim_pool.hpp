@@ -34,16 +34,6 @@ struct Record {
 };
 using Records = std::vector<Record>;
 
-// How many seeds a randomised test tries. The thread sanitizer slows a simulation down twentyfold
-// and finds nothing in its single thread, so there a tenth will do.
-inline std::uint64_t seeds(std::uint64_t count) {
-#if defined(__SANITIZE_THREAD__)
-  return scaled(count) / 10 + 1;
-#else
-  return scaled(count);
-#endif
-}
-
 inline std::vector<std::string> texts(const Records& records) {
   std::vector<std::string> out;
   for (const Record& record : records) out.push_back(record.text);
