@@ -150,7 +150,8 @@ bool Worker::take_work() {
     // The ring hands a flush to a kernel thread and is told by it: 22 to 30 us of processor time
     // and four context switches for a write and its flush on a loop device over memory, where the
     // call itself makes it 9 to 11 us and two. So a worker that has nothing else to wait for calls,
-    // if another is there for what comes meanwhile.
+    // if another is there for what comes meanwhile. (Not so a durable write: as a call of its own it
+    // made 4 KiB write + fdatasync on a mount 18 % slower.)
     if (taken_.size() == 1 && taken_[0]->op == IoOp::kFlush && in_flight_ == 0 &&
         shared_.workers_here > 1 && !shared_.stopping) {
       flush_here_ = taken_[0];
