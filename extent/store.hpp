@@ -4,8 +4,7 @@
 // Write   Space from a write point (an open chunk), one device write per copy, never over data that
 //         a mapping names. Nobody sees the blocks until the caller publishes them in a FileMap.
 // Read    Optimistic: register, copy the mappings of one instant without a lock, read the best
-// copy,
-//         verify every block's CRC-32C; see read().
+//         copy, verify every block's CRC-32C; see read().
 // Free    INV-3: a freed block is *pending* until the record that freed it is covered
 //         (Journal::covered) and no read that could aim at it is outstanding. A slot of an empty
 //         chunk obeys the same rule behind its ChunkRemove record.

@@ -1,8 +1,7 @@
 // A disk that exists only in memory and fails on command, from a seed.
 //
 // Fault model (what is above must survive all of it):
-//   volatile cache  a completed write lives in the cache until a flush (or `durable`) puts it on
-//   the
+//   volatile cache  a completed write lives in the cache until a flush (or `durable`) puts it on the
 //                   media; at power_cut() each cached write is, independently and drawn by the
 //                   seed, kept, lost, or torn: a prefix or an arbitrary subset of its 512-byte
 //                   sectors reaches the media. Order among unflushed writes is not kept. A write in
