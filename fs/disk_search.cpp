@@ -193,6 +193,7 @@ Outcome<FoundDisks> find_disks(Executor& executor, const DiskSearch& search) {
     auto opened = scheduler::open_uring_disk(executor, disk.target,
                                              {.name = fmt::format("{}", disk.superblock.this_disk),
                                               .workers = search.workers_per_disk,
+                                              .depth = search.depth,
                                               .read_only = search.read_only,
                                               .lock_wait = kLockPatience});
     if (!opened) {

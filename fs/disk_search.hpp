@@ -25,6 +25,7 @@ struct DiskSearch {
   std::string named;                // absolute
   std::vector<std::string> others;  // -o disk=PATH, absolute
   int workers_per_disk = 2;
+  unsigned depth = 64;
   bool read_only = false;
 };
 struct FoundDisks {

@@ -48,6 +48,8 @@ constexpr std::string_view kIgnoredPrefixes[] = {"x-", "X-", "comment="};
 
 constexpr int kWorkersMax = 16;
 constexpr int kReadersMax = 32;
+constexpr int kDepthMin = 2;
+constexpr int kDepthMax = 256;
 constexpr int kCommitSecondsMax = 300;
 
 std::optional<std::int64_t> parse_integer(std::string_view text) {
@@ -100,6 +102,10 @@ Outcome<void> parse_word(std::string_view word, MountOptions& options) {
   }
   if (name == "workers") {
     options.workers_per_disk = static_cast<int>(TRY(number_between(name, value, 1, kWorkersMax)));
+    return {};
+  }
+  if (name == "depth") {
+    options.depth = static_cast<unsigned>(TRY(number_between(name, value, kDepthMin, kDepthMax)));
     return {};
   }
   if (name == "readers") {

@@ -16,6 +16,7 @@ struct MountOptions {
   bool read_only = false;
   bool writeback = true;
   int workers_per_disk = 2;
+  unsigned depth = 64;  // requests at each disk at once
   unsigned readers = 2;
   Duration commit_interval{std::chrono::seconds{5}};
   std::vector<std::string> disks;  // disk=PATH, made absolute

@@ -138,6 +138,7 @@ std::uint64_t put_disk_metrics(Json& metrics, const std::string& prefix,
   metrics[prefix + "_written_bytes"] = disk.written_bytes.sum();
   metrics[prefix + "_system_calls"] = disk.system_calls.sum();
   metrics[prefix + "_wake_ups"] = disk.wake_ups.sum();
+  metrics[prefix + "_depth"] = disk.depth.load(std::memory_order_relaxed);
   return completed;
 }
 
@@ -304,6 +305,10 @@ Json build_status(Filesystem& filesystem, const FuseSession& session, const Moun
                       {"device", facts.device},
                       {"read_only", facts.options.read_only},
                       {"writeback", facts.options.writeback},
+                      {"workers_per_disk", facts.options.workers_per_disk},
+                      {"depth", facts.options.depth},
+                      {"readers", facts.options.readers},
+                      {"commit_interval_s", facts.options.commit_interval.count() / 1'000'000'000},
                       {"uptime_s", std::chrono::duration_cast<std::chrono::seconds>(
                                        std::chrono::steady_clock::now() - facts.since)
                                        .count()},

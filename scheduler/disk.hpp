@@ -56,8 +56,9 @@ struct IoRequest {
 
   // For the disk alone.
   IoRequest* next = nullptr;
-  TimePoint arrival{};
-  TimePoint started{};
+  TimePoint arrival{};  // at the queue
+  TimePoint due{};
+  TimePoint started{};  // at the device
   std::uint64_t tag = 0;
   std::size_t done_bytes = 0;
 };
@@ -75,8 +76,9 @@ struct DiskMetrics {
   std::array<ClassMetrics, kIoClasses> classes;
   Counter reads, writes, flushes;  // requests given to the device
   Counter read_bytes, written_bytes;
-  Counter system_calls;  // io_uring_enter and the like, by our workers
-  Counter wake_ups;      // times a sleeping worker was woken
+  Counter system_calls;            // io_uring_enter and the like, by our workers
+  Counter wake_ups;                // times a sleeping worker was woken
+  std::atomic<unsigned> depth{0};  // at the device at once, as of the last completion
 };
 
 enum class DiskKind : std::uint8_t { kDirectory, kImageFile, kBlockDevice, kSimulated };

@@ -9,14 +9,37 @@ namespace {
 
 using std::chrono::milliseconds;
 
+using Offsets = std::array<Duration, kIoClasses>;
 // How long a request may be overtaken by every later critical one. Guesses that keep the order of
 // what a person waits for; on spinning disks a seek costs about a hundred times as much, the
-// offsets only four times, so that a queue of ordinary length still shows the classes.
-constexpr std::array<Duration, kIoClasses> kOffsets = {
-    milliseconds{0}, milliseconds{1}, milliseconds{4}, milliseconds{20}, milliseconds{250}};
-constexpr int kRotationalFactor = 4;
+// offsets only four times, so that a queue of ordinary length still shows the classes. But writes
+// more: each that goes first there delays an urgent request by its whole length.
+constexpr Offsets kOffsets = {milliseconds{0}, milliseconds{1}, milliseconds{4}, milliseconds{20},
+                              milliseconds{250}};
+constexpr Offsets kRotationalOffsets = {milliseconds{0}, milliseconds{4}, milliseconds{16},
+                                        milliseconds{320}, milliseconds{1000}};
+
+using Owed = std::array<unsigned, kIoClasses>;
+// After so many starts of more urgent requests a class that waits gets one. Hot reads and reads are
+// what somebody waits for; writes and background have nobody in a hurry.
+constexpr Owed kOwedAfter = {0, 2, 4, 19, 19};
+constexpr Owed kRotationalOwedAfter = {0, 2, 4, 39, 19};
+
+DepthOptions depth_options(const IoQueueOptions& options) {
+  // One head does one thing at a time: whatever else is inside is served before the urgent request
+  // that comes next.
+  const unsigned min = options.rotational ? 1 : 2;
+  const unsigned start = options.rotational ? 1 : 8;
+  return {.min = std::min(min, options.depth),
+          .start = std::min(start, options.depth),
+          .max = options.depth};
+}
 
 }  // namespace
+
+IoQueue::IoQueue(IoQueueOptions options) : options_(options), control_(depth_options(options)) {
+  DFS_ASSERT(options.depth > 0);
+}
 
 void IoQueue::push(IoRequest& request, TimePoint now) {
   request.arrival = now;
@@ -28,33 +51,67 @@ void IoQueue::push(IoRequest& request, TimePoint now) {
     fifo.tail->next = &request;
   }
   fifo.tail = &request;
+  if (fifo.waiting == nullptr) fifo.waiting = &request;
   ++fifo.count;
+  control_.seen(request.io_class, now);
+  let_in(fifo, now);
 }
 
-IoRequest* IoQueue::pop() {
+// Into the order, as long as there are fewer than may be at the device.
+void IoQueue::let_in(Fifo& fifo, TimePoint now) {
+  const std::size_t window = control_.depth(now);
+  while (fifo.waiting != nullptr && fifo.taking_part < window) {
+    IoRequest& request = *fifo.waiting;
+    const Offsets& offsets = options_.rotational ? kRotationalOffsets : kOffsets;
+    request.due = now + offsets[index(request.io_class)];
+    fifo.waiting = request.next;
+    ++fifo.taking_part;
+  }
+}
+
+IoRequest* IoQueue::pop(TimePoint now) {
+  for (std::size_t i = 0; i < kIoClasses; ++i) {
+    if (queues_[i].head != nullptr) control_.seen(static_cast<IoClass>(i), now);
+  }
+  const Owed& owed_after = options_.rotational ? kRotationalOwedAfter : kOwedAfter;
   std::size_t best = kIoClasses;
   TimePoint best_due;
+  bool best_owed = false;
   for (std::size_t i = 0; i < kIoClasses; ++i) {
-    const IoRequest* head = queues_[i].head;
-    if (head == nullptr || !may_start(static_cast<IoClass>(i))) continue;
-    const TimePoint due =
-        head->arrival + kOffsets[i] * (options_.rotational ? kRotationalFactor : 1);
+    const Fifo& fifo = queues_[i];
+    if (fifo.head == nullptr) continue;
+    if (!may_start(static_cast<IoClass>(i), now)) {
+      control_.held_back();
+      continue;
+    }
+    const TimePoint due = fifo.head->due;
+    const bool owed = i > 0 && fifo.passed_over >= owed_after[i];
     // Strictly smaller, so that of two that are due together the more urgent class goes first.
-    if (best == kIoClasses || due < best_due) {
+    if (best == kIoClasses || (owed != best_owed ? owed : due < best_due)) {
       best = i;
       best_due = due;
+      best_owed = owed;
     }
   }
   if (best == kIoClasses) return nullptr;
   ++in_flight_[best];
   ++in_flight_total_;
-  return take(best);
+  for (std::size_t i = best + 1; i < kIoClasses; ++i) {
+    if (queues_[i].head != nullptr) ++queues_[i].passed_over;
+  }
+  queues_[best].passed_over = 0;
+  IoRequest* const request = take(best);
+  request->started = now;
+  let_in(queues_[best], now);
+  return request;
 }
 
-void IoQueue::completed(IoClass io_class) {
-  DFS_ASSERT(in_flight_[index(io_class)] > 0);
-  --in_flight_[index(io_class)];
+void IoQueue::completed(const IoRequest& request, TimePoint now) {
+  unsigned& of_class = in_flight_[index(request.io_class)];
+  DFS_ASSERT(of_class > 0);
+  --of_class;
   --in_flight_total_;
+  control_.completed(request, now);
 }
 
 IoRequest* IoQueue::drain() {
@@ -70,23 +127,29 @@ std::size_t IoQueue::queued() const {
   return total;
 }
 
-bool IoQueue::startable() const {
+bool IoQueue::startable(TimePoint now) const {
   for (std::size_t i = 0; i < kIoClasses; ++i) {
-    if (queues_[i].head != nullptr && may_start(static_cast<IoClass>(i))) return true;
+    if (queues_[i].head != nullptr && may_start(static_cast<IoClass>(i), now)) return true;
   }
   return false;
 }
 
 // Whatever is refused here waits for a completion that is certain to come: each limit is at least
 // one, so it is reached only while something that counts against it is at the device.
-bool IoQueue::may_start(IoClass io_class) const {
+bool IoQueue::may_start(IoClass io_class, TimePoint now) const {
   if (in_flight_total_ >= options_.depth) return false;
   if (io_class == IoClass::kCritical) return true;
   const unsigned others = in_flight_total_ - in_flight_[index(IoClass::kCritical)];
   if (others >= std::max(1U, options_.depth - 1)) return false;
+  unsigned depth = options_.depth;
+  const std::size_t urgent = index(control_.urgent(now));
+  if (index(io_class) > urgent) {
+    depth = control_.depth(now);
+    if (in_flight_total_ >= depth) return false;
+  }
   const unsigned own = in_flight_[index(io_class)];
-  if (io_class == IoClass::kWrite) return own < std::max(1U, options_.depth * 3 / 4);
-  if (io_class == IoClass::kBackground) return own < std::max(1U, options_.depth / 4);
+  if (io_class == IoClass::kWrite) return own < std::max(1U, depth * 3 / 4);
+  if (io_class == IoClass::kBackground) return own < std::max(1U, depth / 4);
   return true;
 }
 
@@ -95,7 +158,13 @@ IoRequest* IoQueue::take(std::size_t queue) {
   IoRequest* const request = fifo.head;
   fifo.head = request->next;
   if (fifo.head == nullptr) fifo.tail = nullptr;
+  if (fifo.waiting == request) {
+    fifo.waiting = request->next;
+  } else {
+    --fifo.taking_part;
+  }
   --fifo.count;
+  if (fifo.head == nullptr) fifo.passed_over = 0;
   request->next = nullptr;
   return request;
 }

@@ -1,9 +1,19 @@
 // The order of requests at one disk: a pure data structure that takes its clock as an argument.
 //
-// Five FIFO queues; the next request is the head with the smallest arrival + offset of its class.
-// While queues are short that is strict priority; a request that has waited longer than the offset
-// overtakes, so nothing starves and no timer is needed. (Earliest deadline first with one relative
-// deadline per class; Liu and Layland 1973.) A class whose slots are taken is passed over.
+// Order       Five FIFO queues; the next request is the head with the smallest arrival + offset of
+//             its class. While queues are short that is strict priority; a request that has waited
+//             longer than the offset overtakes, so that none is overtaken for longer than that, and
+//             no timer is needed. (Earliest deadline first with one relative deadline per class; Liu
+//             and Layland 1973.)
+// Overload    Earliest deadline first turns into first come, first served when more comes than the
+//             disk can do: everybody is late. So of each class only as many requests as may be at
+//             the device together take part in that order, their arrival counting from then; the
+//             others wait behind. And lest a class get only that, it is owed one start for so many
+//             of more urgent ones: background one in 20.
+// At the device  One slot is always kept for critical requests. Writes get at most three quarters of
+//             the depth, background at most one quarter, each at least one. Beside more urgent
+//             requests the depth is what DepthControl allows. A class whose slots are taken is
+//             passed over.
 //
 // Locks  None: the owner guards it.
 #pragma once
@@ -13,49 +23,57 @@
 
 #include "base/assert.hpp"
 #include "base/executor.hpp"
+#include "scheduler/depth_control.hpp"
 #include "scheduler/disk.hpp"
 
 namespace dynamicfs::scheduler {
 
 struct IoQueueOptions {
-  // Requests at the device at once. One slot is always kept for critical requests, writes get at
-  // most three quarters, background at most one quarter (each at least one).
-  unsigned depth = 32;
-  // Offsets are four times as long on spinning disks.
+  // Requests at the device at once.
+  unsigned depth = 64;
+  // Longer offsets, and beside urgent requests one at a time.
   bool rotational = false;
 };
 
 class IoQueue {
  public:
-  explicit IoQueue(IoQueueOptions options) : options_(options) { DFS_ASSERT(options.depth > 0); }
+  explicit IoQueue(IoQueueOptions options);
 
   // Takes the request (intrusively, by its `next`), stamping `arrival`.
   void push(IoRequest& request, TimePoint now);
-  // The next request that may go to the device now, or nullptr; it then counts as in flight.
-  IoRequest* pop();
-  // An in-flight request of this class has come back.
-  void completed(IoClass io_class);
+  // The next request that may go to the device now, or nullptr; it then counts as in flight, and
+  // `started` is stamped.
+  IoRequest* pop(TimePoint now);
+  // An in-flight request has come back.
+  void completed(const IoRequest& request, TimePoint now);
   // Takes any queued request, regardless of slots, not counting it in flight: for failing a disk.
   IoRequest* drain();
 
   // pop() would return a request.
-  bool startable() const;
+  bool startable(TimePoint now) const;
   std::size_t queued() const;
   std::size_t queued(IoClass io_class) const { return queues_[index(io_class)].count; }
   unsigned depth() const { return options_.depth; }
+  // ... up to which less urgent requests start beside more urgent ones.
+  unsigned shared_depth(TimePoint now) const { return control_.depth(now); }
   unsigned in_flight() const { return in_flight_total_; }
 
  private:
   struct Fifo {
     IoRequest* head = nullptr;
     IoRequest* tail = nullptr;
+    IoRequest* waiting = nullptr;  // the first that does not take part in the order yet
     std::size_t count = 0;
+    std::size_t taking_part = 0;
+    unsigned passed_over = 0;  // starts of more urgent requests since the last of this class
   };
   static std::size_t index(IoClass io_class) { return static_cast<std::size_t>(io_class); }
-  bool may_start(IoClass io_class) const;
+  void let_in(Fifo& fifo, TimePoint now);
+  bool may_start(IoClass io_class, TimePoint now) const;
   IoRequest* take(std::size_t queue);
 
-  IoQueueOptions options_;
+  const IoQueueOptions options_;
+  DepthControl control_;
   std::array<Fifo, kIoClasses> queues_{};
   std::array<unsigned, kIoClasses> in_flight_{};
   unsigned in_flight_total_ = 0;

@@ -104,8 +104,7 @@ struct SimulatedDisk::Impl : std::enable_shared_from_this<SimulatedDisk::Impl> {
 };
 
 void SimulatedDisk::Impl::start_all() {
-  while (IoRequest* const request = queue.pop()) {
-    request->started = executor.now();
+  while (IoRequest* const request = queue.pop(executor.now())) {
     note_started(metrics, *request);
     const auto range = static_cast<std::uint64_t>((latency.max - latency.min).count()) + 1;
     const Duration after = latency.min + Duration{static_cast<std::int64_t>(draw(range))};
@@ -147,7 +146,7 @@ void SimulatedDisk::Impl::arrive(std::uint64_t id) {
   if (cut) return;
   request.error = apply(request, code);
   in_flight.erase(it);
-  queue.completed(request.io_class);
+  queue.completed(request, executor.now());
   note_completed(metrics, request, executor.now());
   start_all();
   request.on_complete(request);
@@ -339,7 +338,7 @@ void SimulatedDisk::Impl::cut_power() {
   overlay.clear();
 
   for (const auto& [id, request] : in_flight) {
-    queue.completed(request->io_class);
+    queue.completed(*request, executor.now());
     request->error = error(Code::kDiskGone);
     note_completed(metrics, *request, executor.now());
     refuse(shared_from_this(), request, error(Code::kDiskGone));

@@ -114,7 +114,7 @@ class UringDisk final : public Disk {
 
   // Who is to look at the queue because of what was just pushed; nullptr if somebody will anyway.
   Worker* worker_to_wake(TimePoint now) DFS_REQUIRES(shared_.mutex) {
-    if (!shared_.queue.startable()) return nullptr;  // the completion it waits for will look
+    if (!shared_.queue.startable(now)) return nullptr;  // the completion it waits for will look
     // The first that sleeps: the others stay asleep as long as it keeps up.
     Worker* sleeping = nullptr;
     bool soon = false;

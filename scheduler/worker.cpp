@@ -138,8 +138,7 @@ bool Worker::take_work() {
   {
     const TimePoint now = shared_.executor.now();
     LockGuard lock(shared_.mutex);
-    while (IoRequest* const request = shared_.queue.pop()) {
-      request->started = now;
+    while (IoRequest* const request = shared_.queue.pop(now)) {
       taken_.push_back(request);
     }
     // What is left in the queue then waits for a completion at another worker, who will take it.
@@ -211,7 +210,8 @@ void Worker::complete() {
   for (const IoRequest* const request : finished_) note_completed(shared_.metrics, *request, now);
   {
     LockGuard lock(shared_.mutex);
-    for (const IoRequest* const request : finished_) shared_.queue.completed(request->io_class);
+    for (const IoRequest* const request : finished_) shared_.queue.completed(*request, now);
+    shared_.metrics.depth.store(shared_.queue.shared_depth(now), std::memory_order_relaxed);
     state = WorkerState::kBusy;
     busy_since = now;
   }

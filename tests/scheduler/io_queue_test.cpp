@@ -27,12 +27,13 @@ struct Queue {
     IoRequest& request = requests.emplace_back();
     request.io_class = io_class;
     request.tag = requests.size() - 1;
-    queue.push(request, TimePoint{at});
+    now = TimePoint{at};
+    queue.push(request, now);
     return static_cast<int>(request.tag);
   }
   // The number of the next request, -1 if there is none.
   int pop() {
-    const IoRequest* request = queue.pop();
+    const IoRequest* request = queue.pop(now);
     return request == nullptr ? -1 : static_cast<int>(request->tag);
   }
   // How many of `count` requests of this class may be at the device together.
@@ -43,7 +44,16 @@ struct Queue {
     return n;
   }
 
+  // A request of this class comes back.
+  void complete(IoClass io_class) {
+    IoRequest request;
+    request.io_class = io_class;
+    request.size_bytes = kBlockBytes;
+    queue.completed(request, now);
+  }
+
   IoQueue queue;
+  TimePoint now{};  // when the last request came
   std::deque<IoRequest> requests;
 };
 
@@ -51,7 +61,7 @@ TEST_SUITE("io_queue") {
   TEST_CASE("an empty queue has nothing to start") {
     Queue q;
     CHECK(q.pop() == -1);
-    CHECK_FALSE(q.queue.startable());
+    CHECK_FALSE(q.queue.startable(q.now));
     CHECK(q.queue.queued() == 0);
     CHECK(q.queue.drain() == nullptr);
   }
@@ -84,7 +94,8 @@ TEST_SUITE("io_queue") {
         {IoClass::kBackground, milliseconds{250}}};
     for (const bool rotational : {false, true}) {
       for (const auto& [io_class, offset] : offsets) {
-        const Duration wait = rotational ? offset * 4 : offset;
+        const int longer = io_class == IoClass::kWrite ? 16 : 4;
+        const Duration wait = rotational ? offset * longer : offset;
         Queue before({.depth = 32, .rotational = rotational});
         before.push(io_class);
         const int critical = before.push(IoClass::kCritical, wait - microseconds{1});
@@ -110,7 +121,7 @@ TEST_SUITE("io_queue") {
       Queue q({.depth = depth, .rotational = false});
       CHECK(q.started(IoClass::kCritical, 100) == depth);
       CHECK(q.queue.in_flight() == depth);
-      CHECK_FALSE(q.queue.startable());
+      CHECK_FALSE(q.queue.startable(q.now));
     }
   }
 
@@ -119,7 +130,7 @@ TEST_SUITE("io_queue") {
       Queue q({.depth = depth, .rotational = false});
       CHECK(q.started(IoClass::kRead, 100) == depth - 1);
       const int critical = q.push(IoClass::kCritical);
-      CHECK(q.queue.startable());
+      CHECK(q.queue.startable(q.now));
       CHECK(q.pop() == critical);
     }
   }
@@ -159,7 +170,7 @@ TEST_SUITE("io_queue") {
     CHECK(q.pop() == -1);
     const int late = q.push(IoClass::kRead, std::chrono::seconds{10});
     CHECK(q.pop() == late);
-    q.queue.completed(IoClass::kBackground);
+    q.complete(IoClass::kBackground);
     CHECK(q.pop() == second);
   }
 
@@ -189,13 +200,13 @@ TEST_SUITE("io_queue") {
       for (std::size_t c = 0; c + 1 < kIoClasses; ++c) {
         if (q.queue.queued(kAll[c]) < 4) q.push(kAll[c], now);
       }
-      while (const IoRequest* request = q.queue.pop()) {
+      while (const IoRequest* request = q.queue.pop(TimePoint{now})) {
         if (request->io_class == IoClass::kBackground) {
           --left;
           served = now;
         }
         now += microseconds{100};
-        q.queue.completed(request->io_class);
+        q.queue.completed(*request, TimePoint{now});
         break;
       }
     }
@@ -226,8 +237,8 @@ TEST_SUITE("io_queue") {
           waiting[static_cast<std::size_t>(request.io_class)].push_back(request.tag);
           queue.push(request, now);
         } else if (choice == 1) {
-          const bool startable = queue.startable();
-          IoRequest* request = queue.pop();
+          const bool startable = queue.startable(now);
+          IoRequest* request = queue.pop(now);
           REQUIRE((request != nullptr) == startable);
           if (request == nullptr) continue;
           auto& expected = waiting[static_cast<std::size_t>(request->io_class)];
@@ -238,7 +249,7 @@ TEST_SUITE("io_queue") {
           ++popped;
         } else if (!at_device.empty()) {
           const std::size_t i = random() % at_device.size();
-          queue.completed(at_device[i]->io_class);
+          queue.completed(*at_device[i], now);
           at_device[i] = at_device.back();
           at_device.pop_back();
         }
@@ -251,7 +262,7 @@ TEST_SUITE("io_queue") {
         REQUIRE(queue.in_flight() == at_device.size());
         REQUIRE(at_device.size() <= depth);
         // Whoever waits while nothing is at the device may start: no request is stuck.
-        REQUIRE((model_queued == 0 || !at_device.empty() || queue.startable()));
+        REQUIRE((model_queued == 0 || !at_device.empty() || queue.startable(now)));
       }
     }
   }

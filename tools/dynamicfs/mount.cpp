@@ -16,6 +16,7 @@ constexpr const char* kFooter = R"(Options for -o, separated by commas:
   writeback=on|off      keep buffered writes in the page cache (on), or hand them over at once
   commit_interval=N     what was written without fsync is durable after N seconds (5)
   workers=N             I/O threads per disk (2)
+  depth=N               requests at each disk at once, at most (64)
   readers=N             threads that take requests from the kernel (2)
 
 Examples:
