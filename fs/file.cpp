@@ -162,7 +162,7 @@ Task<Result<void>> Filesystem::Impl::write(InodeId id, std::uint64_t offset_byte
     Lsn lsn;
     bool redo = false;
     bool published = false;
-    bool with_mutex = !write_options.cached || write_options.kill_suid_sgid ||
+    bool with_mutex = !write_options.kernel_keeps_times || write_options.kill_suid_sgid ||
                       end > inode->size_bytes.load(std::memory_order_acquire);
     const std::int64_t now = align_down(static_cast<std::uint64_t>(now_ns()), kWriteTimeStepNs);
     while (!published && !redo) {
@@ -185,8 +185,9 @@ Task<Result<void>> Filesystem::Impl::write(InodeId id, std::uint64_t offset_byte
       if (with_mutex) {
         bool attributes_changed = grows;
         if (grows) inode->size_bytes.store(end, std::memory_order_release);
-        if (!write_options.cached && (now > inode->mtime_ns.load(std::memory_order_relaxed) ||
-                                      now > inode->ctime_ns.load(std::memory_order_relaxed))) {
+        if (!write_options.kernel_keeps_times &&
+            (now > inode->mtime_ns.load(std::memory_order_relaxed) ||
+             now > inode->ctime_ns.load(std::memory_order_relaxed))) {
           inode->mtime_ns.store(now, std::memory_order_relaxed);
           inode->ctime_ns.store(now, std::memory_order_relaxed);
           attributes_changed = true;

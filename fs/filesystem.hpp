@@ -7,7 +7,7 @@
 // Permissions Checked by the kernel (default_permissions) before we are called; only what the
 //             kernel cannot know is checked here.
 // Names       Any bytes but '/' and NUL, 1 to 255 long; "." and ".." are answered by lookup() only.
-// Times       Nanoseconds since 1970; the kernel owns mtime and ctime of cached writes.
+// Times       Nanoseconds since 1970; with a writeback cache the kernel owns mtime and ctime of files.
 // Threads     Every method may be called from any thread.
 // Locks       ChangeGate, then inodes by ascending number, then extent locks, then leaves. None is
 //             held across a suspension (INV-1).
@@ -74,7 +74,9 @@ struct AttributeChange {
 };
 
 struct WriteOptions {
-  bool cached = false;  // writeback of the page cache: the kernel keeps size and times
+  // The kernel has a writeback cache: it stamps every write itself, whichever way that reaches us,
+  // and sends the times when it writes the inode back. A stamp of ours would stay if it came last.
+  bool kernel_keeps_times = false;
   bool kill_suid_sgid = false;
 };
 

@@ -107,6 +107,7 @@ class Request {
   }
 
   Filesystem& filesystem() const { return session_->filesystem_; }
+  bool kernel_keeps_times() const { return session_->kernel_keeps_times_; }
   fuse_req_t raw() const { return request_; }
 
   void fail(int number) {
@@ -236,14 +237,14 @@ Task<void> serve_read(Request request, InodeId inode, std::uint64_t offset, std:
 }
 
 Task<void> serve_write(Request request, ReceiveBuffer buffer, InodeId inode, std::uint64_t offset,
-                       std::span<std::byte> data, WriteOptions options) {
+                       std::span<std::byte> data, bool writeback, WriteOptions options) {
   const std::size_t spare = buffer.spare_behind(data);
   const auto done = co_await request.filesystem().write(inode, offset, data, spare, options);
   // Back before the answer: whoever waits for it may send the next one at once.
   buffer = {};
   if (done) {
     // Before the answer: until then the kernel holds on to the inode.
-    if (options.cached) request.wrote_cached(inode);
+    if (writeback) request.wrote_cached(inode);
     request.written(data.size());
   } else {
     request.fail(done.error());
@@ -487,10 +488,11 @@ void on_write(fuse_req_t raw, fuse_ino_t inode, const char* data, std::size_t si
     // It lies in the receive buffer, which is ours, so it may be written to.
     const std::span<std::byte> payload{reinterpret_cast<std::byte*>(const_cast<char*>(data)),
                                        size};  // NOLINT
-    const WriteOptions options{.cached = info->writepage != 0,
+    const WriteOptions options{.kernel_keeps_times = request.kernel_keeps_times(),
                                .kill_suid_sgid = incoming.kill_suid_sgid};
+    const bool writeback = info->writepage != 0;
     spawn(serve_write(std::move(request), std::move(*incoming.buffer), InodeId{inode},
-                      static_cast<std::uint64_t>(offset), payload, options));
+                      static_cast<std::uint64_t>(offset), payload, writeback, options));
   });
 }
 

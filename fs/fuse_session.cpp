@@ -235,6 +235,7 @@ void FuseSession::negotiate(fuse_conn_info* connection) {
                     FUSE_CAP_NO_OPENDIR_SUPPORT | FUSE_CAP_IOCTL_DIR;
   if (options_.writeback) wanted |= FUSE_CAP_WRITEBACK_CACHE;
   connection->want = wanted & connection->capable;
+  kernel_keeps_times_ = (connection->want & FUSE_CAP_WRITEBACK_CACHE) != 0;
   connection->max_write = kWriteBytesMax;
   connection->max_background = kBackgroundMax;
   connection->congestion_threshold = kCongestionThreshold;

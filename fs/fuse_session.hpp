@@ -105,6 +105,7 @@ class FuseSession {
   const SessionOptions options_;
   fuse_session* session_ = nullptr;  // owned, with the device in it
   int device_fd_ = -1;
+  std::atomic<bool> kernel_keeps_times_{false};  // it has a writeback cache; known from INIT on
   UniqueFd end_fd_;
   ReceiveBuffers buffers_;
   StaleAttributes stale_attributes_;

@@ -63,7 +63,7 @@ Task<void> client(Shared* shared, std::uint64_t seed, int operations) {
       for (std::uint64_t b = 0; b < count; ++b)
         fill(data.data() + b * kBlockBytes, file, first + b, version);
       const Result<void> wrote = co_await shared->filesystem->write(
-          shared->files[file], first * kBlockBytes, data.span(), 0, {.cached = true});
+          shared->files[file], first * kBlockBytes, data.span(), 0, {.kernel_keeps_times = true});
       if (!wrote.has_value()) ++shared->problems;
       // Concurrent writers of a block may have finished in either order, so what is certain is only
       // that some write is there.
