@@ -117,7 +117,11 @@ TEST_SUITE("store with threads") {
     for (std::uint64_t t = 0; t < 3; ++t) {
       threads.emplace_back([&, t] {
         std::mt19937_64 random(t + 1);
-        for (std::uint64_t i = 0; i < rounds; ++i) {
+        // On a busy machine it takes longer until a read and a release came in between.
+        const auto enough = [&] {
+          return reads.load() > 0 && store->metrics().blocks_reused.sum() > 0;
+        };
+        for (std::uint64_t i = 0; i < rounds || (i < 100 * rounds && !enough()); ++i) {
           const bool wide = random() % 2 == 0;
           const auto result = block_on(*executor, write(this, wide ? 200 : random() % 150,
                                                         wide ? 257 : 1 + random() % 20, ++version));
