@@ -4,90 +4,15 @@
 #include "base/assert.hpp"
 #include "base/crc32c.hpp"
 #include "base/log.hpp"
+#include "extent/read_plan.hpp"
 #include "extent/store_impl.hpp"
 #include "extent/write_path.hpp"
 
 namespace dynamicfs::extent {
 
-// Consecutive blocks of the file that are consecutive in one chunk.
-struct Fetch {
-  std::uint32_t at = 0;  // index of the first block in `out`
-  std::uint32_t count = 0;
-  const Chunk* chunk = nullptr;
-  std::uint32_t block = 0;      // in the chunk
-  std::uint32_t crc_index = 0;  // into MappingSet::crcs
-  Generation generation;        // the newest of its extents
-  std::size_t place = 0;        // the copy asked now
-  std::uint64_t tried = 0;      // a bit per place
-  std::uint64_t bad = 0;  // of the tried: the copy is wrong or unreadable and can be rewritten
-  std::uint64_t mismatched = 0;  // of the bad: it should have been right
-};
-static_assert(journal::kDisksMax <= 64, "Fetch::tried has one bit per place");
-
-struct ReadPlan {
-  explicit ReadPlan(ReadRegistry& reads) : pins(reads) {}
-  ReadPins pins;
-  MappingSet set;
-  FileBlock first;
-  std::span<std::byte> out;
-  std::vector<Fetch> fetches;
-  std::vector<Fetch> repairs;  // read well in the end, with bad copies
-  std::vector<FileBlock> lost;
-  Error failure;
-  bool changed = false;             // look again
-  std::vector<std::uint32_t> crcs;  // scratch
-};
-
 namespace {
 
 constexpr unsigned kOptimisticTries = 3;
-// A read that finds a checksum stale looks again; more often than this it is no race.
-constexpr unsigned kStaleTries = 3;
-
-std::span<std::byte> part(const ReadPlan& plan, const Fetch& fetch) {
-  return plan.out.subspan(fetch.at * kBlockBytes, fetch.count * kBlockBytes);
-}
-
-// One fetch per run of blocks, zeros where there is no data.
-Result<void> make_fetches(const ChunkTable& chunks, ReadPlan& plan) {
-  const auto zero = [&](std::uint64_t from, std::uint64_t to) {
-    const auto bytes = plan.out.subspan(from * kBlockBytes, (to - from) * kBlockBytes);
-    std::fill(bytes.begin(), bytes.end(), std::byte{0});
-  };
-  std::uint64_t done = 0;
-  for (const Mapping& mapping : plan.set.mappings) {
-    if (mapping.kind != MappingKind::kData) continue;
-    if (mapping.encoding != Encoding::kPlain) return Code::kNotSupported;
-    const std::uint64_t at = mapping.first.raw - plan.first.raw;
-    zero(done, at);
-    done = at + mapping.count;
-    if (!plan.fetches.empty()) {
-      Fetch& before = plan.fetches.back();
-      if (before.at + before.count == at && before.chunk->id == mapping.chunk &&
-          before.block + before.count == mapping.block) {
-        before.count += mapping.count;
-        before.generation = std::max(before.generation, mapping.generation);
-        continue;
-      }
-    }
-    Fetch fetch;
-    fetch.at = static_cast<std::uint32_t>(at);
-    fetch.count = mapping.count;
-    fetch.chunk = chunks.find(mapping.chunk);
-    fetch.block = mapping.block;
-    fetch.crc_index = mapping.crc_index;
-    fetch.generation = mapping.generation;
-    // note_live() has refused mappings without a chunk.
-    if (fetch.chunk == nullptr) return error(Code::kFormatInvalid, mapping.chunk.raw);
-    plan.fetches.push_back(fetch);
-  }
-  zero(done, plan.out.size() / kBlockBytes);
-  return {};
-}
-
-bool may_lack(const PoolView::DiskEntry& disk, Generation generation) {
-  return disk.stale_since.raw != 0 && generation.raw > disk.stale_since.raw;
-}
 
 // How much each disk has to do, with what this read adds.
 class Loads {
@@ -139,6 +64,43 @@ bool choose_place(const PoolView& disks, Fetch& fetch, Loads& loads) {
 }
 
 }  // namespace
+
+Result<void> make_fetches(const ChunkTable& chunks, ReadPlan& plan) {
+  const auto zero = [&](std::uint64_t from, std::uint64_t to) {
+    if (plan.out.empty()) return;
+    const auto bytes = plan.out.subspan(from * kBlockBytes, (to - from) * kBlockBytes);
+    std::fill(bytes.begin(), bytes.end(), std::byte{0});
+  };
+  std::uint64_t done = 0;
+  for (const Mapping& mapping : plan.set.mappings) {
+    if (mapping.kind != MappingKind::kData) continue;
+    if (mapping.encoding != Encoding::kPlain) return Code::kNotSupported;
+    const std::uint64_t at = mapping.first.raw - plan.first.raw;
+    zero(done, at);
+    done = at + mapping.count;
+    if (!plan.fetches.empty()) {
+      Fetch& before = plan.fetches.back();
+      if (before.at + before.count == at && before.chunk->id == mapping.chunk &&
+          before.block + before.count == mapping.block) {
+        before.count += mapping.count;
+        before.generation = std::max(before.generation, mapping.generation);
+        continue;
+      }
+    }
+    Fetch fetch;
+    fetch.at = static_cast<std::uint32_t>(at);
+    fetch.count = mapping.count;
+    fetch.chunk = chunks.find(mapping.chunk);
+    fetch.block = mapping.block;
+    fetch.crc_index = mapping.crc_index;
+    fetch.generation = mapping.generation;
+    // note_live() has refused mappings without a chunk.
+    if (fetch.chunk == nullptr) return error(Code::kFormatInvalid, mapping.chunk.raw);
+    plan.fetches.push_back(fetch);
+  }
+  zero(done, plan.out.size() / kBlockBytes);
+  return {};
+}
 
 Task<Result<void>> Store::Impl::read(const FileMap& map, InodeId inode, FileBlock first,
                                      std::span<std::byte> out, scheduler::IoClass io_class) {
@@ -277,14 +239,7 @@ Task<Result<void>> Store::Impl::read_once(const FileMap& map, InodeId inode, Fil
         verify(*disks, plan, fetch, inode, again);
         continue;
       }
-      const DiskId disk = fetch.chunk->places[fetch.place].disk;
-      if (failure.code == Code::kDiskGone) {
-        const auto outcome = co_await pool.report_failure(disk, failure);
-        outcome.ignore("the other copies decide");
-      } else {
-        log_warning("disk {} ({}): {}", disk, group.disk(i).path(), describe(failure));
-        if (failure.code == Code::kDiskRead) fetch.bad |= std::uint64_t{1} << fetch.place;
-      }
+      co_await note_read_failure(fetch, group.disk(i), failure);
       metrics.read_failovers.add();
       again.push_back(fetch);
     }
@@ -297,6 +252,19 @@ Task<Result<void>> Store::Impl::read_once(const FileMap& map, InodeId inode, Fil
   tell_lost(plan, inode);
   if (plan.failure.code != Code::kOk) co_return plan.failure;
   co_return Result<void>{};
+}
+
+// The copy at `fetch.place` could not be read.
+Task<void> Store::Impl::note_read_failure(Fetch& fetch, const scheduler::Disk& disk,
+                                          Error failure) {
+  const DiskId id = fetch.chunk->places[fetch.place].disk;
+  if (failure.code == Code::kDiskGone) {
+    const auto outcome = co_await pool.report_failure(id, failure);
+    outcome.ignore("the other copies decide");
+    co_return;
+  }
+  log_warning("disk {} ({}): {}", id, disk.path(), describe(failure));
+  if (failure.code == Code::kDiskRead) fetch.bad |= std::uint64_t{1} << fetch.place;
 }
 
 void Store::Impl::tell_lost(const ReadPlan& plan, InodeId inode) {
@@ -314,9 +282,9 @@ void Store::Impl::tell_lost(const ReadPlan& plan, InodeId inode) {
 }
 
 // Rewrites the bad copies with what was read from good ones, inside the pins of the read, so that
-// the blocks still belong to the mapping.
-Task<void> Store::Impl::repair(std::shared_ptr<const PoolView> disks, ReadPlan& plan) {
-  if (pool.read_only()) co_return;
+// the blocks still belong to the mapping. Returns how many blocks of copies that were.
+Task<std::uint64_t> Store::Impl::repair(std::shared_ptr<const PoolView> disks, ReadPlan& plan) {
+  if (pool.read_only()) co_return 0;
   struct Target {
     DiskId disk;
     std::uint32_t blocks;
@@ -330,16 +298,18 @@ Task<void> Store::Impl::repair(std::shared_ptr<const PoolView> disks, ReadPlan& 
       if (pool.disk(place.disk) == nullptr) continue;
       const PoolView::DiskEntry& entry = *disks->find(place.disk);
       plan.pins.pin(place.disk);
-      group.write(*entry.disk, scheduler::IoClass::kWrite,
+      group.write(*entry.disk, plan.repair_class,
                   PoolView::offset_of(entry, place.slot, fetch.block), part(plan, fetch));
       targets.push_back({.disk = place.disk, .blocks = fetch.count});
     }
   }
   co_await group.run();
+  std::uint64_t repaired = 0;
   for (std::size_t i = 0; i < targets.size(); ++i) {
     const Error failure = group.error(i);
     if (failure.code == Code::kOk) {
       metrics.repairs.add(targets[i].blocks);
+      repaired += targets[i].blocks;
       log_warning("disk {} ({}): rewrote {} bad blocks from another copy", targets[i].disk,
                   group.disk(i).path(), targets[i].blocks);
       continue;
@@ -348,6 +318,7 @@ Task<void> Store::Impl::repair(std::shared_ptr<const PoolView> disks, ReadPlan& 
     const auto outcome = co_await pool.report_failure(targets[i].disk, failure);
     outcome.ignore("the read has its data");
   }
+  co_return repaired;
 }
 
 }  // namespace dynamicfs::extent

@@ -111,6 +111,11 @@ Task<Result<void>> Store::read(const FileMap& map, InodeId inode, FileBlock firs
   return impl_->read(map, inode, first, out, io_class);
 }
 
+Task<Result<journal::ScrubCounts>> Store::scrub(const FileMap& map, InodeId inode, FileBlock first,
+                                                std::uint64_t count) {
+  return impl_->scrub(map, inode, first, count);
+}
+
 void Store::on_unrecoverable(std::function<void(InodeId, FileBlock)> listener) {
   LockGuard lock(impl_->view_mutex);
   impl_->unrecoverable = std::move(listener);

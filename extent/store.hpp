@@ -35,6 +35,7 @@
 #include "journal/journal.hpp"
 #include "journal/pool.hpp"
 #include "journal/run.hpp"
+#include "journal/scrub_counts.hpp"
 
 namespace dynamicfs::extent {
 
@@ -112,6 +113,15 @@ class Store final : public journal::SlotSource {
   // bug.
   Task<Result<void>> read(const FileMap& map, InodeId inode, FileBlock first,
                           std::span<std::byte> out, scheduler::IoClass io_class);
+
+  // Reads every copy of what is mapped in blocks [first, first + count) of a file, which lie in one
+  // window (1 MiB), in the background class; verifies each, and rewrites bad ones from a good one
+  // unless the pool is read-only. Copies on disks that are gone are skipped. Registered as a read
+  // is, so the blocks are those of the mapping until all is done, and what has changed meanwhile is
+  // no damage. Blocks without a good copy are told as those of a read are (on_unrecoverable), and are
+  // no error here. Memory: the range, once per copy.
+  Task<Result<journal::ScrubCounts>> scrub(const FileMap& map, InodeId inode, FileBlock first,
+                                           std::uint64_t count);
 
   // Called when a block of a file turns out unreadable, no lock held.
   void on_unrecoverable(std::function<void(InodeId, FileBlock)> listener);

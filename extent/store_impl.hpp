@@ -1,5 +1,5 @@
 // The inside of Store, shared by recovery and reports (store.cpp), the write path (write_path.cpp),
-// the read path (read_path.cpp) and reclaim (reclaim.cpp).
+// the read path (read_path.cpp), the scrub (scrub_path.cpp) and reclaim (reclaim.cpp).
 #pragma once
 
 #include <functional>
@@ -68,7 +68,13 @@ struct Store::Impl {
   void give_up(const FileMap& map, ReadPlan& plan, const Fetch& fetch, InodeId inode);
   void count_damage(const ReadPlan& plan, const Fetch& fetch, InodeId inode);
   void tell_lost(const ReadPlan& plan, InodeId inode);
-  Task<void> repair(std::shared_ptr<const PoolView> disks, ReadPlan& plan);
+  Task<void> note_read_failure(Fetch& fetch, const scheduler::Disk& disk, Error failure);
+  Task<std::uint64_t> repair(std::shared_ptr<const PoolView> disks, ReadPlan& plan);
+
+  Task<Result<journal::ScrubCounts>> scrub(const FileMap& map, InodeId inode, FileBlock first,
+                                           std::uint64_t count);
+  Task<Result<void>> scrub_once(const FileMap& map, InodeId inode, FileBlock first,
+                                std::uint64_t count, journal::ScrubCounts* counts, bool* changed);
 
   Task<void> reclaim();
   // Waits for pending space; false if there is nothing left to wait for.

@@ -170,18 +170,7 @@ bool Filesystem::Impl::run_is_thin() const {
   return static_cast<std::size_t>(here) < std::min(run_copies(), pool->healthy()->size());
 }
 
-// Writes the run and makes it the current one; on an error the old one still is.
-Task<Result<void>> Filesystem::Impl::switch_run(std::uint64_t number, std::uint64_t limit, Lsn lsn,
-                                                std::vector<extent::ChunkPut> chunks,
-                                                journal::Manifest old) {
-  CO_TRY_ASSIGN(journal::Manifest manifest,
-                co_await write_run(number, limit, std::move(chunks), old.run_id + 1));
-  manifest.run_id = old.run_id + 1;
-  manifest.lsn = lsn;
-  manifest.log_start = journal->position_after(lsn);
-
-  // The run names data whose records may not be committed yet: it must be on stable storage before
-  // the run counts. (Not journal->sync: a commit may be waiting for the space this will free.)
+Task<Result<void>> Filesystem::Impl::flush_disks() {
   scheduler::IoGroup flushes;
   std::vector<DiskId> flushed;
   const auto healthy = pool->healthy();
@@ -197,6 +186,22 @@ Task<Result<void>> Filesystem::Impl::switch_run(std::uint64_t number, std::uint6
     if (flushes.error(i).code == Code::kOk) continue;
     outcome = co_await pool->report_failure(flushed[i], flushes.error(i));
   }
+  co_return outcome;
+}
+
+// Writes the run and makes it the current one; on an error the old one still is.
+Task<Result<void>> Filesystem::Impl::switch_run(std::uint64_t number, std::uint64_t limit, Lsn lsn,
+                                                std::vector<extent::ChunkPut> chunks,
+                                                journal::Manifest old) {
+  CO_TRY_ASSIGN(journal::Manifest manifest,
+                co_await write_run(number, limit, std::move(chunks), old.run_id + 1));
+  manifest.run_id = old.run_id + 1;
+  manifest.lsn = lsn;
+  manifest.log_start = journal->position_after(lsn);
+
+  // The run names data whose records may not be committed yet: it must be on stable storage before
+  // the run counts. (Not journal->sync: a commit may be waiting for the space this will free.)
+  Result<void> outcome = co_await flush_disks();
   if (outcome.has_value()) outcome = co_await pool->commit_manifest(manifest);
   if (!outcome.has_value()) {
     // Nothing names the new run, unless the pool is lost anyway.

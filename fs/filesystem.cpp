@@ -437,6 +437,7 @@ Task<Result<void>> Filesystem::Impl::unmount() {
 // Whatever has not become durable by now never does.
 Task<void> Filesystem::Impl::quiesce() {
   closing.store(true, std::memory_order_release);
+  scrub->close();
   // A commit that waits for room in the log would wait for ever.
   const bool unfinished = journal != nullptr && journal->covered() < journal->appended();
   if (unfinished && !options.read_only) journal->stop();
@@ -450,6 +451,7 @@ Task<Result<void>> Filesystem::Impl::write_everything() {
     link->impl = nullptr;
   }
   closing.store(true, std::memory_order_release);
+  scrub->close();
   while (!tasks.idle()) co_await executor.sleep(std::chrono::milliseconds{1});
   if (options.read_only) co_return {};
   // First, because it needs no log space: what is committed below finds an empty log.

@@ -28,6 +28,7 @@
 #include "extent/store.hpp"
 #include "journal/journal.hpp"
 #include "journal/pool.hpp"
+#include "journal/scrub_counts.hpp"
 
 namespace dynamicfs::fs {
 
@@ -125,6 +126,11 @@ struct FilesystemMetrics {
   Counter merges;        // unaligned writes that had to read a block first
   Counter merge_redos;   // ... again, because the block had changed meanwhile
   Counter checkpoints;
+  Counter scrubs_started, scrubs_finished;
+  // As journal::ScrubCounts, of all scrubs; lost: with those that could not be read.
+  Counter scrub_bytes, scrub_read_bytes;
+  Counter scrub_copies_bad, scrub_copies_outdated, scrub_copies_repaired, scrub_copies_skipped;
+  Counter scrub_blocks_lost;
   Histogram checkpoint_ms;
   Histogram fsync_latency_us;
 };
@@ -136,6 +142,21 @@ struct MountReport {
   std::uint64_t orphans_removed = 0;  // unlinked but open when the power went
   std::uint64_t run_entries = 0;
   Duration took{0};
+};
+
+enum class ScrubState { kIdle, kRunning, kPaused, kFinished, kCancelled };
+
+// The scrub that runs, or the last one since the mount.
+struct ScrubReport {
+  ScrubState state = ScrubState::kIdle;
+  journal::ScrubCounts counts;    // so far
+  std::uint64_t total_bytes = 0;  // what counts.bytes will be; 0 while it is being found out
+  std::uint64_t errors = 0;       // pieces that could not be judged; the log says why
+  std::int64_t started_ns = 0;    // since 1970; 0: never
+  std::int64_t ended_ns = 0;      // 0: not yet
+  Duration active{0};             // without pauses
+  bool read_only = false;         // nothing is repaired
+  bool metadata_partly = false;   // checkpoints replaced the run faster than it could be read
 };
 
 class Filesystem {
@@ -209,6 +230,16 @@ class Filesystem {
 
   // Writes all metadata as a new run and trims the log. Several callers share one.
   Task<Result<void>> checkpoint();
+
+  // The scrub (fs/scrub.hpp). One at a time; unmount() cancels it. A start runs a part of it on the
+  // caller's thread, which is inside a DriverScope.
+  Result<void> start_scrub();   // kBusy: one is running or paused; kShutdown: unmounting
+  Result<void> pause_scrub();   // kInvalid: none is running. What is in flight is finished
+  Result<void> resume_scrub();  // kInvalid: none is paused
+  // Completes when it has ended. kInvalid: none is running or paused.
+  Task<Result<void>> cancel_scrub();
+  ScrubReport scrub_report() const;
+
   journal::Pool& pool();
   journal::Journal& journal();
   extent::Store& store();

@@ -12,6 +12,7 @@
 #include "fs/change_format.hpp"
 #include "fs/filesystem.hpp"
 #include "fs/inode_table.hpp"
+#include "fs/scrub.hpp"
 #include "journal/change_gate.hpp"
 
 namespace dynamicfs::fs {
@@ -65,7 +66,8 @@ struct Filesystem::Impl {
         pool(std::move(the_pool)),
         options(the_options),
         store(std::make_unique<extent::Store>(executor, *pool, gate)),
-        checkpoint_mutex(executor) {}
+        checkpoint_mutex(executor),
+        scrub(std::make_unique<Scrub>(*this)) {}
 
   // Life (filesystem.cpp).
   Task<Result<void>> load();
@@ -143,6 +145,9 @@ struct Filesystem::Impl {
                                             std::vector<extent::ChunkPut> chunks,
                                             std::uint64_t run_id);
   Task<void> checkpoint_in_background();
+  // Everything written so far is on stable storage, on the disks that are left. A disk that fails is
+  // reported; kReadOnly when that is one too many.
+  Task<Result<void>> flush_disks();
   std::size_t run_copies() const;
   // A disk with a copy of the run is away, and another could take one.
   bool run_is_thin() const;
@@ -172,6 +177,7 @@ struct Filesystem::Impl {
   std::atomic<bool> metadata_full{false};  // the last checkpoint did not find room
   AsyncMutex checkpoint_mutex;
   std::atomic<std::uint64_t> checkpoint_number{0};
+  std::unique_ptr<Scrub> scrub;
 
   // Held over a rename of a directory to another parent, so that "is below" stays true.
   // Order: gate, rename_mutex, inodes.

@@ -1,6 +1,7 @@
 #include "journal/pool.hpp"
 
 #include <algorithm>
+#include <bit>
 #include <cstring>
 
 #include "base/buffer.hpp"
@@ -327,6 +328,74 @@ Task<Result<void>> Pool::mark_clean() {
   }
   const Result<void> stored = co_await impl.store(Impl::Copies::kOne);
   co_return stored;
+}
+
+Task<Result<unsigned>> Pool::Impl::bad_copies(Seat& seat, scheduler::IoClass io_class) const {
+  Buffer buffer{kSuperblockCopies * kSuperblockBytes};
+  const auto copy_of = [&](unsigned copy) {
+    return buffer.span().subspan(superblock_offset(copy), kSuperblockBytes);
+  };
+  scheduler::IoGroup group;
+  for (unsigned copy = 0; copy < kSuperblockCopies; ++copy) {
+    group.read(*seat.disk, io_class, superblock_offset(copy), copy_of(copy));
+  }
+  co_await group.run();
+  unsigned bad = 0;
+  for (unsigned copy = 0; copy < kSuperblockCopies; ++copy) {
+    const Error failure = group.error(copy);
+    if (failure.code == Code::kDiskGone) co_return failure;
+    bool good = false;
+    if (failure.code == Code::kOk) {
+      const Result<Superblock> decoded = decode(copy_of(copy));
+      LockGuard lock(mutex);
+      good =
+          decoded.has_value() && decoded->pool == superblock.pool && decoded->this_disk == seat.id;
+    }
+    if (!good) bad |= 1U << copy;
+  }
+  co_return bad;
+}
+
+Task<ScrubCounts> Pool::scrub_superblocks() {
+  Impl& impl = *impl_;
+  ScrubCounts counts;
+  std::uint64_t bad_copies = 0;
+  for (const auto& seat : impl.seats) {
+    ++counts.blocks;
+    counts.bytes += kSuperblockBytes;
+    Result<unsigned> bad = Code::kDiskGone;
+    if (seat->here()) {
+      bad = co_await impl.bad_copies(*seat, scheduler::IoClass::kBackground);
+      if (!bad.has_value()) {
+        const Result<void> reported = co_await report_failure(seat->id, bad.error());
+        reported.ignore("its copies are skipped");
+      }
+    }
+    if (bad.has_value() && *bad != 0) {
+      // It may have been in the middle of being written: looked at again when that is impossible.
+      auto guard = co_await impl.writing.acquire();
+      if (seat->here()) bad = co_await impl.bad_copies(*seat, scheduler::IoClass::kCritical);
+      // The first of the two that are going to be written is not the only good one.
+      if (bad.has_value() && (*bad == 1 || *bad == 2)) seat->next_copy = *bad - 1;
+    }
+    if (!bad.has_value()) {
+      counts.copies_skipped += kSuperblockCopies;
+      continue;
+    }
+    counts.read_bytes += kSuperblockCopies * kSuperblockBytes;
+    const auto found = static_cast<std::uint64_t>(std::popcount(*bad));
+    if (found == 0) continue;
+    bad_copies += found;
+    log_warning("disk {} ({}): {} copies of the superblock are damaged", seat->id,
+                seat->disk->path(), found);
+  }
+  counts.copies_bad = bad_copies;
+  if (bad_copies != 0 && !read_only()) {
+    auto guard = co_await impl.writing.acquire();
+    const Result<void> stored = co_await impl.store(Impl::Copies::kBoth);
+    if (stored.has_value()) counts.copies_repaired = bad_copies;
+  }
+  co_return counts;
 }
 
 Task<void> Pool::settled() {

@@ -27,6 +27,7 @@
 #include "base/mutex.hpp"
 #include "base/result.hpp"
 #include "base/waiters.hpp"
+#include "journal/scrub_counts.hpp"
 #include "journal/superblock.hpp"
 #include "scheduler/disk.hpp"
 
@@ -161,6 +162,10 @@ class Pool {
   Task<Result<void>> commit_manifest(Manifest manifest);
   // The last thing of an orderly shutdown, after a checkpoint.
   Task<Result<void>> mark_clean();
+  // Reads both copies of the superblock of every disk, in the background class. If one is bad, all
+  // are written anew, durably, unless the pool is read-only. A block here is the superblock of one
+  // disk. Nothing waits for the reading; the writing takes its turn among superblock writes.
+  Task<ScrubCounts> scrub_superblocks();
   // Remembers where disks are found now; written with the next superblock.
   void set_path(DiskId id, std::string path);
 

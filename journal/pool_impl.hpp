@@ -85,6 +85,9 @@ struct Pool::Impl {
   // One superblock to each of these disks; false if any failed, which is noted. An error: it cannot
   // be encoded.
   Task<Result<bool>> write_copies();
+  // Which copies on this disk are bad, a bit each; kDiskGone. While they are being written that may
+  // be wrong: certain only with `writing` held.
+  Task<Result<unsigned>> bad_copies(Seat& seat, scheduler::IoClass io_class) const;
   void publish_log_set();
   void tell_listeners();
 };

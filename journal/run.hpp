@@ -18,6 +18,7 @@
 #include "base/buffer.hpp"
 #include "base/bytes.hpp"
 #include "journal/pool.hpp"
+#include "journal/scrub_counts.hpp"
 
 namespace dynamicfs::journal {
 
@@ -70,5 +71,17 @@ struct RunReadReport {
 using RunEntry =
     std::function<Result<void>(std::span<const std::byte> key, std::span<const std::byte> value)>;
 Task<Result<RunReadReport>> read_run(Pool& pool, Manifest manifest, RunEntry each);
+
+// Reads every copy of the piece of the run at byte `at` (a multiple of kRunPieceBytes, within the run)
+// in the background class and rewrites bad blocks from a good copy unless the pool is read-only. A
+// disk that turns out to be gone is reported to the pool. Whoever asks keeps the run's slots from
+// being given back meanwhile.
+Task<ScrubCounts> scrub_run_piece(Pool& pool, Manifest manifest, std::uint64_t at);
+
+// Writes a good block over a bad one, in the background class; the next commit flushes it. False if
+// it did not succeed: the pool is read-only, or the disk is gone or failed (and is reported).
+// `block` stays valid until completion.
+Task<bool> rewrite_run_block(Pool& pool, RunCopy copy, std::uint64_t at,
+                             std::span<const std::byte> block);
 
 }  // namespace dynamicfs::journal

@@ -44,7 +44,6 @@ class RunReader {
   Task<Result<void>> take_piece(Piece* piece);
   Task<Result<RunBlockHeader>> rescue(std::uint64_t index, std::size_t bad_copy,
                                       std::span<std::byte> block);
-  Task<bool> repair(std::size_t copy, std::uint64_t at, std::span<const std::byte> block);
 
   Pool& pool_;
   const Manifest manifest_;
@@ -81,19 +80,6 @@ void RunReader::start(std::uint64_t at) {
   spawn(read_piece(disk, run_offset(pool_, manifest_.copies[piece->copy], at), piece));
 }
 
-// Writes a good block over a bad one. The next commit flushes it.
-Task<bool> RunReader::repair(std::size_t copy, std::uint64_t at, std::span<const std::byte> block) {
-  const RunCopy& to = manifest_.copies[copy];
-  scheduler::Disk* const disk = pool_.disk(to.disk);
-  if (disk == nullptr || pool_.read_only()) co_return false;
-  const Result<void> written =
-      co_await scheduler::write(*disk, IoClass::kBackground, run_offset(pool_, to, at), block);
-  if (written.has_value()) co_return true;
-  const Result<void> reported = co_await pool_.report_failure(to.disk, written.error());
-  reported.ignore("the block has been read; whoever writes next is told");
-  co_return false;
-}
-
 // Reads block `index` from another copy than `bad_copy` into `block` and repairs the bad ones.
 Task<Result<RunBlockHeader>> RunReader::rescue(std::uint64_t index, std::size_t bad_copy,
                                                std::span<std::byte> block) {
@@ -111,7 +97,7 @@ Task<Result<RunBlockHeader>> RunReader::rescue(std::uint64_t index, std::size_t 
           open_run_block(block, pool_uuid_, manifest_.run_id, index);
       if (header.has_value()) {
         for (const std::size_t to : bad) {
-          const bool repaired = co_await repair(to, at, block);
+          const bool repaired = co_await rewrite_run_block(pool_, manifest_.copies[to], at, block);
           if (repaired) ++report_.blocks_repaired;
         }
         co_return header;
@@ -170,6 +156,18 @@ Task<Result<RunReadReport>> read_run(Pool& pool, Manifest manifest, RunEntry eac
   RunReader reader{pool, std::move(manifest), std::move(each)};
   Result<RunReadReport> report = co_await reader.run();
   co_return report;
+}
+
+Task<bool> rewrite_run_block(Pool& pool, RunCopy copy, std::uint64_t at,
+                             std::span<const std::byte> block) {
+  scheduler::Disk* const disk = pool.disk(copy.disk);
+  if (disk == nullptr || pool.read_only()) co_return false;
+  const Result<void> written =
+      co_await scheduler::write(*disk, IoClass::kBackground, run_offset(pool, copy, at), block);
+  if (written.has_value()) co_return true;
+  const Result<void> reported = co_await pool.report_failure(copy.disk, written.error());
+  reported.ignore("the block has been read; whoever writes next is told");
+  co_return false;
 }
 
 }  // namespace dynamicfs::journal

@@ -9,8 +9,6 @@
 namespace dynamicfs::journal {
 namespace {
 
-constexpr unsigned kCopies = 2;
-
 // Of two reasons why a copy cannot be used, the one the user should hear: a newer format outweighs
 // damage, and damage outweighs "not ours", since the other copy may never have been written.
 Error weightier(Error a, Error b) {
@@ -24,10 +22,10 @@ Error weightier(Error a, Error b) {
 }  // namespace
 
 Task<Result<FoundSuperblock>> find_superblock(scheduler::Disk& disk) {
-  if (disk.size_bytes() < kCopies * kSuperblockBytes) co_return Code::kFormatMagic;
-  Buffer buffer{kCopies * kSuperblockBytes};
+  if (disk.size_bytes() < kSuperblockCopies * kSuperblockBytes) co_return Code::kFormatMagic;
+  Buffer buffer{kSuperblockCopies * kSuperblockBytes};
   scheduler::IoGroup group;
-  for (unsigned copy = 0; copy < kCopies; ++copy) {
+  for (unsigned copy = 0; copy < kSuperblockCopies; ++copy) {
     group.read(disk, scheduler::IoClass::kCritical, superblock_offset(copy),
                buffer.span().subspan(superblock_offset(copy), kSuperblockBytes));
   }
@@ -35,7 +33,7 @@ Task<Result<FoundSuperblock>> find_superblock(scheduler::Disk& disk) {
 
   std::optional<FoundSuperblock> newest;
   std::optional<Error> why;
-  for (unsigned copy = 0; copy < kCopies; ++copy) {
+  for (unsigned copy = 0; copy < kSuperblockCopies; ++copy) {
     Error failure = group.error(copy);
     if (failure.code == Code::kOk) {
       Result<Superblock> decoded = decode(std::span<const std::byte>{buffer.span()}.subspan(

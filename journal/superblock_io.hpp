@@ -10,6 +10,7 @@
 
 namespace dynamicfs::journal {
 
+inline constexpr unsigned kSuperblockCopies = 2;
 constexpr std::uint64_t superblock_offset(unsigned copy) { return copy * kSuperblockBytes; }
 
 struct FoundSuperblock {

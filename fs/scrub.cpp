@@ -1,0 +1,341 @@
+#include "fs/scrub.hpp"
+
+#include <algorithm>
+
+#include "base/log.hpp"
+#include "fs/filesystem_impl.hpp"
+#include "journal/run_format.hpp"
+
+namespace dynamicfs::fs {
+namespace {
+
+// Pieces in flight, each a window in every copy: with four of two copies 8 MiB, which keeps the
+// quarter of a device's queue busy that background requests may have. More copies, fewer pieces.
+constexpr std::size_t kBytesInFlight = 8 * kMiB;
+constexpr std::size_t kWorkersMax = 4;
+// Inodes looked through between two chances for others to run.
+constexpr std::size_t kInodesAtOnce = 1024;
+// A checkpoint replaces the run while it is read; the new one is read from its start. After this many
+// it is left at that: checkpoints come faster than the run can be read.
+constexpr unsigned kRunRestartsMax = 8;
+
+}  // namespace
+
+Scrub::Scrub(Filesystem::Impl& parts) : fs_(parts) {}
+
+Result<void> Scrub::start() {
+  fs_.tasks.enter();  // before the look at `closing`: unmount sets that, then waits for tasks
+  if (fs_.closing.load(std::memory_order_acquire)) {
+    fs_.tasks.leave();
+    return Code::kShutdown;
+  }
+  bool busy = false;
+  {
+    LockGuard lock(mutex_);
+    busy = active_;
+    if (!busy) {
+      active_ = true;
+      stopping_ = false;
+      resumed_ = nullptr;
+      ended_ = std::make_shared<AsyncEvent>(fs_.executor);
+      report_ = {};
+      report_.state = ScrubState::kRunning;
+      report_.started_ns = fs_.now_ns();
+      report_.read_only = fs_.pool->read_only();
+      running_since_ = fs_.executor.now();
+    }
+  }
+  if (busy) {
+    fs_.tasks.leave();
+    return Code::kBusy;
+  }
+  fs_.metrics.scrubs_started.add();
+  log_info("scrub: started");
+  spawn(run());
+  return {};
+}
+
+Result<void> Scrub::pause() {
+  LockGuard lock(mutex_);
+  if (!active_ || stopping_ || report_.state != ScrubState::kRunning) return Code::kInvalid;
+  report_.active += fs_.executor.now() - running_since_;
+  report_.state = ScrubState::kPaused;
+  resumed_ = std::make_shared<AsyncEvent>(fs_.executor);
+  return {};
+}
+
+Result<void> Scrub::resume() {
+  {
+    LockGuard lock(mutex_);
+    if (!active_ || stopping_ || report_.state != ScrubState::kPaused) return Code::kInvalid;
+  }
+  wake();
+  return {};
+}
+
+// Whoever waits in go_on() looks again; a pause is over.
+void Scrub::wake() {
+  std::shared_ptr<AsyncEvent> resumed;
+  {
+    LockGuard lock(mutex_);
+    if (!active_ || report_.state != ScrubState::kPaused) return;
+    report_.state = ScrubState::kRunning;
+    running_since_ = fs_.executor.now();
+    resumed = std::exchange(resumed_, nullptr);
+  }
+  resumed->set();
+}
+
+Task<Result<void>> Scrub::cancel() {
+  std::shared_ptr<AsyncEvent> ended;
+  {
+    LockGuard lock(mutex_);
+    if (!active_) co_return Code::kInvalid;
+    stopping_ = true;
+    ended = ended_;
+  }
+  wake();
+  co_await ended->wait();
+  co_return Result<void>{};
+}
+
+void Scrub::close() {
+  {
+    LockGuard lock(mutex_);
+    if (!active_) return;
+    stopping_ = true;
+  }
+  wake();
+}
+
+ScrubReport Scrub::report() const {
+  LockGuard lock(mutex_);
+  ScrubReport report = report_;
+  if (report.state == ScrubState::kRunning) {
+    report.active += fs_.executor.now() - running_since_;
+  }
+  // Files grow and shrink meanwhile.
+  report.total_bytes = std::max(report.total_bytes, report.counts.bytes);
+  return report;
+}
+
+Task<bool> Scrub::go_on() {
+  while (true) {
+    std::shared_ptr<AsyncEvent> resumed;
+    {
+      LockGuard lock(mutex_);
+      if (stopping_ || fs_.closing.load(std::memory_order_acquire)) {
+        stopping_ = true;
+        co_return false;
+      }
+      if (report_.state != ScrubState::kPaused) co_return true;
+      resumed = resumed_;
+    }
+    co_await resumed->wait();
+  }
+}
+
+void Scrub::count(const journal::ScrubCounts& found) {
+  {
+    LockGuard lock(mutex_);
+    report_.counts.add(found);
+  }
+  FilesystemMetrics& metrics = fs_.metrics;
+  metrics.scrub_bytes.add(found.bytes);
+  metrics.scrub_read_bytes.add(found.read_bytes);
+  metrics.scrub_copies_bad.add(found.copies_bad);
+  metrics.scrub_copies_outdated.add(found.copies_outdated);
+  metrics.scrub_copies_repaired.add(found.copies_repaired);
+  metrics.scrub_copies_skipped.add(found.copies_skipped);
+  metrics.scrub_blocks_lost.add(found.blocks_lost + found.blocks_unreadable);
+}
+
+// Which inodes there are, and how much data.
+Task<void> Scrub::survey() {
+  std::vector<InodeId> ids = fs_.inodes.ids();
+  std::ranges::sort(ids);
+  std::uint64_t bytes = 0;
+  for (std::size_t i = 0; i < ids.size(); ++i) {
+    if (i % kInodesAtOnce == kInodesAtOnce - 1) co_await fs_.executor.yield();
+    const InodeRef inode = fs_.inodes.find(ids[i]);
+    if (inode && inode->map) bytes += inode->map->data_blocks() * kBlockBytes;
+  }
+  {
+    LockGuard lock(cursor_mutex_);
+    inodes_ = std::move(ids);
+    next_inode_ = 0;
+    inode_ = {};
+  }
+  const std::uint64_t run_bytes = fs_.pool->superblock().manifest.run_bytes;
+  LockGuard lock(mutex_);
+  report_.total_bytes = bytes + run_bytes;
+}
+
+// Holding the checkpoint's mutex over a piece keeps the run that is read from being replaced and its
+// slots from being reused.
+Task<void> Scrub::check_run() {
+  std::uint64_t run_id = 0;
+  std::uint64_t at = 0;
+  unsigned restarts = 0;
+  bool written_anew = false;
+  while (true) {
+    const bool wanted = co_await go_on();
+    if (!wanted) co_return;
+    journal::ScrubCounts found;
+    bool last = false;
+    {
+      const AsyncMutex::Guard guard = co_await fs_.checkpoint_mutex.acquire();
+      const journal::Manifest manifest = fs_.pool->superblock().manifest;
+      if (manifest.run_id == 0) co_return;
+      if (manifest.run_id != run_id) {
+        if (run_id != 0) {
+          LockGuard lock(mutex_);
+          if (restarts == kRunRestartsMax) {
+            report_.metadata_partly = true;
+            co_return;
+          }
+          report_.total_bytes += at;  // ... is read again
+        }
+        restarts += run_id != 0 ? 1 : 0;
+        run_id = manifest.run_id;
+        at = 0;
+      }
+      found = co_await journal::scrub_run_piece(*fs_.pool, manifest, at);
+      at += found.bytes;
+      last = at >= manifest.run_bytes;
+    }
+    if (found.blocks_lost != 0 && !written_anew && fs_.writable().has_value()) {
+      // No copy on the disks is good, but all metadata is in memory: a new run takes its place.
+      written_anew = true;
+      const Result<void> written = co_await fs_.checkpoint();
+      if (written.has_value()) {
+        found.blocks_lost = 0;
+        found.copies_repaired = found.copies_bad;
+        last = false;
+      }
+    }
+    count(found);
+    if (last) co_return;
+  }
+}
+
+std::optional<Scrub::Piece> Scrub::next_piece() {
+  LockGuard lock(cursor_mutex_);
+  for (std::size_t looked = 0; looked < kInodesAtOnce; ++looked) {
+    if (!inode_) {
+      if (next_inode_ == inodes_.size()) return std::nullopt;
+      inode_ = fs_.inodes.find(inodes_[next_inode_++]);
+      next_block_ = FileBlock{0};
+      if (!inode_ || !inode_->map) {
+        inode_ = {};
+        continue;
+      }
+    }
+    const std::optional<FileBlock> data = inode_->map->next_data(next_block_);
+    if (!data) {
+      inode_ = {};
+      continue;
+    }
+    const std::uint64_t end = align_down(data->raw, kWindowBlocks) + kWindowBlocks;
+    next_block_ = FileBlock{end};
+    return Piece{.inode = inode_, .first = *data, .count = end - data->raw};
+  }
+  return Piece{};
+}
+
+void Scrub::fail(InodeId inode, Error failure) {
+  log_error("scrub: inode {}: {}", inode, describe(failure));
+  LockGuard lock(mutex_);
+  ++report_.errors;
+}
+
+// One of several that share the work.
+Task<bool> Scrub::check_data() {
+  while (true) {
+    const bool wanted = co_await go_on();
+    if (!wanted) co_return false;
+    const std::optional<Piece> piece = next_piece();
+    if (!piece) co_return true;
+    if (piece->count == 0) {
+      co_await fs_.executor.yield();
+      continue;
+    }
+    const auto found =
+        co_await fs_.store->scrub(*piece->inode->map, piece->inode->id, piece->first, piece->count);
+    if (found.has_value()) {
+      count(*found);
+    } else {
+      fail(piece->inode->id, found.error());
+    }
+  }
+}
+
+Task<void> Scrub::run() {
+  co_await fs_.executor.leave_driver_thread();
+  co_await survey();
+  bool wanted = co_await go_on();
+  if (wanted) {
+    journal::ScrubCounts found = co_await fs_.pool->scrub_superblocks();
+    found.bytes = 0;  // little, and not part of the total
+    count(found);
+  }
+  co_await check_run();
+  wanted = co_await go_on();
+  if (wanted) {
+    const std::size_t width = std::max<std::size_t>(1, fs_.pool->policy().width());
+    std::vector<Task<bool>> workers;
+    for (std::size_t i = 0;
+         i < std::clamp<std::size_t>(kBytesInFlight / (width * kWindowBytes), 1, kWorkersMax);
+         ++i) {
+      workers.push_back(check_data());
+    }
+    const std::vector<bool> ended = co_await when_all(std::move(workers));
+  }
+
+  bool repaired = false;
+  {
+    LockGuard lock(mutex_);
+    repaired = report_.counts.copies_repaired != 0;
+  }
+  if (repaired) {
+    // What is called repaired stays so.
+    const Result<void> flushed = co_await fs_.flush_disks();
+    flushed.ignore("the disk that failed is no longer part of the pool");
+  }
+
+  {
+    LockGuard lock(cursor_mutex_);
+    inodes_ = {};
+    inode_ = {};
+  }
+  std::shared_ptr<AsyncEvent> ended;
+  ScrubReport report;
+  {
+    LockGuard lock(mutex_);
+    if (report_.state == ScrubState::kRunning) {
+      report_.active += fs_.executor.now() - running_since_;
+    }
+    report_.state = stopping_ ? ScrubState::kCancelled : ScrubState::kFinished;
+    report_.ended_ns = fs_.now_ns();
+    if (!stopping_) report_.total_bytes = report_.counts.bytes;
+    active_ = false;
+    ended = ended_;
+    report = report_;
+  }
+  const bool finished = report.state == ScrubState::kFinished;
+  if (finished) fs_.metrics.scrubs_finished.add();
+  log_info("scrub: {}; {} MiB checked, {} bad copies, {} outdated, {} repaired, {} blocks lost",
+           finished ? "finished" : "cancelled", report.counts.bytes / kMiB,
+           report.counts.copies_bad, report.counts.copies_outdated, report.counts.copies_repaired,
+           report.counts.blocks_lost);
+  ended->set();
+  fs_.tasks.leave();
+}
+
+Result<void> Filesystem::start_scrub() { return impl_->scrub->start(); }
+Result<void> Filesystem::pause_scrub() { return impl_->scrub->pause(); }
+Result<void> Filesystem::resume_scrub() { return impl_->scrub->resume(); }
+Task<Result<void>> Filesystem::cancel_scrub() { co_return co_await impl_->scrub->cancel(); }
+ScrubReport Filesystem::scrub_report() const { return impl_->scrub->report(); }
+
+}  // namespace dynamicfs::fs

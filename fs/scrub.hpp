@@ -1,0 +1,78 @@
+// The scrub of a mounted pool: every copy of all data and metadata is read and verified in the
+// background class, and bad copies are rewritten from good ones.
+//
+// What      The superblocks; every block of the current run, in every copy; the data of all inodes that
+//           exist when it starts, by ascending number, up to their end at that time or later. The log
+//           is not: what it holds is in memory, and the next checkpoint replaces it.
+// Pace      A few pieces of one window (1 MiB per copy) at a time; the disks' queues let background
+//           requests have a quarter of the device at most.
+// State     idle -> running <-> paused -> finished or cancelled, and running again. Unmounting cancels.
+//
+// Threads   Every method may be called from any thread; start() and cancel() inside a DriverScope or a
+//           coroutine.
+// Locks     mutex_ before the leaves that finding an inode takes; never held across a suspension.
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include "base/mutex.hpp"
+#include "base/waiters.hpp"
+#include "fs/filesystem.hpp"
+#include "fs/inode_table.hpp"
+
+namespace dynamicfs::fs {
+
+class Scrub {
+ public:
+  // `parts` outlives this, and waits for its tasks before it goes.
+  explicit Scrub(Filesystem::Impl& parts);
+
+  // As Filesystem says.
+  Result<void> start();
+  Result<void> pause();
+  Result<void> resume();
+  Task<Result<void>> cancel();
+  ScrubReport report() const;
+
+  // The pool is closing (Impl::closing is set): a scrub under way ends at its next piece.
+  void close();
+
+ private:
+  // A part of one file, within one window. count 0: nothing found yet, ask again after others ran.
+  struct Piece {
+    InodeRef inode;
+    FileBlock first;
+    std::uint64_t count = 0;
+  };
+
+  Task<void> run();
+  // False: it is to end. Waits while it is paused.
+  Task<bool> go_on();
+  Task<void> survey();
+  Task<void> check_run();
+  Task<bool> check_data();
+  std::optional<Piece> next_piece();
+  void count(const journal::ScrubCounts& found);
+  void fail(InodeId inode, Error failure);
+  void wake() DFS_EXCLUDES(mutex_);
+
+  Filesystem::Impl& fs_;
+
+  mutable Mutex mutex_;
+  ScrubReport report_ DFS_GUARDED_BY(mutex_);
+  bool active_ DFS_GUARDED_BY(mutex_) = false;                  // run() has not ended
+  bool stopping_ DFS_GUARDED_BY(mutex_) = false;                // it is to end before it is done
+  TimePoint running_since_ DFS_GUARDED_BY(mutex_);              // not paused
+  std::shared_ptr<AsyncEvent> resumed_ DFS_GUARDED_BY(mutex_);  // while paused
+  std::shared_ptr<AsyncEvent> ended_ DFS_GUARDED_BY(mutex_);
+
+  Mutex cursor_mutex_;  // where the workers take their next piece
+  std::vector<InodeId> inodes_ DFS_GUARDED_BY(cursor_mutex_);  // ascending
+  std::size_t next_inode_ DFS_GUARDED_BY(cursor_mutex_) = 0;
+  InodeRef inode_ DFS_GUARDED_BY(cursor_mutex_);
+  FileBlock next_block_ DFS_GUARDED_BY(cursor_mutex_);
+};
+
+}  // namespace dynamicfs::fs

@@ -1,0 +1,80 @@
+// Verifies every copy of a run, a piece at a time.
+#include <vector>
+
+#include "base/log.hpp"
+#include "journal/run_format.hpp"
+
+namespace dynamicfs::journal {
+
+using scheduler::IoClass;
+
+Task<ScrubCounts> scrub_run_piece(Pool& pool, Manifest manifest, std::uint64_t at) {
+  DFS_ASSERT(at % kRunPieceBytes == 0 && at < manifest.run_bytes);
+  const std::uint64_t size_bytes = std::min(kRunPieceBytes, manifest.run_bytes - at);
+  ScrubCounts counts;
+  counts.blocks = size_bytes / kRunBlockBytes;
+  counts.bytes = size_bytes;
+
+  scheduler::IoGroup group;
+  std::vector<Buffer> buffers;
+  std::vector<std::size_t> read;  // index of the copy, by request
+  for (std::size_t copy = 0; copy < manifest.copies.size(); ++copy) {
+    buffers.emplace_back(size_bytes);
+    scheduler::Disk* const disk = pool.disk(manifest.copies[copy].disk);
+    if (disk == nullptr) continue;
+    group.read(*disk, IoClass::kBackground, run_offset(pool, manifest.copies[copy], at),
+               buffers[copy].span());
+    read.push_back(copy);
+  }
+  co_await group.run();
+  std::vector<bool> here(manifest.copies.size());
+  std::vector<bool> arrived(manifest.copies.size());
+  for (std::size_t i = 0; i < read.size(); ++i) {
+    const Error failure = group.error(i);
+    arrived[read[i]] = failure.code == Code::kOk;
+    here[read[i]] = arrived[read[i]] || failure.code == Code::kDiskRead;
+    if (arrived[read[i]]) counts.read_bytes += size_bytes;
+    if (failure.code == Code::kDiskGone) {
+      const Result<void> reported =
+          co_await pool.report_failure(manifest.copies[read[i]].disk, failure);
+      reported.ignore("the other copies decide");
+    }
+  }
+
+  const Uuid pool_uuid = pool.uuid();
+  for (std::uint64_t from = 0; from < size_bytes; from += kRunBlockBytes) {
+    const std::uint64_t index = (at + from) / kRunBlockBytes;
+    std::vector<std::size_t> bad;
+    std::size_t good = manifest.copies.size();
+    std::size_t away = 0;
+    for (std::size_t copy = 0; copy < manifest.copies.size(); ++copy) {
+      if (!here[copy]) {
+        ++away;
+      } else if (arrived[copy] && open_run_block(buffers[copy].span().subspan(from, kRunBlockBytes),
+                                                 pool_uuid, manifest.run_id, index)
+                                      .has_value()) {
+        good = copy;
+      } else {
+        bad.push_back(copy);
+      }
+    }
+    counts.copies_skipped += away;
+    counts.copies_bad += bad.size();
+    if (good == manifest.copies.size()) {
+      ++(away == 0 ? counts.blocks_lost : counts.blocks_unreadable);
+      log_error("block {} of metadata run {} is damaged in every copy", index, manifest.run_id);
+      continue;
+    }
+    for (const std::size_t copy : bad) {
+      log_warning("block {} of metadata run {} is damaged on disk {}", index, manifest.run_id,
+                  manifest.copies[copy].disk);
+      const bool repaired =
+          co_await rewrite_run_block(pool, manifest.copies[copy], at + from,
+                                     buffers[good].span().subspan(from, kRunBlockBytes));
+      if (repaired) ++counts.copies_repaired;
+    }
+  }
+  co_return counts;
+}
+
+}  // namespace dynamicfs::journal
