@@ -4,6 +4,9 @@
 //   {"command": "hello"}      {"ok": true, "pool": ..., "pid": ..., "mountpoint": ..., "disks":
 //   [...]}
 //   {"command": "sync"}       {"ok": true} when everything done before is durable
+//   {"command": "scrub_start"} {"ok": true}; also scrub_pause, scrub_resume, and scrub_cancel, which
+//                             answers when the scrub has ended
+//   {"command": "scrub_status"} {"ok": true, "scrub": {...}}
 //   {"command": "shutdown"}   {"ok": true, "pid": ...} at once; the daemon unmounts and exits
 //   {"command": "await_exit"} {"ok": true, "pid": ...} at once; like shutdown without the asking
 //

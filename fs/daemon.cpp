@@ -29,6 +29,7 @@
 #include "fs/fuse_session.hpp"
 #include "fs/kernel_knobs.hpp"
 #include "fs/mount_point.hpp"
+#include "fs/scrub_screen.hpp"
 #include "fs/start_report.hpp"
 #include "fs/status.hpp"
 
@@ -118,6 +119,14 @@ std::string redirect_log(const Uuid& pool) {
   return path;
 }
 
+// Why an order to the scrub was not followed, for ControlReply::refuse().
+std::string why_not(const std::string& command, Error refused) {
+  if (refused.code == Code::kBusy) return "a scrub is running or paused already";
+  if (refused.code == Code::kShutdown) return "the pool is being unmounted";
+  if (command == "scrub_resume") return "no scrub is paused";
+  return command == "scrub_pause" ? "no scrub is running" : "no scrub is running or paused";
+}
+
 // The mount.
 
 class Daemon {
@@ -137,6 +146,9 @@ class Daemon {
   Outcome<void> enter_tree();
   Outcome<void> start_control();
   void answer(const std::string& command, ControlReply reply);
+  bool answer_scrub(const std::string& command, ControlReply& reply);
+  static Task<void> answer_cancel(Filesystem& filesystem, ControlReply reply,
+                                  std::atomic<int>* outstanding);
   static Task<void> answer_sync(Filesystem& filesystem, ControlReply reply,
                                 std::atomic<int>* outstanding);
   void leave_tree(bool by_kernel);
@@ -155,7 +167,7 @@ class Daemon {
   std::unique_ptr<Filesystem> filesystem_;
   std::unique_ptr<FuseSession> session_;
   std::unique_ptr<ControlServer> control_;
-  std::atomic<int> syncs_{0};
+  std::atomic<int> syncs_{0};  // answers that are still to be given
 };
 
 Outcome<void> Daemon::check_surroundings() {
@@ -371,9 +383,50 @@ void Daemon::answer(const std::string& command, ControlReply reply) {
       const std::uint64_t one = 1;
       [[maybe_unused]] const auto told = ::write(shutdown_event_.get(), &one, sizeof one);
     }
-  } else {
+  } else if (!answer_scrub(command, reply)) {
     reply.refuse("there is no such command");
   }
+}
+
+// False: not one of its commands, and nothing was answered.
+bool Daemon::answer_scrub(const std::string& command, ControlReply& reply) {
+  const DriverScope scope(*executor_);
+  Result<void> done;
+  if (command == "scrub_status") {
+    reply.send({{"ok", true}, {"scrub", scrub_json(filesystem_->scrub_report())}});
+    return true;
+  }
+  if (command == "scrub_cancel") {
+    syncs_.fetch_add(1);
+    spawn(answer_cancel(*filesystem_, std::move(reply), &syncs_));
+    return true;
+  }
+  if (command == "scrub_start") {
+    done = filesystem_->start_scrub();
+  } else if (command == "scrub_pause") {
+    done = filesystem_->pause_scrub();
+  } else if (command == "scrub_resume") {
+    done = filesystem_->resume_scrub();
+  } else {
+    return false;
+  }
+  if (done) {
+    reply.send({{"ok", true}});
+  } else {
+    reply.refuse(why_not(command, done.error()));
+  }
+  return true;
+}
+
+Task<void> Daemon::answer_cancel(Filesystem& filesystem, ControlReply reply,
+                                 std::atomic<int>* outstanding) {
+  const Result<void> done = co_await filesystem.cancel_scrub();
+  if (done) {
+    reply.send({{"ok", true}});
+  } else {
+    reply.refuse(why_not("scrub_cancel", done.error()));
+  }
+  outstanding->fetch_sub(1);
 }
 
 Task<void> Daemon::answer_sync(Filesystem& filesystem, ControlReply reply,

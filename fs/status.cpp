@@ -8,6 +8,7 @@
 #include <string_view>
 
 #include "base/buffer.hpp"
+#include "fs/scrub_screen.hpp"
 
 namespace dynamicfs::fs {
 namespace {
@@ -112,6 +113,15 @@ void put_filesystem_metrics(Json& metrics, const FilesystemMetrics& counted) {
   metrics["file_merge_redos"] = counted.merge_redos.sum();
   metrics["file_fsyncs"] = counted.fsyncs.sum();
   put_percentiles(metrics, "file_fsync_latency_us", counted.fsync_latency_us);
+  metrics["scrubs_started"] = counted.scrubs_started.sum();
+  metrics["scrubs_finished"] = counted.scrubs_finished.sum();
+  metrics["scrub_bytes"] = counted.scrub_bytes.sum();
+  metrics["scrub_read_bytes"] = counted.scrub_read_bytes.sum();
+  metrics["scrub_bad_copies"] = counted.scrub_copies_bad.sum();
+  metrics["scrub_outdated_copies"] = counted.scrub_copies_outdated.sum();
+  metrics["scrub_repaired_copies"] = counted.scrub_copies_repaired.sum();
+  metrics["scrub_skipped_copies"] = counted.scrub_copies_skipped.sum();
+  metrics["scrub_lost_blocks"] = counted.scrub_blocks_lost.sum();
   metrics["checkpoints"] = counted.checkpoints.sum();
   put_percentiles(metrics, "checkpoint_ms", counted.checkpoint_ms);
 }
@@ -329,6 +339,7 @@ Json build_status(Filesystem& filesystem, const FuseSession& session, const Moun
                         {"inodes", report.inodes},
                         {"orphans_removed", report.orphans_removed},
                         {"run_entries", report.run_entries}};
+  status["scrub"] = scrub_json(filesystem.scrub_report());
   status["problems"] = problems_json(filesystem, facts.options.read_only, disks, usable, damaged);
   status["damaged_files"] = damaged;
 

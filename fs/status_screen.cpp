@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "fs/mount_options.hpp"
+#include "fs/scrub_screen.hpp"
 
 namespace dynamicfs::fs {
 namespace {
@@ -16,13 +17,6 @@ namespace {
 std::string text(const Json& object, const char* key) { return object.value(key, std::string{}); }
 std::uint64_t number(const Json& object, const char* key) {
   return object.value(key, std::uint64_t{0});
-}
-
-std::string duration_text(std::uint64_t seconds) {
-  if (seconds < 120) return fmt::format("{} s", seconds);
-  if (seconds < 7200) return fmt::format("{} min", seconds / 60);
-  if (seconds < 172'800) return fmt::format("{} h", seconds / 3600);
-  return fmt::format("{} days", seconds / 86'400);
 }
 
 // Columns as wide as their widest cell; numbers to the right.
@@ -109,6 +103,7 @@ constexpr std::pair<std::string_view, std::string_view> kGroups[] = {
     {"checksum_", "Reads and checksums"},
     {"repairs", "Reads and checksums"},
     {"unrecoverable_", "Reads and checksums"},
+    {"scrub", "Scrub"},
     {"block", "Space"},
     {"chunks_", "Space"},
     {"space_", "Space"},
@@ -124,7 +119,7 @@ constexpr std::pair<std::string_view, std::string_view> kGroups[] = {
     {"fuse_", "Requests of the kernel"},
 };
 constexpr std::string_view kGroupOrder[] = {
-    "Extent locks", "Reads and checksums",    "Journal", "Files", "Space",
+    "Extent locks", "Reads and checksums",    "Scrub", "Journal", "Files", "Space",
     "Disks",        "Requests of the kernel", "Memory"};
 
 std::string_view group_of(std::string_view name) {
@@ -141,6 +136,13 @@ std::string value_text(const Json& value) {
 
 }  // namespace
 
+std::string duration_text(std::uint64_t seconds) {
+  if (seconds < 120) return fmt::format("{} s", seconds);
+  if (seconds < 7200) return fmt::format("{} min", seconds / 60);
+  if (seconds < 172'800) return fmt::format("{} h", seconds / 3600);
+  return fmt::format("{} days", seconds / 86'400);
+}
+
 std::string status_screen(const Json& status) {
   const Json pool = status.value("pool", Json::object());
   const Json daemon = status.value("daemon", Json::object());
@@ -155,6 +157,10 @@ std::string status_screen(const Json& status) {
                      size_text(number(daemon.value("memory", Json::object()), "resident_bytes")),
                      number(pool, "inodes"));
   out += space_line(pool);
+  if (const std::string scrub = scrub_phrase(status.value("scrub", Json::object()));
+      !scrub.empty()) {
+    out += fmt::format("  scrub {}\n", scrub);
+  }
   out += "\n" + disk_table(status.value("disks", Json::array()));
   const Json problems = status.value("problems", Json::array());
   if (!problems.empty()) out += "\nProblems\n";

@@ -1,6 +1,7 @@
 // The status of a pool for people: what `dynamicfs status` prints.
 #pragma once
 
+#include <cstdint>
 #include <string>
 
 #include "fs/control.hpp"
@@ -11,5 +12,7 @@ namespace dynamicfs::fs {
 std::string status_screen(const Json& status);
 // Every metric with its value, in groups.
 std::string metrics_screen(const Json& status);
+// A number and a unit: "90 s", "3 min".
+std::string duration_text(std::uint64_t seconds);
 
 }  // namespace dynamicfs::fs

@@ -3,13 +3,14 @@ repaired.
 """
 
 import errno
+import json
 import mmap
 import os
 
 from case import OWN_POOLS, case
 from harness import expect, expect_equal, wait_until
 from syscalls import fsync_path, read_direct
-from targets import MIB, directory_disk, image_disk
+from targets import MIB, directory_disk, dynamicfs, image_disk
 
 GROUP = "corruption"
 BLOCK_BYTES = 4096
@@ -202,3 +203,58 @@ def sprayed_disk(bench):
     for victim in victims:
         expect(victim.path.read_bytes() == victim.content, f"{victim.path.name} is wrong")
     pool.umount()
+
+
+@case(
+    GROUP,
+    "a scrub finds what nobody reads, mends it, and says what cannot be mended",
+    where=OWN_POOLS,
+    timeout_s=200,
+)
+def scrubbed(bench):
+    disks = two_disks(bench)
+    pool = bench.pool("pool", disks, "replica:2").mount()
+    mended = Victim(bench, pool, "mended", 512)
+    lost = Victim(bench, pool, "lost", 64)
+    pool.umount()
+    places = expect_all_copies(disks, mended)
+    flip_bytes(disks[1].volume, [at for some in places[1].values() for at in some], bench.rng)
+
+    def scrub(word, *more):
+        return dynamicfs("scrub", word, pool.root, *more)
+
+    def finished():
+        return json.loads(scrub("status", "--json").out)["state"] == "finished"
+
+    pool.mount()
+    idle = scrub("status")
+    expect_equal((idle.code, idle.out), (0, "scrub: none since the pool was mounted\n"), "before")
+    for word in ("pause", "resume", "cancel"):
+        refused = scrub(word)
+        expect_equal(refused.code, 3, f"exit code of {word} without a scrub")
+        expect("no scrub is" in refused.err, f"{word} without a scrub says {refused.err}")
+    expect_equal(scrub("start").code, 0, "exit code of start")
+    wait_until(finished, 60, "the scrub finishes")
+    shown = scrub("status")
+    expect_equal(shown.code, 0, "exit code when all was mended")
+    found = json.loads(scrub("status", "--json").out)
+    expect_equal(found["bad_copies"], 512, "bad copies found")
+    expect_equal(found["repaired_copies"], 512, "copies repaired")
+    expect_equal(found["unrecoverable_blocks"], 0, "blocks lost")
+    expect_equal(found["checked_bytes"], found["total_bytes"], "checked of all there is")
+    expect(pool.metrics()["scrub_repaired_copies"] == 512, "the metric knows as much")
+    pool.umount()
+    expect_equal(
+        len(find_blocks(disks[1].volume, mended.blocks)), 512, "blocks whole again on the disk"
+    )
+
+    for disk, found in zip(disks, expect_all_copies(disks, lost)):
+        flip_bytes(disk.volume, found[7], bench.rng)
+    pool.mount()
+    expect_equal(scrub("start").code, 0, "exit code of start")
+    wait_until(finished, 60, "the scrub finishes")
+    expect_equal(scrub("status").code, 2, "exit code with a lost block")
+    _, status = pool.status()
+    expect("lost" in str(status["damaged_files"]), f"named: {status['damaged_files']}")
+    pool.umount()
+    expect_equal(scrub("status").code, 15, "exit code without a mount")

@@ -16,6 +16,7 @@ void add_create(CLI::App& app, Action& action);
 void add_mount(CLI::App& app, Action& action);
 void add_umount(CLI::App& app, Action& action);
 void add_status(CLI::App& app, Action& action);
+void add_scrub(CLI::App& app, Action& action);
 void add_sync(CLI::App& app, Action& action);
 
 // `mount.dynamicfs DISK MOUNTPOINT [-sfnv] [-N namespace] [-t type] [-o options]`, as mount(8)
