@@ -48,8 +48,12 @@ Task<Result<ReadReply>> Filesystem::read(InodeId id, std::uint64_t offset_bytes,
   reply.begin = offset_bytes % kBlockBytes;
   const FileBlock first{offset_bytes / kBlockBytes};
   reply.buffer = Buffer{align_up(reply.begin + reply.size_bytes, kBlockBytes)};
-  CO_TRY(co_await impl_->store->read(*inode->map, id, first, reply.buffer.span(),
-                                     scheduler::IoClass::kRead));
+  const bool hot =
+      impl_->hot_windows.note(id, first, reply.buffer.size() / kBlockBytes, impl_->executor.now());
+  if (hot) impl_->metrics.hot_reads.add();
+  CO_TRY(
+      co_await impl_->store->read(*inode->map, id, first, reply.buffer.span(),
+                                  hot ? scheduler::IoClass::kHotRead : scheduler::IoClass::kRead));
   impl_->metrics.read_bytes.add(reply.size_bytes);
 
   // relatime, in memory; it goes to disk with the inode's next record.

@@ -730,6 +730,9 @@ journal::Pool& Filesystem::pool() { return *impl_->pool; }
 journal::Journal& Filesystem::journal() { return *impl_->journal; }
 extent::Store& Filesystem::store() { return *impl_->store; }
 const FilesystemMetrics& Filesystem::metrics() const { return impl_->metrics; }
+std::size_t Filesystem::hot_windows() const {
+  return impl_->hot_windows.hot(impl_->executor.now());
+}
 const MountReport& Filesystem::mount_report() const { return impl_->report; }
 std::uint64_t Filesystem::inode_count() const { return impl_->inodes.size(); }
 

@@ -121,6 +121,7 @@ struct FilesystemOptions {
 
 struct FilesystemMetrics {
   Counter lookups, creates, unlinks, renames, reads, writes, fsyncs, readdirs, setattrs;
+  Counter hot_reads;  // of windows that are read often, in class hot read
   Counter read_bytes, written_bytes;
   Counter bytes_copied;  // user-space copies on the write path (unaligned edges)
   Counter merges;        // unaligned writes that had to read a block first
@@ -244,6 +245,8 @@ class Filesystem {
   journal::Journal& journal();
   extent::Store& store();
   const FilesystemMetrics& metrics() const;
+  // How many windows are hot now; looks at a table of 16384.
+  std::size_t hot_windows() const;
   const MountReport& mount_report() const;
   std::uint64_t inode_count() const;
   std::uint64_t metadata_memory_bytes() const;  // estimate

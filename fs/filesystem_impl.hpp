@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "base/waiters.hpp"
+#include "extent/hot_windows.hpp"
 #include "fs/change_format.hpp"
 #include "fs/filesystem.hpp"
 #include "fs/inode_table.hpp"
@@ -163,6 +164,7 @@ struct Filesystem::Impl {
   // Own synchronisation.
   InodeTable inodes;
   FilesystemMetrics metrics;
+  extent::HotWindows hot_windows;
   MountReport report;
   TaskTracker tasks;
   std::shared_ptr<HousekeepingLink> link = std::make_shared<HousekeepingLink>();

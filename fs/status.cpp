@@ -105,6 +105,7 @@ void put_filesystem_metrics(Json& metrics, const FilesystemMetrics& counted) {
   metrics["file_setattrs"] = counted.setattrs.sum();
   metrics["file_readdirs"] = counted.readdirs.sum();
   metrics["file_reads"] = counted.reads.sum();
+  metrics["file_hot_reads"] = counted.hot_reads.sum();
   metrics["file_read_bytes"] = counted.read_bytes.sum();
   metrics["file_writes"] = counted.writes.sum();
   metrics["file_written_bytes"] = counted.written_bytes.sum();
@@ -348,6 +349,7 @@ Json build_status(Filesystem& filesystem, const FuseSession& session, const Moun
   put_store_metrics(metrics, filesystem.store().metrics());
   put_journal_metrics(metrics, filesystem.journal());
   put_filesystem_metrics(metrics, filesystem.metrics());
+  metrics["file_hot_windows"] = filesystem.hot_windows();
   std::uint64_t completed = 0;
   for (const DiskStatus& disk : disks) {
     const scheduler::Disk* const present = filesystem.pool().disk(disk.record.id);
