@@ -65,7 +65,7 @@ class DFS_CAPABILITY Mutex {
   static void entered() { ++held_; }
   static void left() { --held_; }
 
-  static thread_local int held_;
+  static thread_local int held_;  // NOLINT(readability-identifier-naming): a member all the same
   std::atomic<std::uint32_t> state_{kFree};
 };
 

@@ -5,6 +5,7 @@
 namespace dynamicfs {
 namespace {
 
+// NOLINTNEXTLINE(readability-identifier-naming): called, so named, like a function
 constexpr auto later = [](const auto& a, const auto& b) {
   return a.when != b.when ? a.when > b.when : a.order > b.order;
 };

@@ -17,6 +17,9 @@
 namespace dynamicfs::fs {
 namespace {
 
+// A change in a record begins with its kind and size, which an entry of a run does not have.
+constexpr std::size_t kChangeHeader = 1 + 4;
+
 void put_entry(ByteWriter& out, std::span<const std::byte> key, std::span<const std::byte> value) {
   out.put_sized<std::uint16_t>(key);
   out.put_sized<std::uint32_t>(value);
@@ -31,7 +34,6 @@ void Filesystem::Impl::serialise(const Inode& inode, RunImage& image) {
   ByteWriter out(image);
   RecordWriter attributes;
   attributes.inode_put(image_of(inode));
-  constexpr std::size_t kChangeHeader = 1 + 4;
   put_entry(out, make_key(inode.id, KeyTag::kInode), attributes.bytes().subspan(kChangeHeader));
   if (inode.symlink) put_entry(out, make_key(inode.id, KeyTag::kSymlink), as_bytes(*inode.symlink));
   if (inode.xattrs) {
@@ -111,8 +113,7 @@ Task<Result<journal::Manifest>> Filesystem::Impl::write_run(std::uint64_t number
     Bytes change;
     ByteWriter out(change);
     extent::encode(out, chunk);
-    constexpr std::size_t kChangeHeader = 1 + 4;
-    const Bytes key = make_key(InodeId{}, KeyTag::kPoolChunk, big_endian(chunk.chunk.raw));
+      const Bytes key = make_key(InodeId{}, KeyTag::kPoolChunk, big_endian(chunk.chunk.raw));
     CO_TRY(co_await writer.add(key, std::span{change}.subspan(kChangeHeader)));
   }
   chunks.clear();

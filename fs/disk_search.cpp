@@ -17,8 +17,6 @@
 namespace dynamicfs::fs {
 namespace {
 
-using scheduler::Disk;
-using scheduler::VolumeTarget;
 
 constexpr Duration kLockPatience{std::chrono::seconds{10}};
 

@@ -40,9 +40,10 @@ struct Refusal {
 template <class T>
 class [[nodiscard]] Outcome {
  public:
-  Outcome(T value) : state_(std::in_place_index<0>, std::move(value)) {}  // NOLINT: implicit
-  Outcome(Refusal refusal)
-      : state_(std::in_place_index<1>, std::move(refusal)) {}  // NOLINT: implicit
+  // NOLINTBEGIN(google-explicit-constructor): a function returns either
+  Outcome(T value) : state_(std::in_place_index<0>, std::move(value)) {}
+  Outcome(Refusal refusal) : state_(std::in_place_index<1>, std::move(refusal)) {}
+  // NOLINTEND(google-explicit-constructor)
 
   bool has_value() const { return state_.index() == 0; }
   explicit operator bool() const { return has_value(); }
