@@ -272,6 +272,9 @@ void Allocator::retire_run(const journal::Manifest& old, Lsn lsn) {
 std::vector<DiskId> Allocator::run_disks(std::size_t copies) const {
   LockGuard lock(mutex_);
   std::vector<DiskId> disks = *view_->healthy;
+  // One copy less is better than none, and the next checkpoint looks again.
+  std::erase_if(
+      disks, [&](DiskId disk) DFS_NO_THREAD_SAFETY_ANALYSIS { return !disks_[disk.raw].writable; });
   std::stable_sort(disks.begin(), disks.end(),
                    [&](DiskId a, DiskId b)
                        DFS_NO_THREAD_SAFETY_ANALYSIS { return slots_.free(a) > slots_.free(b); });

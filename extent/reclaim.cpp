@@ -29,8 +29,9 @@ Task<Result<bool>> Store::Impl::make_room(unsigned round) {
   // Readers hold blocks for as long as a disk takes to answer; beyond this a disk hangs, and what
   // it holds is not there. 1 ms doubled each time: about two seconds in all.
   constexpr unsigned kRounds = 12;
-  if (round >= kRounds || (!allocator.has_pending() && allocator.empty_chunks() == 0))
-    co_return false;
+  if (round >= kRounds || (!allocator.has_pending() && allocator.empty_chunks() == 0)) {
+    co_return try_full_disks_again();
+  }
   metrics.space_drains.add();
   co_await reclaim();  // empty chunks first, so that the same drain covers their removal
   const auto drained = co_await journal->drain();

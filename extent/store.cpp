@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "base/assert.hpp"
+#include "base/log.hpp"
 #include "extent/store_impl.hpp"
 
 namespace dynamicfs::extent {
@@ -12,6 +13,8 @@ namespace {
 // How long a disk takes no new slots after its host had no space for it. A guess: long enough not
 // to fail every write once more, short enough that space freed on the host is noticed.
 constexpr Duration kHostFullRest = std::chrono::seconds{10};
+// How long after a write was refused for want of space a disk is called full.
+constexpr Duration kFullFor = std::chrono::seconds{60};
 
 }  // namespace
 
@@ -41,9 +44,24 @@ std::shared_ptr<const PoolView> Store::Impl::look() {
   return view;
 }
 
+bool Store::Impl::try_full_disks_again() {
+  LockGuard lock(view_mutex);
+  if (host_full.empty()) return false;
+  host_full.clear();
+  allocator.set_disks(view, {});
+  return true;
+}
+
 void Store::Impl::note_host_full(DiskId disk) {
   LockGuard lock(view_mutex);
-  const TimePoint until = executor.now() + kHostFullRest;
+  const TimePoint now = executor.now();
+  auto last = std::ranges::find(last_full, disk, &std::pair<DiskId, TimePoint>::first);
+  if (last == last_full.end() || now - last->second >= kFullFor) {
+    log_warning("disk {}: the file system under it, or its volume, is full", disk);
+  }
+  if (last == last_full.end()) last = last_full.insert(last, {disk, now});
+  last->second = now;
+  const TimePoint until = now + kHostFullRest;
   const auto known = std::find_if(host_full.begin(), host_full.end(),
                                   [&](const auto& entry) { return entry.first == disk; });
   if (known != host_full.end()) {
@@ -161,6 +179,18 @@ void Store::release_chunk_slots() { impl_->allocator.hold_chunk_slots(Lsn{~std::
 
 void Store::retire_run(const journal::Manifest& old) {
   impl_->allocator.retire_run(old, impl_->journal->appended());
+}
+
+void Store::note_full(DiskId disk) { impl_->note_host_full(disk); }
+
+std::vector<DiskId> Store::full_disks() const {
+  LockGuard lock(impl_->view_mutex);
+  const TimePoint now = impl_->executor.now();
+  std::vector<DiskId> full;
+  for (const auto& [disk, last] : impl_->last_full) {
+    if (now - last < kFullFor) full.push_back(disk);
+  }
+  return full;
 }
 
 std::vector<DiskId> Store::run_disks(std::size_t copies) const {

@@ -151,7 +151,12 @@ class Store final : public journal::SlotSource {
   // A durable manifest has replaced `old`: its slots are free once no disk that may be mounted can
   // still point at them (they wait for the next covered record like everything else).
   void retire_run(const journal::Manifest& old);
-  // Disks for a run's copies: healthy, most free slots first, `copies` of them or as many as exist.
+  // A write to this disk found no room: for some seconds nothing new is put there.
+  void note_full(DiskId disk);
+  // Those of which that was said within the last minute.
+  std::vector<DiskId> full_disks() const;
+  // Disks for a run's copies: healthy, with room as far as is known, most free slots first, `copies`
+  // of them or as many as exist.
   std::vector<DiskId> run_disks(std::size_t copies) const;
 
  private:

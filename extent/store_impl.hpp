@@ -43,11 +43,15 @@ struct Store::Impl {
   std::shared_ptr<const PoolView> view DFS_GUARDED_BY(view_mutex);
   // Disks whose host file system refused to grow the volume, and until when they are left alone.
   std::vector<std::pair<DiskId, TimePoint>> host_full DFS_GUARDED_BY(view_mutex);
+  // ... and when that was last, for status and so that the log says it once in a while.
+  std::vector<std::pair<DiskId, TimePoint>> last_full DFS_GUARDED_BY(view_mutex);
   std::function<void(InodeId, FileBlock)> unrecoverable DFS_GUARDED_BY(view_mutex);
 
   // The disks as they are now; tells the allocator when they have changed.
   std::shared_ptr<const PoolView> look();
   void note_host_full(DiskId disk);
+  // Before "no space" is said: space may have come back meanwhile. False: none was left alone.
+  bool try_full_disks_again();
 
   Task<Result<Written>> write(WriteHint hint, std::span<const std::byte> data);
   Task<Result<std::vector<Piece>>> allocate(Allocator::Request request);

@@ -109,8 +109,6 @@ Task<Result<void>> Store::Impl::write_copies(std::shared_ptr<const PoolView> dis
     if (std::find(reported.begin(), reported.end(), copies[i].disk) != reported.end()) continue;
     reported.push_back(copies[i].disk);
     if (is_host_full(failure)) {
-      log_warning("disk {} ({}): the file system under it is full", copies[i].disk,
-                  group.disk(i).path());
       note_host_full(copies[i].disk);
       needs_elsewhere = true;
       continue;

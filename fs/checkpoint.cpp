@@ -98,7 +98,7 @@ Task<Result<journal::Manifest>> Filesystem::Impl::write_run(std::uint64_t number
                                                             std::vector<extent::ChunkPut> chunks,
                                                             std::uint64_t run_id) {
   std::vector<DiskId> disks = store->run_disks(run_copies());
-  if (disks.empty()) co_return error(Code::kReadOnly);
+  if (disks.empty()) co_return error(pool->healthy()->empty() ? Code::kReadOnly : Code::kNoSpace);
   journal::RunWriter writer(*pool, *store, run_id, std::move(disks));
   {
     const Bytes key = make_key(InodeId{}, KeyTag::kPoolLimit);
@@ -113,7 +113,7 @@ Task<Result<journal::Manifest>> Filesystem::Impl::write_run(std::uint64_t number
     Bytes change;
     ByteWriter out(change);
     extent::encode(out, chunk);
-      const Bytes key = make_key(InodeId{}, KeyTag::kPoolChunk, big_endian(chunk.chunk.raw));
+    const Bytes key = make_key(InodeId{}, KeyTag::kPoolChunk, big_endian(chunk.chunk.raw));
     CO_TRY(co_await writer.add(key, std::span{change}.subspan(kChangeHeader)));
   }
   chunks.clear();
@@ -168,7 +168,7 @@ bool Filesystem::Impl::run_is_thin() const {
   const auto here = std::ranges::count_if(manifest.copies, [this](const journal::RunCopy& copy) {
     return pool->disk(copy.disk) != nullptr;
   });
-  return static_cast<std::size_t>(here) < std::min(run_copies(), pool->healthy()->size());
+  return static_cast<std::size_t>(here) < store->run_disks(run_copies()).size();
 }
 
 Task<Result<void>> Filesystem::Impl::flush_disks() {
@@ -220,6 +220,17 @@ Task<Result<void>> Filesystem::Impl::switch_run(std::uint64_t number, std::uint6
 
 Task<Result<void>> Filesystem::Impl::checkpoint() {
   const AsyncMutex::Guard guard = co_await checkpoint_mutex.acquire();
+  // A disk without room for its copy of the run is left out, as long as another is there.
+  for (std::size_t full = 0;; ++full) {
+    const Result<void> result = co_await checkpoint_once();
+    if (result.has_value() || result.error().code != Code::kNoSpace) co_return result;
+    if (full >= pool->healthy()->size()) co_return result;
+    store->note_full(DiskId{static_cast<std::uint16_t>(result.error().detail)});
+    if (store->run_disks(1).empty()) co_return result;
+  }
+}
+
+Task<Result<void>> Filesystem::Impl::checkpoint_once() {
   CO_TRY(writable());
   const TimePoint start = executor.now();
   const journal::Manifest old = pool->superblock().manifest;

@@ -140,6 +140,7 @@ struct Filesystem::Impl {
   void capture(Inode& inode) DFS_EXCLUDES(inode.mutex);
   static void serialise(const Inode& inode, RunImage& out) DFS_REQUIRES(inode.mutex);
   Task<Result<void>> checkpoint();
+  Task<Result<void>> checkpoint_once();
   Task<Result<void>> switch_run(std::uint64_t number, std::uint64_t limit, Lsn lsn,
                                 std::vector<extent::ChunkPut> chunks, journal::Manifest old);
   Task<Result<journal::Manifest>> write_run(std::uint64_t number, std::uint64_t limit,

@@ -246,9 +246,18 @@ Json problems_json(Filesystem& filesystem, bool chosen_read_only,
                     "from a backup.",
                     damaged.size(), damaged.size() == 1 ? "" : "s"));
   }
+  const std::vector<DiskId> full = filesystem.store().full_disks();
+  for (const DiskStatus& disk : disks) {
+    if (std::ranges::find(full, disk.record.id) == full.end()) continue;
+    problems.push_back(
+        fmt::format("{} has no room: the file system under it is full. Make room there, or delete "
+                    "files here.",
+                    disk_name(disk)));
+  }
   // A few percent: copying one more film must not be what finds out.
   if (space.total_bytes > 0 && space.available_bytes < space.total_bytes / 50) {
-    problems.push_back("The pool is nearly full. Delete files.");
+    problems.push_back(space.available_bytes == 0 ? "The pool is full. Delete files."
+                                                  : "The pool is nearly full. Delete files.");
   }
   return problems;
 }

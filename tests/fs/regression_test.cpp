@@ -100,6 +100,46 @@ TEST_SUITE("regressions") {
     }
   }
 
+  // Superblocks and journal have their space since the pool was made; slots take it when written.
+  TEST_CASE(
+      "disks whose host file system is full take no part in a checkpoint, as long as one is not") {
+    for (const std::size_t full : {1, 2, 3}) {
+      CAPTURE(full);
+      SimPool pool(11);
+      pool.format();
+      REQUIRE(pool.mount().has_value());
+      const std::uint64_t slots_from = pool.fs().pool().slot_offset(DiskId{0}, SlotId{0});
+      for (std::size_t i = 0; i < full; ++i) {
+        // The disk with most free slots, which is asked first, among them.
+        pool.disks[2 - i]->faults().fail = [=](const scheduler::IoRequest& request) {
+          return request.op == scheduler::IoOp::kWrite && request.offset_bytes >= slots_from
+                     ? Code::kNoSpace
+                     : Code::kOk;
+        };
+      }
+      for (int i = 0; i < 50; ++i) REQUIRE(pool.create("f" + std::to_string(i)).has_value());
+      const Result<void> result = pool.run(pool.fs().checkpoint());
+      CHECK_FALSE(pool.fs().pool().degraded());
+      CHECK(pool.fs().store().full_disks().size() == full);
+      CHECK(pool.run(pool.fs().sync()).has_value());
+      if (full == 3) {
+        CHECK(result.error().code == Code::kNoSpace);
+        // Room again.
+        for (scheduler::SimulatedDisk* disk : pool.disks) disk->faults().fail = nullptr;
+        pool.executor.run_for(std::chrono::seconds{61});
+        CHECK(pool.run(pool.fs().checkpoint()).has_value());
+        CHECK(pool.fs().store().full_disks().empty());
+      } else {
+        REQUIRE(result.has_value());
+        CHECK(run_copies_here(pool) == std::min<std::size_t>(2, 3 - full));
+      }
+      const std::string before = pool.dump().value();
+      CHECK(pool.unmount().has_value());
+      REQUIRE(pool.mount().has_value());
+      CHECK(pool.dump().value() == before);
+    }
+  }
+
   TEST_CASE("a run takes no slot of a chunk that it still names") {
     SimPool pool(7, {.disk_bytes = {256 * kMiB, 256 * kMiB}});
     pool.format();
