@@ -188,6 +188,10 @@ void Store::Impl::give_up(const FileMap& map, ReadPlan& plan, const Fetch& fetch
   count_damage(plan, fetch, inode);
   std::size_t away = 0;
   for (const Place& place : fetch.chunk->places) away += pool.disk(place.disk) == nullptr ? 1 : 0;
+  if (away != 0) {
+    log_warning("inode {}: {} blocks at block {} have no good copy on the disks that are here", inode,
+                fetch.count, plan.first.raw + fetch.at);
+  }
   for (std::uint32_t i = 0; i < fetch.count; ++i) {
     const FileBlock block{plan.first.raw + fetch.at + i};
     // A copy that is away may be good: that is not called corrupt.

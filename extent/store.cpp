@@ -183,6 +183,8 @@ void Store::retire_run(const journal::Manifest& old) {
 
 void Store::note_full(DiskId disk) { impl_->note_host_full(disk); }
 
+void Store::try_full_disks_again() { impl_->try_full_disks_again(); }
+
 std::vector<DiskId> Store::full_disks() const {
   LockGuard lock(impl_->view_mutex);
   const TimePoint now = impl_->executor.now();

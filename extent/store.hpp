@@ -153,6 +153,8 @@ class Store final : public journal::SlotSource {
   void retire_run(const journal::Manifest& old);
   // A write to this disk found no room: for some seconds nothing new is put there.
   void note_full(DiskId disk);
+  // Nothing is left alone for that any more, until the next write that finds no room.
+  void try_full_disks_again();
   // Those of which that was said within the last minute.
   std::vector<DiskId> full_disks() const;
   // Disks for a run's copies: healthy, with room as far as is known, most free slots first, `copies`

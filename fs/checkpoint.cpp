@@ -10,6 +10,7 @@
 // Crash  Until commit_manifest() completes, the old run and the log from its position are
 //        everything; afterwards the new ones are. The old run's slots are given back behind that.
 #include <algorithm>
+#include <cerrno>
 
 #include "base/log.hpp"
 #include "fs/filesystem_impl.hpp"
@@ -222,11 +223,14 @@ Task<Result<void>> Filesystem::Impl::checkpoint() {
   const AsyncMutex::Guard guard = co_await checkpoint_mutex.acquire();
   // A disk without room for its copy of the run is left out, as long as another is there.
   for (std::size_t full = 0;; ++full) {
+    if (store->run_disks(1).empty()) store->try_full_disks_again();
     const Result<void> result = co_await checkpoint_once();
-    if (result.has_value() || result.error().code != Code::kNoSpace) co_return result;
-    if (full >= pool->healthy()->size()) co_return result;
+    if (result.has_value() || result.error().code != Code::kNoSpace ||
+        result.error().sys_errno != ENOSPC) {
+      co_return result;
+    }
     store->note_full(DiskId{static_cast<std::uint16_t>(result.error().detail)});
-    if (store->run_disks(1).empty()) co_return result;
+    if (full >= pool->healthy()->size()) co_return result;
   }
 }
 

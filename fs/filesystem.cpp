@@ -419,6 +419,13 @@ Task<void> Filesystem::Impl::housekeeping(std::shared_ptr<HousekeepingLink> link
 // Makes durable what nobody asked to, and closes the journal with a watermark when it is idle.
 Task<void> Filesystem::Impl::tend() {
   if (journal->stopped()) co_return;
+  const auto disks = pool->healthy();
+  for (const DiskId id : *disks) {
+    const scheduler::Disk* const disk = pool->disk(id);
+    if (disk == nullptr || !disk->vanished()) continue;
+    const Result<void> reported = co_await pool->report_failure(id, error(Code::kDiskGone));
+    reported.ignore("the pool says so itself");
+  }
   if (journal->covered() < journal->appended()) {
     const Result<void> result = co_await journal->drain();
     result.ignore("the journal has stopped and said so; every later sync reports it");
@@ -785,7 +792,16 @@ std::vector<std::string> Filesystem::damaged_files() const {
   }
   std::vector<std::string> paths;
   paths.reserve(ids.size());
-  for (const InodeId id : ids) paths.push_back(impl_->path_of(id));
+  for (const InodeId id : ids) {
+    // With the last name of a file its damage is gone.
+    const InodeRef inode = impl_->inodes.find(id);
+    if (!inode || inode->removed.load(std::memory_order_acquire)) continue;
+    {
+      LockGuard lock(inode->mutex);
+      if (inode->nlink == 0) continue;
+    }
+    paths.push_back(impl_->path_of(id));
+  }
   return paths;
 }
 

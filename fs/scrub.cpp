@@ -293,14 +293,25 @@ Task<void> Scrub::run() {
   }
 
   bool repaired = false;
+  bool whole = false;
   {
     LockGuard lock(mutex_);
-    repaired = report_.counts.copies_repaired != 0;
+    const journal::ScrubCounts& counts = report_.counts;
+    repaired = counts.copies_repaired != 0;
+    whole = !stopping_ && report_.errors == 0 && counts.blocks_lost == 0 &&
+            counts.blocks_unreadable == 0 &&
+            counts.copies_repaired >= counts.copies_bad + counts.copies_outdated;
   }
-  if (repaired) {
+  if (repaired || whole) {
     // What is called repaired stays so.
     const Result<void> flushed = co_await fs_.flush_disks();
     flushed.ignore("the disk that failed is no longer part of the pool");
+  }
+  if (whole && !fs_.pool->read_only()) {
+    // All that is older than the scrub has been read from every disk that is here; what is newer was
+    // written to all of them.
+    const Result<void> marked = co_await fs_.pool->mark_whole();
+    marked.ignore("the disks stay marked as they were");
   }
 
   {

@@ -142,11 +142,11 @@ std::uint64_t put_disk_metrics(Json& metrics, const std::string& prefix,
     put_percentiles(metrics, name + "latency_us", of_class.latency_us);
     completed += of_class.completed.sum();
   }
-  metrics[prefix + "_reads"] = disk.reads.sum();
-  metrics[prefix + "_writes"] = disk.writes.sum();
-  metrics[prefix + "_flushes"] = disk.flushes.sum();
-  metrics[prefix + "_read_bytes"] = disk.read_bytes.sum();
-  metrics[prefix + "_written_bytes"] = disk.written_bytes.sum();
+  metrics[prefix + "_device_reads"] = disk.reads.sum();
+  metrics[prefix + "_device_writes"] = disk.writes.sum();
+  metrics[prefix + "_device_flushes"] = disk.flushes.sum();
+  metrics[prefix + "_device_read_bytes"] = disk.read_bytes.sum();
+  metrics[prefix + "_device_written_bytes"] = disk.written_bytes.sum();
   metrics[prefix + "_system_calls"] = disk.system_calls.sum();
   metrics[prefix + "_wake_ups"] = disk.wake_ups.sum();
   metrics[prefix + "_depth"] = disk.depth.load(std::memory_order_relaxed);
@@ -169,6 +169,12 @@ void put_fuse_metrics(Json& metrics, const FuseSession& session, const FuseSessi
   metrics["fuse_receive_waits"] = state.buffer_waits;
 }
 
+std::uint64_t errors_of(const scheduler::Disk& disk) {
+  std::uint64_t errors = 0;
+  for (const ClassMetrics& of_class : disk.metrics().classes) errors += of_class.errors.sum();
+  return errors;
+}
+
 Json disk_json(Filesystem& filesystem, const DiskStatus& disk, std::uint64_t used_bytes) {
   const scheduler::Disk* const present = filesystem.pool().disk(disk.record.id);
   Json out = {{"id", disk.record.id.raw},
@@ -182,15 +188,13 @@ Json disk_json(Filesystem& filesystem, const DiskStatus& disk, std::uint64_t use
   if (!disk.reason.empty()) out["reason"] = disk.reason;
   if (present == nullptr) return out;
   std::int64_t queued = 0, in_flight = 0;
-  std::uint64_t errors = 0;
   for (const ClassMetrics& of_class : present->metrics().classes) {
     queued += of_class.queued.load(std::memory_order_relaxed);
     in_flight += of_class.in_flight.load(std::memory_order_relaxed);
-    errors += of_class.errors.sum();
   }
   out["queued"] = queued;
   out["in_flight"] = in_flight;
-  out["errors"] = errors;
+  out["errors"] = errors_of(*present);
   out["rotational"] = present->rotational();
   out["direct"] = present->direct();
   return out;
@@ -200,10 +204,38 @@ std::string disk_name(const DiskStatus& disk) {
   return fmt::format("Disk {} ({})", disk.record.id, disk.record.path);
 }
 
+std::string names_of(const std::vector<const DiskStatus*>& disks) {
+  std::string out;
+  for (const DiskStatus* const disk : disks) out += (out.empty() ? "" : ", ") + disk_name(*disk);
+  return out;
+}
+
+// Which disks are away, and which were.
+struct Absences {
+  std::vector<const DiskStatus*> away;
+  std::vector<const DiskStatus*> stale;
+  // Something may lie on no disk that is here.
+  bool too_many = false;
+};
+
+Absences absences(const std::vector<DiskStatus>& disks, const journal::Policy& policy) {
+  Absences out;
+  for (const DiskStatus& disk : disks) {
+    if (disk.health == DiskHealth::kMissing || disk.health == DiskHealth::kFailed) {
+      out.away.push_back(&disk);
+    } else if (disk.health == DiskHealth::kStale) {
+      out.stale.push_back(&disk);
+    }
+  }
+  out.too_many = !out.away.empty() && !out.stale.empty() &&
+                 out.away.size() + out.stale.size() > policy.tolerance();
+  return out;
+}
+
 // One line each: what is wrong, and what to do about it.
 Json problems_json(Filesystem& filesystem, bool chosen_read_only,
                    const std::vector<DiskStatus>& disks, const StatFs& space,
-                   const std::vector<std::string>& damaged) {
+                   std::uint64_t degraded_chunks, const std::vector<std::string>& damaged) {
   Json problems = Json::array();
   if (chosen_read_only) {
     // What cannot be written is what was asked for.
@@ -232,12 +264,34 @@ Json problems_json(Filesystem& filesystem, bool chosen_read_only,
         break;
       case DiskHealth::kStale:
         problems.push_back(
-            fmt::format("{} was away and lacks what was written meanwhile; until it is rebuilt "
-                        "those files have "
-                        "one copy less.",
+            fmt::format("{} was away and may lack what was written meanwhile. 'dynamicfs scrub "
+                        "start' brings it there and ends this.",
                         disk_name(disk)));
         break;
     }
+  }
+  const Absences absent = absences(disks, filesystem.pool().policy());
+  if (absent.too_many) {
+    problems.push_back(fmt::format(
+        "What was written while {} was away may lie on no disk that is here, and cannot "
+        "be read then. It can again when {} is connected: mount with it, and run "
+        "'dynamicfs scrub start'.",
+        names_of(absent.stale), names_of(absent.away)));
+  }
+  if (absent.away.empty() && degraded_chunks != 0) {
+    problems.push_back(
+        fmt::format("Files written while a disk was away have fewer copies than the pool promises "
+                    "({} chunks of 4 MiB). Copy those files anew to have all copies again.",
+                    degraded_chunks));
+  }
+  for (const DiskStatus& disk : disks) {
+    const scheduler::Disk* const present = filesystem.pool().disk(disk.record.id);
+    const std::uint64_t errors = present == nullptr ? 0 : errors_of(*present);
+    if (errors == 0) continue;
+    problems.push_back(
+        fmt::format("{} has refused {} request{} since the mount. Look into its health, with "
+                    "smartctl for example; 'dynamicfs scrub start' finds what it has damaged.",
+                    disk_name(disk), errors, errors == 1 ? "" : "s"));
   }
   if (!damaged.empty()) {
     problems.push_back(
@@ -293,12 +347,17 @@ Json build_status(Filesystem& filesystem, const FuseSession& session, const Moun
   const std::vector<std::string> damaged = filesystem.damaged_files();
   const bool read_only = filesystem.pool().read_only() || facts.options.read_only;
 
+  const bool damage = !damaged.empty() || absences(disks, filesystem.pool().policy()).too_many;
+  const bool degraded = filesystem.pool().degraded() || space.degraded_chunks != 0;
+  const char* const state = read_only  ? "read_only"
+                            : damage   ? "damaged"
+                            : degraded ? "degraded"
+                                       : "healthy";
+
   Json status;
   status["pool"] = {{"uuid", superblock.pool.text()},
                     {"label", superblock.label},
-                    {"state", read_only                      ? "read_only"
-                              : filesystem.pool().degraded() ? "degraded"
-                                                             : "healthy"},
+                    {"state", state},
                     {"redundancy", superblock.policy.text()},
                     {"tolerates_lost_disks", superblock.policy.tolerance()},
                     {"epoch", superblock.epochs.empty() ? 0 : superblock.epochs.back().number.raw},
@@ -350,7 +409,8 @@ Json build_status(Filesystem& filesystem, const FuseSession& session, const Moun
                         {"orphans_removed", report.orphans_removed},
                         {"run_entries", report.run_entries}};
   status["scrub"] = scrub_json(filesystem.scrub_report());
-  status["problems"] = problems_json(filesystem, facts.options.read_only, disks, usable, damaged);
+  status["problems"] = problems_json(filesystem, facts.options.read_only, disks, usable,
+                                     space.degraded_chunks, damaged);
   status["damaged_files"] = damaged;
 
   Json metrics;
@@ -381,8 +441,9 @@ ExitCode exit_code_of(const Json& status) {
   const std::string state = pool.value("state", "");
   const bool chosen = status.value("daemon", Json::object()).value("read_only", false);
   if (!status.value("damaged_files", Json::array()).empty()) return ExitCode::kAtRisk;
-  if (state == "healthy" || (state == "read_only" && chosen)) return ExitCode::kOk;
-  return state == "degraded" ? ExitCode::kDegraded : ExitCode::kAtRisk;
+  if (state == "damaged" || (state == "read_only" && !chosen)) return ExitCode::kAtRisk;
+  const bool problems = !status.value("problems", Json::array()).empty();
+  return state == "degraded" || problems ? ExitCode::kDegraded : ExitCode::kOk;
 }
 
 }  // namespace dynamicfs::fs

@@ -149,6 +149,10 @@ std::string status_screen(const Json& status) {
   const std::string label = text(pool, "label");
   std::string state = text(pool, "state");
   std::ranges::replace(state, '_', '-');
+  if (const std::size_t problems = status.value("problems", Json::array()).size();
+      state == "healthy" && problems != 0) {
+    state += fmt::format(" with {} problem{}", problems, problems == 1 ? "" : "s");
+  }
   std::string out = fmt::format("pool {}{}: {}, {}\n", label.empty() ? "" : label + " ",
                                 text(pool, "uuid"), state, text(pool, "redundancy"));
   out += fmt::format("  at {} for {}, daemon {}, {} in memory, {} files and directories\n",

@@ -318,6 +318,30 @@ Task<Result<void>> Pool::commit_manifest(Manifest manifest) {
   co_return stored;
 }
 
+Task<Result<void>> Pool::mark_whole() {
+  Impl& impl = *impl_;
+  bool changed = false;
+  Result<void> stored;
+  {
+    auto guard = co_await impl.writing.acquire();
+    {
+      LockGuard lock(impl.mutex);
+      DFS_ASSERT(impl.begun);
+      for (const auto& seat : impl.seats) {
+        if (!seat->here() || seat->health != DiskHealth::kStale) continue;
+        impl.superblock.find(seat->id)->stale_since = Lsn{};
+        seat->health = DiskHealth::kHealthy;
+        changed = true;
+      }
+      if (changed) impl.update();
+    }
+    if (!changed) co_return Result<void>{};
+    stored = co_await impl.store(Impl::Copies::kBoth);
+  }
+  impl.tell_listeners();
+  co_return stored;
+}
+
 Task<Result<void>> Pool::mark_clean() {
   Impl& impl = *impl_;
   auto guard = co_await impl.writing.acquire();

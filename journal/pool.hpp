@@ -160,6 +160,9 @@ class Pool {
   // flushed what the manifest names. kFormatInvalid: too large for a superblock, nothing has
   // changed; kReadOnly.
   Task<Result<void>> commit_manifest(Manifest manifest);
+  // No disk that is here lacks anything any more: kStale becomes kHealthy, durably. The caller has
+  // verified every copy that is older, and flushed what it rewrote.
+  Task<Result<void>> mark_whole();
   // The last thing of an orderly shutdown, after a checkpoint.
   Task<Result<void>> mark_clean();
   // Reads both copies of the superblock of every disk, in the background class. If one is bad, all

@@ -49,7 +49,8 @@ class RunWriter {
   ~RunWriter();
 
   // Keys ascend strictly. Suspends while a full piece is written. A disk that fails is reported to
-  // the pool and its copy dropped; kReadOnly/kDiskGone when none is left, kNoSpace.
+  // the pool and its copy dropped; kReadOnly/kDiskGone when none is left; kNoSpace (detail: the disk),
+  // with ENOSPC if its host file system is full.
   Task<Result<void>> add(std::span<const std::byte> key, std::span<const std::byte> value);
   // Writes the rest and flushes every copy's disk. run_bytes and copies of the result are set.
   Task<Result<Manifest>> finish();

@@ -98,7 +98,7 @@ struct RunWriter::Impl : std::enable_shared_from_this<RunWriter::Impl> {
     for (const auto& [disk, cause] : failed) {
       // A full host file system is no reason to give up a disk.
       if (cause.code == Code::kDiskWrite && cause.sys_errno == ENOSPC) {
-        co_return error(Code::kNoSpace, disk.raw);
+        co_return system_error(Code::kNoSpace, ENOSPC, disk.raw);
       }
       CO_TRY(co_await drop_copy(disk, cause));
     }

@@ -2,6 +2,7 @@
 // device has it, it is done.
 #pragma once
 
+#include <cerrno>
 #include <chrono>
 
 #include "base/assert.hpp"
@@ -56,7 +57,8 @@ inline void note_completed(DiskMetrics& metrics, const IoRequest& request, TimeP
   ClassMetrics& of_class = class_metrics(metrics, request);
   of_class.in_flight.fetch_sub(1, std::memory_order_relaxed);
   if (request.error.code != Code::kOk) {
-    of_class.errors.add();
+    // A host file system that is full is no error of the disk.
+    if (request.error.sys_errno != ENOSPC) of_class.errors.add();
     return;
   }
   of_class.completed.add();

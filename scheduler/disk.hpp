@@ -104,6 +104,10 @@ class Disk {
   virtual bool needs_flush() const = 0;
   virtual const DiskMetrics& metrics() const = 0;
 
+  // What the user named is gone, or cut short, although requests still succeed: a deleted file, for
+  // example, which lives until it is closed. One system call.
+  virtual bool vanished() const { return false; }
+
   // From now on every request, queued ones included, completes with kDiskGone. What the device
   // already has is waited for by its own completion. Irrevocable for this object.
   virtual void fail() = 0;

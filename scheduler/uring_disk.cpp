@@ -1,6 +1,7 @@
 #include "scheduler/uring_disk.hpp"
 
 #include <sys/file.h>
+#include <sys/stat.h>
 
 #include <vector>
 
@@ -91,6 +92,12 @@ class UringDisk final : public Disk {
            shared_.writes_completed.load(std::memory_order_acquire);
   }
   const DiskMetrics& metrics() const override { return shared_.metrics; }
+  bool vanished() const override {
+    struct stat now {};
+    if (::fstat(shared_.volume.fd.get(), &now) != 0) return true;
+    return S_ISREG(now.st_mode) &&
+           (now.st_nlink == 0 || static_cast<std::uint64_t>(now.st_size) < size_bytes());
+  }
 
   void fail() override {
     std::vector<IoRequest*> queued;

@@ -295,6 +295,42 @@ TEST_SUITE("scrub") {
     CHECK(report.counts.copies_outdated > 0);
     CHECK(report.counts.copies_outdated == report.counts.copies_repaired);
     CHECK(three.scrub().counts.copies_outdated == 0);
+    // Nothing is missing on it any more, and it is no longer said to be stale.
+    const auto all_healthy = [&wide] {
+      return std::ranges::all_of(wide.fs().pool().status(), [](const journal::DiskStatus& disk) {
+        return disk.health == journal::DiskHealth::kHealthy;
+      });
+    };
+    CHECK(all_healthy());
+    const std::string before = wide.dump().value();
+    REQUIRE(wide.unmount().has_value());
+    REQUIRE(wide.mount().has_value());
+    CHECK(all_healthy());
+    REQUIRE(wide.unmount().has_value());
+    REQUIRE(wide.mount({0}).has_value());
+    CHECK(wide.dump().value() == before);
+  }
+
+  TEST_CASE("a disk that lacks what only a missing one has stays stale after a scrub") {
+    Filled three(8, {.disk_bytes = {64 * kMiB, 64 * kMiB}});
+    SimPool& two = three.pool;
+    REQUIRE(two.unmount().has_value());
+    REQUIRE(two.mount({1}).has_value());
+    REQUIRE(two.create("late").has_value());
+    REQUIRE(two.write("late", 0, pattern(78, 100'000)).has_value());
+    REQUIRE(two.unmount().has_value());
+    REQUIRE(two.mount().has_value());
+    REQUIRE(two.unmount().has_value());
+    REQUIRE(two.mount({0}).has_value());
+    const fs::ScrubReport report = three.scrub();
+    CHECK(report.counts.blocks_unreadable > 0);
+    CHECK(two.fs().pool().status()[1].health == journal::DiskHealth::kStale);
+    REQUIRE(two.unmount().has_value());
+    REQUIRE(two.mount().has_value());
+    CHECK(three.scrub().counts.blocks_unreadable == 0);
+    CHECK(two.fs().pool().status()[1].health == journal::DiskHealth::kHealthy);
+    // A chunk that was made without it does not lie on it: that takes a rebuild.
+    CHECK(two.fs().store().space(two.fs().pool().policy()).degraded_chunks > 0);
   }
 
   TEST_CASE("beside writes, truncates, unlinks and checkpoints nothing is called damage") {

@@ -283,7 +283,8 @@ class SimPool {
     // Let everything that runs find out that its disks are gone, but not the periodic loop, which
     // ends by itself once nobody is linked to it.
     for (scheduler::SimulatedDisk* disk : disks) disk->fail();
-    executor.run_for(std::chrono::seconds{1});
+    // Longer than a checkpoint that failed waits before it looks again.
+    executor.run_for(std::chrono::seconds{3});
     filesystem.reset();
     disks.clear();
     executor.run_until_idle();

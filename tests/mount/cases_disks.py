@@ -7,6 +7,7 @@ was pulled. A third way, a loop device whose file is cut to length zero, fails r
 writes.
 """
 
+import errno
 import os
 
 from case import OWN_POOLS, case
@@ -14,6 +15,7 @@ from harness import command, expect, expect_equal, wait_until
 from snapshot import expect_same, expect_sound, snapshot
 from syscalls import fsync_path, read_direct, shut_down
 from targets import (
+    EXIT_AT_RISK,
     EXIT_DEGRADED,
     EXIT_HEALTHY,
     EXIT_SPLIT_BRAIN,
@@ -293,4 +295,117 @@ def stale_disk(bench):
         "directories",
     )
     expect_files(files, "after the disk came back")
+    pool.umount()
+
+
+@case(
+    GROUP,
+    "an image file that is deleted under the pool is a lost disk, not a silent one",
+    where=OWN_POOLS,
+    timeout_s=120,
+)
+def deleted_image(bench):
+    victim = image_disk(bench.scratch / "victim.img", DISK_BYTES)
+    disks = [image_disk(bench.scratch / "disk-a.img", DISK_BYTES), victim]
+    pool = bench.pool("pool", disks, "replica:2", options=["commit_interval=1"]).mount()
+    files = write_set(pool.root, "before", bench.rng, count=5)
+    victim.path.unlink()
+    expect_degraded(pool, victim)
+    files |= write_set(pool.root, "after", bench.rng, count=5)
+    expect_files(files, "without it")
+    pool.umount()
+
+
+@case(
+    GROUP,
+    "one disk missing and the other stale: status says that files may be unreadable, until a scrub",
+    where=OWN_POOLS,
+    timeout_s=120,
+)
+def missing_and_stale(bench):
+    one, two = disks = [
+        directory_disk(bench.scratch / "disk-a"),
+        directory_disk(bench.scratch / "disk-b"),
+    ]
+    pool = bench.pool("pool", disks, "replica:2").mount()
+    common = write_set(pool.root, "common", bench.rng, count=5)
+    pool.umount()
+    two.take_away()
+    pool.mount(disk=one)
+    late = write_set(pool.root, "late", bench.rng, count=5)
+    pool.umount()
+    two.bring_back()
+    pool.mount(disk=one)
+    code, status = pool.status()
+    expect_equal((code, status["pool"]["state"]), (EXIT_DEGRADED, "degraded"), "with a stale disk")
+    pool.umount()
+    one.take_away()
+    pool.mount(disk=two)
+    code, status = pool.status()
+    expect_equal((code, status["pool"]["state"]), (EXIT_AT_RISK, "damaged"), "with one missing")
+    expect(any(str(one.path) in problem for problem in status["problems"]), f"{status['problems']}")
+    expect_files(common, "what both disks have")
+    unreadable = 0
+    for path, content in late.items():
+        try:
+            expect(read_direct(path) == content, f"{path} is wrong")
+        except OSError as error:
+            expect_equal(errno.errorcode[error.errno], "EIO", f"error of {path}")
+            unreadable += 1
+    expect(unreadable > 0, "every file was read, though its only disk is away")
+    pool.umount()
+    one.bring_back()
+    pool.mount()
+    expect_files(common | late, "with both disks")
+    expect_equal(dynamicfs("scrub", "start", pool.root).code, 0, "exit code of scrub start")
+    wait_until(
+        lambda: pool.status()[1]["scrub"]["state"] == "finished", 60, "the scrub finishes"
+    )
+    _, status = pool.status()
+    expect_equal([disk["state"] for disk in status["disks"]], ["healthy"] * 2, "states of the disks")
+    pool.umount()
+
+
+@case(
+    GROUP,
+    "a full file system under one disk of three: writes, checkpoints and the next mount go on",
+    where=OWN_POOLS,
+    needs=["root"],
+    timeout_s=120,
+)
+def full_host(bench):
+    small = bench.scratch / "small"
+    small.mkdir()
+    command("mount", "-t", "tmpfs", "-o", "size=80M", "tmpfs", small)
+    disks = [
+        image_disk(small / "disk-a.img", 300 * MIB),
+        image_disk(bench.scratch / "disk-b.img", 300 * MIB),
+        image_disk(bench.scratch / "disk-c.img", 300 * MIB),
+    ]
+    pool = bench.pool("pool", disks, "replica:2").mount()
+    files = {}
+    for number in range(10):
+        path = pool.root / f"file-{number}"
+        files[path] = bench.random_bytes(20 * MIB)
+        path.write_bytes(files[path])
+        fsync_path(path)
+    code, status = pool.status()
+    expect_equal(code, EXIT_DEGRADED, "exit code of status")
+    expect(
+        any(f"({disks[0].path}) has no room" in problem for problem in status["problems"]),
+        f"the full disk is named: {status['problems']}",
+    )
+    for number in range(500):
+        (pool.root / f"small-{number}").write_bytes(b"x")
+    pool.remount()
+    expect_files(files, "after a remount")
+    victim = pool.root / "file-0"
+    del files[victim]
+    victim.unlink()
+    for number in range(3):
+        path = pool.root / f"new-{number}"
+        files[path] = bench.random_bytes(5 * MIB)
+        path.write_bytes(files[path])
+    pool.remount()
+    expect_files(files, "after deleting and writing")
     pool.umount()

@@ -18,8 +18,8 @@ namespace {
 using fs::ExitCode;
 
 constexpr const char* kFooter =
-    R"(Exit code: 0 healthy, 1 degraded (a disk is away, everything works), 2 data at risk
-(read-only, or files that can no longer be read), 15 nothing is mounted.
+    R"(Exit code: 0 healthy, 1 degraded or another problem (everything works), 2 data at risk
+(read-only, or files that cannot be read), 15 nothing is mounted.
 --json prints one object with MOUNTPOINT, and an array without.)";
 
 constexpr std::chrono::seconds kPatience{30};
