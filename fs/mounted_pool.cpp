@@ -6,6 +6,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
@@ -51,6 +52,21 @@ std::optional<RunningDaemon> daemon_behind(const std::string& device, RunningDae
 Refusal refuse_silent(const std::string& mountpoint) {
   return {ExitCode::kFailed, fmt::format("The daemon of {} does not answer.", mountpoint),
           "It may be waiting for a disk; the log in /var/log/dynamicfs says what it is doing."};
+}
+
+// Why nobody answers for a mount of ours.
+Refusal refuse_unanswered(const MountEntry& mount, const RunningDaemons& daemons) {
+  const std::string& at = mount.mountpoint;
+  if (daemons.denied || ::geteuid() != 0) {
+    return {ExitCode::kPermission, fmt::format("You may not ask the daemon of {}.", at),
+            "Run the same command with sudo."};
+  }
+  if (daemons.silent) return refuse_silent(at);
+  return {ExitCode::kNotMounted, fmt::format("The daemon of {} is dead.", at),
+          fmt::format(
+              "'dynamicfs mount {} {}' mounts the pool again, 'dynamicfs umount {}' removes the "
+              "dead mount.",
+              mount.source, at, at)};
 }
 
 UniqueFd open_process(pid_t pid) {
@@ -105,17 +121,29 @@ Outcome<MountedPool> find_mounted_pool(const std::string& path) {
   const RunningDaemons daemons = running_daemons();
   auto daemon = daemon_behind(mount->device, daemons);
   if (daemon) return MountedPool{.mount = std::move(*mount), .daemon = std::move(*daemon)};
-  if (daemons.denied || ::geteuid() != 0) {
-    return Refusal{ExitCode::kPermission,
-                   fmt::format("You may not ask the daemon of {}.", mount->mountpoint),
-                   "Run the same command with sudo."};
+  return refuse_unanswered(*mount, daemons);
+}
+
+std::vector<UnansweredMount> unanswered_mounts(const RunningDaemons& daemons) {
+  std::vector<UnansweredMount> unanswered;
+  for (MountEntry& mount : mount_table()) {
+    if (mount.type != kMountType) continue;
+    const bool answered = std::ranges::any_of(daemons.answering, [&](const RunningDaemon& daemon) {
+      return daemon.device == mount.device || daemon.mountpoint == mount.mountpoint;
+    });
+    const bool listed = std::ranges::any_of(unanswered, [&](const UnansweredMount& other) {
+      return other.mount.mountpoint == mount.mountpoint;
+    });
+    if (answered || listed) continue;
+    Refusal why = refuse_unanswered(mount, daemons);
+    // Looked at only where no daemon is silent: that one might keep us waiting.
+    if (why.code == ExitCode::kNotMounted &&
+        probe_mountpoint(mount.mountpoint).state != MountpointState::kDead) {
+      continue;
+    }
+    unanswered.push_back({std::move(mount), std::move(why)});
   }
-  if (daemons.silent) return refuse_silent(mount->mountpoint);
-  return Refusal{
-      ExitCode::kNotMounted, fmt::format("The daemon of {} is gone.", mount->mountpoint),
-      fmt::format(
-          "Mount the pool there again, or remove the dead mount with 'dynamicfs umount {}'.",
-          mount->mountpoint)};
+  return unanswered;
 }
 
 Outcome<void> sync_pool(const MountedPool& pool) {

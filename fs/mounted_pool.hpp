@@ -2,6 +2,7 @@
 #pragma once
 
 #include <string>
+#include <vector>
 
 #include "fs/control.hpp"
 #include "fs/mount_point.hpp"
@@ -16,6 +17,14 @@ struct MountedPool {
 
 // The pool mounted at `path` or above it. kNotMounted; kPermission if its daemon may not be asked.
 Outcome<MountedPool> find_mounted_pool(const std::string& path);
+
+// A mount of ours whose daemon says nothing, and what find_mounted_pool() would say about it.
+struct UnansweredMount {
+  MountEntry mount;
+  Refusal why;
+};
+// `daemons`: who answers now. A mount that is only beginning or ending is left out.
+std::vector<UnansweredMount> unanswered_mounts(const RunningDaemons& daemons);
 
 // What the page cache holds is handed over, and everything is durable.
 Outcome<void> sync_pool(const MountedPool& pool);

@@ -2,6 +2,7 @@
 changed.
 """
 
+import json
 import os
 import struct
 import subprocess
@@ -348,3 +349,45 @@ def not_mounted(bench):
     folder.mkdir()
     for word in ("umount", "sync", "status"):
         expect_refusal(dynamicfs(word, folder), EXIT_NOT_MOUNTED, folder)
+
+
+@case(
+    GROUP,
+    "status without a mountpoint lists a mount whose daemon is dead, alone and beside a healthy one",
+    where=OWN_POOLS,
+)
+def status_of_dead_mount(bench):
+    dead = bench.pool("dead", [image_disk(bench.scratch / "dead.img", DISK_BYTES)]).mount()
+    dead.kill()
+
+    def expect_dead_mount():
+        # Other pools of this machine may be listed too: their state is not ours to expect.
+        outcome = dynamicfs("status")
+        expect_equal(outcome.code, EXIT_NOT_MOUNTED, "exit code of status")
+        refusal = dynamicfs("status", dead.root)
+        expect_refusal(refusal, EXIT_NOT_MOUNTED, dead.root, dead.disks[0], "umount")
+        sentence = f"The daemon of {dead.root} is dead."
+        expect(sentence in refusal.err, f"no '{sentence}': {refusal}")
+        expect(
+            sentence in outcome.out and f"umount {dead.root}" in outcome.out,
+            f"status does not list the dead mount: {outcome}",
+        )
+        everything = dynamicfs("status", "--json")
+        expect_equal(everything.code, EXIT_NOT_MOUNTED, "exit code of status --json")
+        found = {one["daemon"]["mountpoint"]: one for one in json.loads(everything.out)}
+        one = found[str(dead.root)]
+        expect_equal(one["pool"]["state"], "dead", "state of the dead mount")
+        expect_equal(one["daemon"]["disk"], str(dead.disks[0]), "disk of the dead mount")
+        expect(str(dead.root) in one["problems"][0], f"problems: {one['problems']}")
+        return found
+
+    expect_dead_mount()
+    alive = bench.pool("alive", [image_disk(bench.scratch / "alive.img", DISK_BYTES)]).mount()
+    expect_equal(
+        expect_dead_mount()[str(alive.root)]["pool"]["state"], "healthy", "state of the other pool"
+    )
+    alive.umount()
+    dead.umount()
+    expect(
+        str(dead.root) not in dynamicfs("status").text, "a mount that is removed is listed still"
+    )

@@ -19,7 +19,8 @@ using fs::ExitCode;
 
 constexpr const char* kFooter =
     R"(Exit code: 0 healthy, 1 degraded or another problem (everything works), 2 data at risk
-(read-only, or files that cannot be read), 15 nothing is mounted.
+(read-only, or files that cannot be read), 15 nothing is mounted, or a daemon is dead.
+Of several pools the largest.
 --json prints one object with MOUNTPOINT, and an array without.)";
 
 constexpr std::chrono::seconds kPatience{30};
@@ -41,9 +42,24 @@ void print(const fs::Json& status, const Arguments& arguments) {
   if (arguments.metrics) fmt::print("{}", fs::metrics_screen(status));
 }
 
+// In the shape of what a daemon answers, for programs that walk over all pools.
+fs::Json unanswered_json(const fs::UnansweredMount& silent) {
+  const bool dead = silent.why.code == ExitCode::kNotMounted;
+  return {{"pool", {{"state", dead ? "dead" : "silent"}}},
+          {"disks", fs::Json::array()},
+          {"daemon",
+           {{"mountpoint", silent.mount.mountpoint},
+            {"device", silent.mount.device},
+            {"disk", silent.mount.source}}},
+          {"problems", fs::Json::array({silent.why.what + " " + silent.why.remedy})},
+          {"damaged_files", fs::Json::array()}};
+}
+
 ExitCode status_of_all(const Arguments& arguments) {
   const fs::RunningDaemons daemons = fs::running_daemons();
   fs::Json all = fs::Json::array();
+  std::vector<fs::Refusal> unanswered;
+  bool denied = daemons.denied;
   ExitCode worst = ExitCode::kOk;
   for (const fs::RunningDaemon& daemon : daemons.answering) {
     auto status = ask(daemon.socket);
@@ -51,8 +67,18 @@ ExitCode status_of_all(const Arguments& arguments) {
     worst = std::max(worst, fs::exit_code_of(*status));
     all.push_back(std::move(*status));
   }
+  const std::size_t answered = all.size();
+  for (fs::UnansweredMount& silent : fs::unanswered_mounts(daemons)) {
+    if (silent.why.code == ExitCode::kPermission) {
+      denied = true;
+      continue;
+    }
+    worst = std::max(worst, silent.why.code);
+    all.push_back(unanswered_json(silent));
+    unanswered.push_back(std::move(silent.why));
+  }
   if (all.empty()) {
-    if (daemons.denied) {
+    if (denied) {
       return refuse({ExitCode::kPermission, "You may not ask the daemons that run here.",
                      "Run it with sudo."});
     }
@@ -68,7 +94,12 @@ ExitCode status_of_all(const Arguments& arguments) {
   } else {
     for (std::size_t i = 0; i < all.size(); ++i) {
       if (i > 0) fmt::print("\n");
-      print(all[i], arguments);
+      if (i < answered) {
+        print(all[i], arguments);
+      } else {
+        const fs::Refusal& why = unanswered[i - answered];
+        fmt::print("{}\n  ! {}\n", why.what, why.remedy);
+      }
     }
   }
   return worst;
