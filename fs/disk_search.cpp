@@ -17,7 +17,6 @@
 namespace dynamicfs::fs {
 namespace {
 
-
 constexpr Duration kLockPatience{std::chrono::seconds{10}};
 
 bool same_file(const std::string& a, const std::string& b) {
@@ -112,6 +111,9 @@ Outcome<ProbedDisk> probe_disk(Executor& executor, const std::string& path, Dura
     }
     return refuse_open(path, system_error(Code::kDiskOpen, ENOENT));
   }
+  // Less than a block, as an empty file or a loop device without one: too little to be opened as a
+  // disk, and so none of ours.
+  if (target->size_bytes == 0) return refuse_superblock(path, error(Code::kFormatMagic));
   auto disk = scheduler::open_uring_disk(
       executor, *target,
       {.name = "probe", .workers = 1, .depth = 4, .read_only = true, .lock_wait = lock_wait});

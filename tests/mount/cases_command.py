@@ -15,6 +15,7 @@ from targets import (
     EXIT_ALREADY_MOUNTED,
     EXIT_BAD_MOUNTPOINT,
     EXIT_DISK_MISSING,
+    EXIT_FAILED,
     EXIT_NEWER_FORMAT,
     EXIT_NO_FUSE,
     EXIT_NO_PERMISSION,
@@ -391,3 +392,45 @@ def status_of_dead_mount(bench):
     expect(
         str(dead.root) not in dynamicfs("status").text, "a mount that is removed is listed still"
     )
+
+
+@case(
+    GROUP,
+    "a file of less than a block is judged like a large one: no disk to mount, foreign to create",
+    where=OWN_POOLS,
+)
+def tiny_files(bench):
+    folder = bench.scratch / "folder"
+    folder.mkdir()
+    (folder / "dynamicfs.volume").write_bytes(b"12345")
+    empty = bench.scratch / "empty"
+    empty.touch()
+    tiny = [bench.scratch / f"of-{size}-bytes" for size in (1, 6, 4095, 4096)]
+    for path in tiny:
+        path.write_bytes(b"x" * int(path.name.split("-")[1]))
+    mountpoint = bench.scratch / "mnt"
+    mountpoint.mkdir()
+    before = snapshot(bench.scratch)
+    for path in (folder, empty, *tiny):
+        expect_refusal(dynamicfs("mount", path, mountpoint), EXIT_NOT_A_DISK, path)
+    for path in tiny:
+        outcome = dynamicfs("create", path)
+        expect_refusal(outcome, EXIT_FAILED, path, "--force")
+        expect("not empty" in outcome.err, f"not judged as foreign: {outcome}")
+    expect_refusal(dynamicfs("create", folder), EXIT_FAILED, folder, "not complete")
+    expect_refusal(dynamicfs("create", empty), EXIT_USAGE, empty, "40.0 MiB")
+    expect_same(before, snapshot(bench.scratch), "after the refusals")
+
+
+@case(
+    GROUP,
+    "mount says of a loop device without a file that it is no dynamicfs disk",
+    where=OWN_POOLS,
+    needs=["loop devices"],
+)
+def unbound_loop(bench):
+    device = loop_disk(bench.scratch / "device.img", DISK_BYTES)
+    command("losetup", "--detach", device.path)
+    mountpoint = bench.scratch / "mnt"
+    mountpoint.mkdir()
+    expect_refusal(dynamicfs("mount", device.path, mountpoint), EXIT_NOT_A_DISK, device)
