@@ -6,6 +6,7 @@ import json
 import os
 import struct
 import subprocess
+from pathlib import Path
 
 from case import OWN_POOLS, case
 from harness import Skip, as_nobody, command, expect, expect_equal
@@ -434,3 +435,26 @@ def unbound_loop(bench):
     mountpoint = bench.scratch / "mnt"
     mountpoint.mkdir()
     expect_refusal(dynamicfs("mount", device.path, mountpoint), EXIT_NOT_A_DISK, device)
+
+
+@case(
+    GROUP,
+    "meson install installs the command, its man page, and mount.dynamicfs where mount(8) looks",
+    where=OWN_POOLS,
+    needs=["meson"],
+)
+def installed(bench):
+    build = Path(binary()).parents[1]
+    if not (build / "meson-private").is_dir():
+        raise Skip(f"{binary()} lies in no build directory")
+    options = json.loads(command("meson", "introspect", "--buildoptions", build).out)
+    prefix = next(one["value"] for one in options if one["name"] == "prefix")
+    if prefix not in ("/usr", "/usr/local"):
+        raise Skip(f"{build} is configured for {prefix}")
+    root = bench.scratch / "root"
+    command("meson", "install", "--no-rebuild", "-C", build, "--destdir", root)
+    inside = root / prefix[1:]
+    expect(os.access(inside / "bin/dynamicfs", os.X_OK), "no command")
+    expect(list(inside.glob("share/man/man8/dynamicfs.8*")) != [], "no man page")
+    helper = root / "usr/sbin/mount.dynamicfs"  # /sbin is a link to it since Debian 12
+    expect_equal(os.readlink(helper), f"{prefix}/bin/dynamicfs", "what mount.dynamicfs leads to")
