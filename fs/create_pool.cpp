@@ -2,6 +2,10 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <linux/fs.h>
+#include <linux/loop.h>
+#include <linux/major.h>
+#include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
 #include <unistd.h>
@@ -10,6 +14,7 @@
 #include <cerrno>
 #include <cstring>
 #include <filesystem>
+#include <limits>
 #include <map>
 #include <memory>
 
@@ -145,6 +150,36 @@ Outcome<void> check_content(Executor& executor, const CreateRequest& request, Pl
       "If nothing on it is needed any more, --force erases it."};
 }
 
+std::string parent_of(const std::string& path) {
+  return std::filesystem::path(path).parent_path().string();
+}
+
+// What making the pool would find out only after it has changed something.
+Outcome<void> check_writable(const Plan& plan) {
+  const VolumeTarget& target = plan.target;
+  // A file that is to be made, or to be replaced, is an entry of its directory.
+  const std::string at = plan.make ? parent_of(target.file) : target.file;
+  int why = ::faccessat(AT_FDCWD, at.c_str(), W_OK, AT_EACCESS) == 0 ? 0 : errno;
+  if (why == 0 && target.kind == DiskKind::kBlockDevice) {
+    const UniqueFd device{::open(at.c_str(), O_RDONLY | O_CLOEXEC)};
+    int read_only = 0;
+    // Opening such a device for writing succeeds.
+    if (device && ::ioctl(device.get(), BLKROGET, &read_only) == 0 && read_only != 0) why = EROFS;
+  }
+  if (why == 0) return {};
+  if (why == EROFS) {
+    return Refusal{ExitCode::kPermission, fmt::format("{} is read-only.", target.path),
+                   "Make it writable, or choose another disk."};
+  }
+  if (why == EACCES && ::geteuid() != 0) {
+    return Refusal{ExitCode::kPermission, fmt::format("You may not write to {}.", target.path),
+                   "Run it with sudo."};
+  }
+  return Refusal{why == EACCES || why == EPERM ? ExitCode::kPermission : ExitCode::kFailed,
+                 fmt::format("{} cannot be written: {}.", target.path, std::strerror(why)),
+                 "Choose another disk."};
+}
+
 Outcome<Plan> plan_disk(Executor& executor, const CreateRequest& request, const std::string& path) {
   Plan plan{.target = TRY(inspect(path)),
             .size_bytes = 0,
@@ -156,6 +191,7 @@ Outcome<Plan> plan_disk(Executor& executor, const CreateRequest& request, const 
   } else {
     plan.make = true;
   }
+  TRY(check_writable(plan));
   if (!plan.make) {
     plan.size_bytes = plan.target.size_bytes;
   } else if (request.size_bytes) {
@@ -175,12 +211,55 @@ Outcome<Plan> plan_disk(Executor& executor, const CreateRequest& request, const 
   return plan;
 }
 
+// Where a disk's bytes lie, whatever path leads there: a range of a file or of a device.
+struct Place {
+  bool block_device = false;
+  std::uint64_t device = 0;  // of the file, or the device itself
+  std::uint64_t inode = 0;   // of the file; of its directory while there is no file
+  std::string name;          // only while there is no file
+  std::uint64_t begin = 0;
+  std::uint64_t end = std::numeric_limits<std::uint64_t>::max();
+
+  bool overlaps(const Place& other) const {
+    return block_device == other.block_device && device == other.device && inode == other.inode &&
+           name == other.name && begin < other.end && other.begin < end;
+  }
+};
+
+Place place_of(const VolumeTarget& target) {
+  Place place;
+  struct stat info {};
+  const std::string at = target.exists ? target.file : parent_of(target.file);
+  if (::stat(at.c_str(), &info) != 0) {
+    place.name = target.file;
+    return place;
+  }
+  if (!S_ISBLK(info.st_mode)) {
+    place.device = info.st_dev;
+    place.inode = info.st_ino;
+    if (!target.exists) place.name = std::filesystem::path(target.file).filename().string();
+    return place;
+  }
+  place.block_device = true;
+  place.device = info.st_rdev;
+  if (major(info.st_rdev) != LOOP_MAJOR) return place;
+  const UniqueFd device{::open(at.c_str(), O_RDONLY | O_CLOEXEC)};
+  loop_info64 behind{};
+  if (!device || ::ioctl(device.get(), LOOP_GET_STATUS64, &behind) != 0) return place;
+  // A device may itself lie behind a loop device.
+  place.block_device = behind.lo_rdevice != 0;
+  place.device = place.block_device ? behind.lo_rdevice : behind.lo_device;
+  place.inode = place.block_device ? 0 : behind.lo_inode;
+  place.begin = behind.lo_offset;
+  place.end = behind.lo_offset + target.size_bytes;
+  return place;
+}
+
 // The device that holds a disk's bytes, as far as it can be told: two of one device fail together.
 std::string holder_of(const VolumeTarget& target) {
   struct stat info {};
-  const std::string at = target.exists || target.kind != DiskKind::kImageFile
-                             ? target.path
-                             : std::filesystem::path(target.path).parent_path().string();
+  const std::string at =
+      target.exists || target.kind != DiskKind::kImageFile ? target.path : parent_of(target.path);
   if (::stat(at.c_str(), &info) != 0) return target.path;
   const dev_t device = S_ISBLK(info.st_mode) ? info.st_rdev : info.st_dev;
   const std::string here = fmt::format("/sys/dev/block/{}:{}", major(device), minor(device));
@@ -289,7 +368,9 @@ Outcome<std::unique_ptr<Disk>> make_disk(Executor& executor, const Plan& plan, s
   return std::move(*disk);
 }
 
-Refusal refuse_format(const Error& error, const std::vector<Plan>& plans) {
+// `disks` as they were planned.
+Refusal refuse_format(const Error& error, const std::vector<Plan>& plans,
+                      const std::vector<std::unique_ptr<Disk>>& disks) {
   const std::string path = error.detail < plans.size() ? plans[error.detail].target.path : "a disk";
   switch (error.code) {
     case Code::kPoolExists:
@@ -299,10 +380,21 @@ Refusal refuse_format(const Error& error, const std::vector<Plan>& plans) {
     case Code::kFormatInvalid:
       return usage("The label is too long, or there are too many disks.",
                    "Choose a shorter label.");
-    default:
-      return {ExitCode::kFailed, fmt::format("The pool cannot be written: {}.", describe(error)),
-              ""};
+    default: break;
   }
+  // The error says what happened and at which offset; the disk knows that it happened there.
+  for (const auto& disk : disks) {
+    const auto& classes = disk->metrics().classes;
+    const bool failed = std::ranges::any_of(
+        classes, [](const scheduler::ClassMetrics& each) { return each.errors.sum() > 0; });
+    if (!failed) continue;
+    return {ExitCode::kFailed,
+            fmt::format("The pool cannot be written to {}: {}.", disk->path(), describe(error)),
+            error.sys_errno == ENOSPC
+                ? "Make room there, or choose another disk."
+                : "The kernel's log may say more ('dmesg'); choose another disk."};
+  }
+  return {ExitCode::kFailed, fmt::format("The pool cannot be written: {}.", describe(error)), ""};
 }
 
 }  // namespace
@@ -329,14 +421,13 @@ Outcome<CreatedPool> create_pool(const CreateRequest& request) {
   const std::unique_ptr<Executor> executor = make_thread_executor();
 
   std::vector<Plan> plans;
+  std::vector<Place> places;
   for (const std::string& path : request.disks) {
     Plan plan = TRY(plan_disk(*executor, request, absolute_path(path)));
-    std::error_code error;
-    for (const Plan& other : plans) {
-      if (other.target.file != plan.target.file &&
-          !std::filesystem::equivalent(other.target.file, plan.target.file, error)) {
-        continue;
-      }
+    places.push_back(place_of(plan.target));
+    for (std::size_t i = 0; i < plans.size(); ++i) {
+      const Plan& other = plans[i];
+      if (!places[i].overlaps(places.back())) continue;
       return usage(fmt::format("{} and {} are the same disk.", other.target.path, plan.target.path),
                    "Name each disk once.");
     }
@@ -369,7 +460,7 @@ Outcome<CreatedPool> create_pool(const CreateRequest& request) {
   const auto pool = block_on(
       *executor,
       journal::Pool::format(*executor, pointers, {.policy = policy, .label = request.label}));
-  if (!pool) return refuse_format(pool.error(), plans);
+  if (!pool) return refuse_format(pool.error(), plans, disks);
   made.keep();
 
   created.pool = *pool;

@@ -4,6 +4,7 @@ changed.
 
 import json
 import os
+import stat
 import struct
 import subprocess
 from pathlib import Path
@@ -458,3 +459,76 @@ def installed(bench):
     expect(list(inside.glob("share/man/man8/dynamicfs.8*")) != [], "no man page")
     helper = root / "usr/sbin/mount.dynamicfs"  # /sbin is a link to it since Debian 12
     expect_equal(os.readlink(helper), f"{prefix}/bin/dynamicfs", "what mount.dynamicfs leads to")
+
+
+@case(
+    GROUP,
+    "create refuses a disk that is read-only before it changes anything, naming it",
+    where=OWN_POOLS,
+    needs=["loop devices"],
+)
+def create_read_only(bench):
+    fresh = directory_disk(bench.scratch / "fresh")
+    old = image_disk(bench.scratch / "old.img", DISK_BYTES)
+    with open(old.volume, "r+b") as file:
+        file.write(b"x" * MIB)
+    image = image_disk(bench.scratch / "device.img", DISK_BYTES)
+    device = command("losetup", "--find", "--show", "--read-only", image.path).out.strip()
+    folder = directory_disk(bench.scratch / "folder")
+    command("mount", "-t", "tmpfs", "-o", "ro", "none", folder.path)
+    before = hashes([old])
+    for path in (device, folder.path):
+        outcome = dynamicfs("create", "--force", fresh.path, old.path, path)
+        expect_refusal(outcome, EXIT_NO_PERMISSION, path, "read-only")
+        expect_equal(os.listdir(fresh.path), [], "files on the first disk")
+        expect_equal(hashes([old]), before, "the second disk")
+
+
+@case(
+    GROUP,
+    "create names the disk that fails while the pool is written, and removes what it made",
+    where=OWN_POOLS,
+    needs=["root"],
+)
+def create_on_full_disk(bench):
+    disks = [directory_disk(bench.scratch / name) for name in ("roomy", "small")]
+    command("mount", "-t", "tmpfs", "-o", "size=4m", "none", disks[1].path)
+    outcome = dynamicfs("create", "--size", "256M", *[disk.path for disk in disks])
+    expect_refusal(outcome, EXIT_FAILED, f"cannot be written to {disks[1]}:", "Make room")
+    expect_equal([os.listdir(disk.path) for disk in disks], [[], []], "files on the disks")
+
+
+@case(
+    GROUP,
+    "create recognises a disk that is given twice, through a link or behind a loop device",
+    where=OWN_POOLS,
+    needs=["loop devices"],
+)
+def given_twice(bench):
+    folder = directory_disk(bench.scratch / "folder")
+    link = bench.scratch / "link"
+    link.symlink_to(folder.path)
+    image = image_disk(bench.scratch / "device.img", 2 * DISK_BYTES)
+    attach = ("losetup", "--find", "--show", "--sizelimit", DISK_BYTES)
+    first, again, second = [
+        command(*attach, *more, image.path).out.strip()
+        for more in ((), (), ("--offset", DISK_BYTES))
+    ]
+    node = bench.scratch / "node"
+    os.mknod(node, 0o600 | stat.S_IFBLK, os.stat(first).st_rdev)
+    before = hashes([image])
+    for one, other in (
+        (folder.path, link),
+        (folder.path, folder.volume),
+        (bench.scratch / "new.img", f"{link}/../new.img"),
+        (first, image.path),
+        (image.path, second),
+        (first, again),
+        (first, node),
+    ):
+        outcome = dynamicfs("create", "--size", "256M", one, other)
+        expect_refusal(outcome, EXIT_USAGE, one, "are the same disk", "once")
+    expect_equal(os.listdir(folder.path), [], "files in the directory")
+    expect_equal(hashes([image]), before, "the image")
+    # Two devices over different parts of one file are two disks.
+    expect_equal(dynamicfs("create", first, second).code, 0, "exit code for two halves")
