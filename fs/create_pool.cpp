@@ -85,6 +85,43 @@ Outcome<Policy> chosen_policy(const CreateRequest& request) {
   return policy;
 }
 
+// The length of the character that `text` begins with; 0 if that is no UTF-8, or is a control
+// character.
+std::size_t printable_bytes(std::string_view text) {
+  const auto byte = [&](std::size_t at) { return static_cast<unsigned char>(text[at]); };
+  const unsigned first = byte(0);
+  if (first < 0x80) return first < 0x20 || first == 0x7f ? 0 : 1;
+  const std::size_t length = first >= 0xf0 ? 4 : first >= 0xe0 ? 3 : 2;
+  if (first < 0xc2 || first > 0xf4 || length > text.size()) return 0;
+  std::uint32_t character = first & (0x7fU >> length);
+  for (std::size_t i = 1; i < length; ++i) {
+    if ((byte(i) & 0xc0U) != 0x80U) return 0;
+    character = character << 6 | (byte(i) & 0x3fU);
+  }
+  // U+0080 to U+009F are control characters; what follows is written too long, or not a character.
+  const bool control = character < 0xa0;
+  const bool too_long = character < (length == 3 ? 0x800U : length == 4 ? 0x10000U : 0U);
+  const bool surrogate = character >= 0xd800 && character <= 0xdfff;
+  return control || too_long || surrogate || character > 0x10ffff ? 0 : length;
+}
+
+Outcome<void> check_label(std::string_view label) {
+  if (label.size() > kLabelBytesMax) {
+    return usage(fmt::format("A label has at most {} bytes, and this one has {}.", kLabelBytesMax,
+                             label.size()),
+                 "Choose a shorter label.");
+  }
+  while (!label.empty()) {
+    const std::size_t length = printable_bytes(label.substr(0, 4));
+    if (length == 0) {
+      return usage("A label is one line of UTF-8 text, and this one has other bytes in it.",
+                   "Leave out line ends, tabs and other control characters.");
+    }
+    label.remove_prefix(length);
+  }
+  return {};
+}
+
 // Whether anything is written where a file system, a partition table or a pool would begin.
 Outcome<bool> is_blank(const VolumeTarget& target) {
   const UniqueFd file{::open(target.file.c_str(), O_RDONLY | O_CLOEXEC)};
@@ -417,6 +454,7 @@ Outcome<CreatedPool> create_pool(const CreateRequest& request) {
   if (request.disks.size() > journal::kDisksMax) {
     return usage(fmt::format("A pool has at most {} disks.", journal::kDisksMax), "Name fewer.");
   }
+  TRY(check_label(request.label));
   const Policy policy = TRY(chosen_policy(request));
   const std::unique_ptr<Executor> executor = make_thread_executor();
 

@@ -13,12 +13,15 @@
 
 namespace dynamicfs::fs {
 
+// A label stands in a line of `status`. The format would take more.
+inline constexpr std::size_t kLabelBytesMax = 64;
+
 struct CreateRequest {
   std::vector<std::string> disks;           // directories, image files, block devices
   std::string redundancy;                   // "single", "replica:2"; empty: the default
   std::optional<std::uint64_t> size_bytes;  // of directories and new image files
-  std::string label;
-  bool force = false;  // erase what the disks hold
+  std::string label;                        // see kLabelBytesMax
+  bool force = false;                       // erase what the disks hold
 };
 
 struct CreatedPool {

@@ -532,3 +532,33 @@ def given_twice(bench):
     expect_equal(hashes([image]), before, "the image")
     # Two devices over different parts of one file are two disks.
     expect_equal(dynamicfs("create", first, second).code, 0, "exit code for two halves")
+
+
+@case(
+    GROUP,
+    "create takes one line of at most 64 bytes of UTF-8 as a label, and names that rule",
+    where=OWN_POOLS,
+)
+def labels(bench):
+    disk = directory_disk(bench.scratch / "disk")
+    for label, rule in (
+        ("x" * 65, "64 bytes"),
+        ("\u00e4" * 33, "64 bytes"),
+        ("two\nlines", "one line"),
+        ("a\tb", "one line"),
+        ("\x1b[31mred", "one line"),
+        ("\x7f", "one line"),
+        ("\u0085", "one line"),  # next line, of the C1 controls
+        (b"latin \xe4", "UTF-8"),
+        (b"overlong \xc0\xaf", "UTF-8"),
+        (b"overlong \xe0\x80\xaf", "UTF-8"),
+        (b"surrogate \xed\xa0\x80", "UTF-8"),
+        (b"cut \xe2\x82", "UTF-8"),
+    ):
+        outcome = dynamicfs("create", "--size", "64M", "--label", os.fsdecode(label), disk.path)
+        expect_refusal(outcome, EXIT_USAGE, rule)
+        expect_equal(os.listdir(disk.path), [], f"files after the label {label!r}")
+    for number, label in enumerate(("\u00e4" * 32, "photos \u20ac \U0001f4f7 \u65e5", "\\ \"'")):
+        image = bench.scratch / f"{number}.img"
+        outcome = dynamicfs("create", "--size", "64M", "--label", label, image, check=True)
+        expect(f"{label} (" in outcome.out, f"create does not show the label: {outcome.out}")

@@ -69,7 +69,7 @@ void add_create(CLI::App& app, Action& action) {
   command->add_option(
       "--size", arguments->size,
       "Size of each directory's disk or new image file (default: 90 % of what is free there)");
-  command->add_option("--label", request.label, "A name for people");
+  command->add_option("--label", request.label, "A name for people, at most 64 bytes");
   command->add_flag("--force", request.force, "Erase what the disks hold, be it another pool");
   command->footer(kFooter);
   command->callback([arguments, &action] {
