@@ -101,7 +101,7 @@ Outcome<ProbedDisk> probe_disk(Executor& executor, const std::string& path, Dura
     if (target.error().code == Code::kInvalid) {
       return Refusal{ExitCode::kNotADisk,
                      fmt::format("{} is neither a directory, a file nor a block device.", path),
-                     ""};
+                     "Give one of these as a disk."};
     }
     return refuse_open(path, target.error());
   }

@@ -64,17 +64,18 @@ Refusal usage(std::string what, std::string remedy) {
 }
 
 Outcome<std::int64_t> number_between(std::string_view name, std::string_view text, std::int64_t low,
-                                     std::int64_t high) {
+                                     std::int64_t high, std::int64_t usual) {
   const auto value = parse_integer(text);
   if (!value || *value < low || *value > high) {
     return usage(
         fmt::format("The mount option {}={} is not a number from {} to {}.", name, text, low, high),
-        fmt::format("Write for example -o {}={}.", name, low));
+        fmt::format("Write for example -o {}={}.", name, usual));
   }
   return *value;
 }
 
 Outcome<void> parse_word(std::string_view word, MountOptions& options) {
+  const MountOptions usual;
   for (const KernelFlag& flag : kKernelFlags) {
     if (word != flag.word) continue;
     options.flags = (options.flags & ~flag.clear) | flag.set;
@@ -87,7 +88,10 @@ Outcome<void> parse_word(std::string_view word, MountOptions& options) {
   const std::size_t equals = word.find('=');
   const std::string_view name = word.substr(0, equals);
   const std::string_view value = equals == word.npos ? std::string_view{} : word.substr(equals + 1);
-  if (name == "disk" && !value.empty()) {
+  if (name == "disk") {
+    if (value.empty()) {
+      return usage("The mount option disk= needs a path.", "Write for example -o disk=/dev/sdb.");
+    }
     options.disks.push_back(absolute_path(std::string{value}));
     return {};
   }
@@ -101,20 +105,24 @@ Outcome<void> parse_word(std::string_view word, MountOptions& options) {
     return {};
   }
   if (name == "workers") {
-    options.workers_per_disk = static_cast<int>(TRY(number_between(name, value, 1, kWorkersMax)));
+    options.workers_per_disk =
+        static_cast<int>(TRY(number_between(name, value, 1, kWorkersMax, usual.workers_per_disk)));
     return {};
   }
   if (name == "depth") {
-    options.depth = static_cast<unsigned>(TRY(number_between(name, value, kDepthMin, kDepthMax)));
+    options.depth =
+        static_cast<unsigned>(TRY(number_between(name, value, kDepthMin, kDepthMax, usual.depth)));
     return {};
   }
   if (name == "readers") {
-    options.readers = static_cast<unsigned>(TRY(number_between(name, value, 1, kReadersMax)));
+    options.readers =
+        static_cast<unsigned>(TRY(number_between(name, value, 1, kReadersMax, usual.readers)));
     return {};
   }
   if (name == "commit_interval") {
-    options.commit_interval =
-        std::chrono::seconds{TRY(number_between(name, value, 1, kCommitSecondsMax))};
+    options.commit_interval = std::chrono::seconds{TRY(number_between(
+        name, value, 1, kCommitSecondsMax,
+        std::chrono::duration_cast<std::chrono::seconds>(usual.commit_interval).count()))};
     return {};
   }
   return usage(fmt::format("The mount option '{}' is unknown.", word),

@@ -562,3 +562,48 @@ def labels(bench):
         image = bench.scratch / f"{number}.img"
         outcome = dynamicfs("create", "--size", "64M", "--label", label, image, check=True)
         expect(f"{label} (" in outcome.out, f"create does not show the label: {outcome.out}")
+
+
+@case(
+    GROUP,
+    "an option without its value, or an empty word, is refused with a sentence that says what it needs",
+    where=OWN_POOLS,
+)
+def values_missing(bench):
+    disk, mountpoint = directory_disk(bench.scratch / "disk"), bench.scratch / "mnt"
+    mountpoint.mkdir()
+    fresh = bench.scratch / "fresh.img"
+    mount = ("mount", disk.path, mountpoint, "-o")
+    for words, sentence in (
+        (mount, "-o needs a list of options, for example -o noatime."),
+        (("create", disk.path, "--redundancy"), "for example --redundancy replica:2."),
+        (("create", disk.path, "--size"), "--size needs a value, for example --size 20G."),
+        (("create", disk.path, "--label"), "--label needs a value"),
+        # Not a label of "--size" and a disk of that size.
+        (("create", "--label=", "--size", "64M", fresh), "--label needs a value"),
+        (("create", "--size=", fresh), "--size needs a value"),
+        (("create", "--size", "", disk.path), "The size is empty."),
+        (("create", "--redundancy", "", disk.path), "The redundancy is empty."),
+        (("create", disk.path, ""), "The name of a disk is empty."),
+        (("mount", "", mountpoint), "The name of the disk is empty."),
+        (("mount", disk.path, ""), "The mountpoint is empty."),
+        (("umount", ""), "The mountpoint is empty."),
+        (("sync", ""), "The mountpoint is empty."),
+        (("status", ""), "The mountpoint is empty."),
+        (("scrub", "start", ""), "The mountpoint is empty."),
+        ((*mount, "disk="), "disk= needs a path."),
+        ((*mount, "depth=0"), "-o depth=64."),
+        ((*mount, "workers=17"), "-o workers=2."),
+        ((*mount, "readers="), "-o readers=2."),
+        ((*mount, "commit_interval=soon"), "-o commit_interval=5."),
+    ):
+        expect_refusal(dynamicfs(*words), EXIT_USAGE, sentence)
+    expect_equal(os.listdir(disk.path), [], "files in the refused directory")
+    expect_equal(sorted(os.listdir(bench.scratch)), ["disk", "mnt"], "files beside it")
+    helper = bench.scratch / "mount.dynamicfs"
+    helper.symlink_to(binary())
+    outcome = command(helper, disk.path, mountpoint, "-o", check=False)
+    expect_refusal(outcome, EXIT_USAGE, "-o needs a list of options")
+    outcome = command(helper, disk.path, "", check=False)
+    expect_refusal(outcome, EXIT_USAGE, "The mountpoint is empty.")
+    expect_refusal(dynamicfs("mount", "/dev/null", mountpoint), EXIT_NOT_A_DISK, "Give one of these")

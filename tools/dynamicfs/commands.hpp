@@ -4,6 +4,7 @@
 #include <CLI/CLI.hpp>
 
 #include <functional>
+#include <string>
 
 #include "fs/refusal.hpp"
 
@@ -22,6 +23,12 @@ void add_sync(CLI::App& app, Action& action);
 // `mount.dynamicfs DISK MOUNTPOINT [-sfnv] [-N namespace] [-t type] [-o options]`, as mount(8)
 // calls it.
 int mount_helper(int argc, char** argv);
+
+// Refuses an empty word for `option`, as a variable that is not set leaves it: "The NAME is empty."
+void refuse_empty(CLI::Option* option, const std::string& name);
+
+// What is said of an -o without its word.
+inline constexpr const char* kNeedsOptions = "-o needs a list of options, for example -o noatime.";
 
 // Prints the sentence and its remedy to stderr.
 fs::ExitCode refuse(const fs::Refusal& refusal);

@@ -60,15 +60,21 @@ void add_create(CLI::App& app, Action& action) {
   const auto arguments = std::make_shared<Arguments>();
   fs::CreateRequest& request = arguments->request;
   CLI::App* const command = app.add_subcommand("create", "Make a new pool of disks");
-  command->add_option("DISK", request.disks, "Directories, image files or block devices")
-      ->type_name("")
-      ->required();
-  command->add_option(
-      "--redundancy", request.redundancy,
-      "single, or replica:N for N copies on N disks (default: replica:2 from two disks on)");
-  command->add_option(
-      "--size", arguments->size,
-      "Size of each directory's disk or new image file (default: 90 % of what is free there)");
+  refuse_empty(
+      command->add_option("DISK", request.disks, "Directories, image files or block devices")
+          ->type_name("")
+          ->required(),
+      "name of a disk");
+  refuse_empty(
+      command->add_option(
+          "--redundancy", request.redundancy,
+          "single, or replica:N for N copies on N disks (default: replica:2 from two disks on)"),
+      "redundancy");
+  refuse_empty(
+      command->add_option(
+          "--size", arguments->size,
+          "Size of each directory's disk or new image file (default: 90 % of what is free there)"),
+      "size");
   command->add_option("--label", request.label, "A name for people, at most 64 bytes");
   command->add_flag("--force", request.force, "Erase what the disks hold, be it another pool");
   command->footer(kFooter);

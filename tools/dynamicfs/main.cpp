@@ -7,6 +7,7 @@
 #include <exception>
 #include <string>
 #include <string_view>
+#include <utility>
 
 #include "fs/status.hpp"
 #include "tools/dynamicfs/commands.hpp"
@@ -37,6 +38,33 @@ Exit codes:
 
 constexpr const char* kUsageRemedy = "'dynamicfs --help' shows how it is used.";
 
+// What an option needs that stands at the end of the line, in more words than CLI11 has.
+constexpr std::pair<std::string_view, std::string_view> kNeeds[] = {
+    {"-o", kNeedsOptions},
+    {"--redundancy", "--redundancy needs a value, for example --redundancy replica:2."},
+    {"--size", "--size needs a value, for example --size 20G."},
+    {"--label", "--label needs a value, for example --label photos."},
+};
+
+std::string sentence_for(const CLI::ParseError& error) {
+  const std::string_view what = error.what();  // "--size: 1 required TEXT missing"
+  for (const auto& [option, needs] : kNeeds) {
+    if (error.get_name() == "ArgumentMismatch" && what.substr(0, what.find(':')) == option)
+      return std::string{needs};
+  }
+  return fmt::format("{}.", what);
+}
+
+// CLI11 would take the next word as the value of "--size=", be it a disk or another option.
+std::string_view what_an_empty_value_needs(int argc, char** argv) {
+  for (int i = 1; i < argc && std::string_view{argv[i]} != "--"; ++i) {
+    for (const auto& [option, needs] : kNeeds) {
+      if (argv[i] == std::string{option} + "=") return needs;
+    }
+  }
+  return {};
+}
+
 std::string_view base_name(std::string_view path) {
   const std::size_t slash = path.rfind('/');
   return slash == path.npos ? path : path.substr(slash + 1);
@@ -57,13 +85,15 @@ int run(int argc, char** argv) {
   add_status(app, action);
   add_scrub(app, action);
   add_sync(app, action);
+  if (const auto needs = what_an_empty_value_needs(argc, argv); !needs.empty()) {
+    return static_cast<int>(refuse({fs::ExitCode::kUsage, std::string{needs}, kUsageRemedy}));
+  }
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
     // Help and version come this way too, with code 0.
     if (error.get_exit_code() == 0) return app.exit(error);
-    return static_cast<int>(
-        refuse({fs::ExitCode::kUsage, fmt::format("{}.", error.what()), kUsageRemedy}));
+    return static_cast<int>(refuse({fs::ExitCode::kUsage, sentence_for(error), kUsageRemedy}));
   }
   if (!action) {
     return static_cast<int>(refuse({fs::ExitCode::kUsage, "A command is missing.", kUsageRemedy}));
@@ -72,6 +102,13 @@ int run(int argc, char** argv) {
 }
 
 }  // namespace
+
+void refuse_empty(CLI::Option* option, const std::string& name) {
+  option->each([name](const std::string& word) {
+    if (!word.empty()) return;
+    throw CLI::ParseError(fmt::format("The {} is empty", name), CLI::ExitCodes::InvalidError);
+  });
+}
 
 fs::ExitCode refuse(const fs::Refusal& refusal) {
   fmt::print(stderr, "dynamicfs: {}\n", refusal.what);

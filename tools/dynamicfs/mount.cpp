@@ -29,6 +29,11 @@ fs::ExitCode mount(const std::string& disk, const std::string& mountpoint,
                    const std::vector<std::string>& words, bool foreground) {
   fs::MountRequest request{
       .disk = disk, .mountpoint = mountpoint, .options = {}, .foreground = foreground};
+  if (disk.empty() || mountpoint.empty()) {
+    return refuse({fs::ExitCode::kUsage,
+                   disk.empty() ? "The name of the disk is empty." : "The mountpoint is empty.",
+                   "A disk and a mountpoint are needed."});
+  }
   for (const std::string& word : words) {
     if (const auto parsed = fs::parse_mount_options(word, request.options); !parsed) {
       return refuse(parsed.error());
@@ -77,6 +82,8 @@ int mount_helper(int argc, char** argv) {
     const bool has_next = i + 1 < argc;
     if (word == "-o" && has_next) {
       options.emplace_back(argv[++i]);
+    } else if (word == "-o") {
+      return static_cast<int>(refuse({fs::ExitCode::kUsage, kNeedsOptions, ""}));
     } else if ((word == "-t" || word == "-N") && has_next) {
       ++i;  // the type is ours, and the namespace is the one we were called in
     } else if (word == "-s" || word == "-n" || word == "-v") {

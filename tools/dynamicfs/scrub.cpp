@@ -65,9 +65,10 @@ void add_scrub(CLI::App& app, Action& action) {
   scrub->footer(kFooter);
   const auto add = [&](const char* name, const char* what) {
     CLI::App* const command = scrub->add_subcommand(name, what);
-    command->add_option("MOUNTPOINT", *mountpoint, "Where the pool is mounted")
-        ->type_name("")
-        ->required();
+    refuse_empty(command->add_option("MOUNTPOINT", *mountpoint, "Where the pool is mounted")
+                     ->type_name("")
+                     ->required(),
+                 "mountpoint");
     return command;
   };
   const auto add_order = [&](const char* name, const char* what) {

@@ -125,10 +125,11 @@ void add_status(CLI::App& app, Action& action) {
   const auto arguments = std::make_shared<Arguments>();
   CLI::App* const command =
       app.add_subcommand("status", "Show pools: state, space, disks, problems");
-  command
-      ->add_option("MOUNTPOINT", arguments->mountpoint,
-                   "Where the pool is mounted; without it, every pool")
-      ->type_name("");
+  refuse_empty(command
+                   ->add_option("MOUNTPOINT", arguments->mountpoint,
+                                "Where the pool is mounted; without it, every pool")
+                   ->type_name(""),
+               "mountpoint");
   command->add_flag("--metrics", arguments->metrics, "Also every counter, in groups");
   command->add_flag("--json", arguments->json, "Everything, for programs");
   command->footer(kFooter);

@@ -23,9 +23,10 @@ void add_sync(CLI::App& app, Action& action) {
   const auto mountpoint = std::make_shared<std::string>();
   CLI::App* const command =
       app.add_subcommand("sync", "Return when everything written so far is on stable storage");
-  command->add_option("MOUNTPOINT", *mountpoint, "Where the pool is mounted")
-      ->type_name("")
-      ->required();
+  refuse_empty(command->add_option("MOUNTPOINT", *mountpoint, "Where the pool is mounted")
+                   ->type_name("")
+                   ->required(),
+               "mountpoint");
   command->footer(
       "sync(1) hands what is in the page cache to the pool, which makes it durable within\n"
       "commit_interval; this waits for that too.");

@@ -18,9 +18,10 @@ void add_umount(CLI::App& app, Action& action) {
   const auto mountpoint = std::make_shared<std::string>();
   CLI::App* const command =
       app.add_subcommand("umount", "Unmount a pool; returns when everything is on the disks");
-  command->add_option("MOUNTPOINT", *mountpoint, "Where the pool is mounted")
-      ->type_name("")
-      ->required();
+  refuse_empty(command->add_option("MOUNTPOINT", *mountpoint, "Where the pool is mounted")
+                   ->type_name("")
+                   ->required(),
+               "mountpoint");
   command->footer("umount(8) works too, but returns while the daemon is still writing.");
   command->callback(
       [mountpoint, &action] { action = [mountpoint] { return umount(*mountpoint); }; });
