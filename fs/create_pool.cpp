@@ -319,9 +319,17 @@ std::vector<std::string> warnings_for(const std::vector<Plan>& plans, const Poli
   for (const Plan& plan : plans) by_holder[holder_of(plan.target)].push_back(&plan);
   for (const auto& [holder, together] : by_holder) {
     if (together.size() < 2 || policy.width() < 2) continue;
-    warnings.push_back(
-        fmt::format("{} and {} lie on the same device: when it dies, both copies are gone.",
-                    together[0]->target.path, together[1]->target.path));
+    std::string names = together[0]->target.path;
+    for (std::size_t i = 1; i < together.size(); ++i) {
+      names += (i + 1 < together.size() ? ", " : " and ") + together[i]->target.path;
+    }
+    const std::size_t copies = policy.width();
+    const std::size_t lost = std::min(together.size(), copies);
+    warnings.push_back(fmt::format(
+        "{} lie on the same device: when it dies, {} copies of a file may be gone.", names,
+        lost < copies ? fmt::format("{} of {}", lost, copies)
+        : copies == 2 ? "both"
+                      : fmt::format("all {}", copies)));
   }
   for (const auto& [holder, together] : by_holder) {
     std::uint64_t made = 0, free = 0;

@@ -607,3 +607,39 @@ def values_missing(bench):
     outcome = command(helper, disk.path, "", check=False)
     expect_refusal(outcome, EXIT_USAGE, "The mountpoint is empty.")
     expect_refusal(dynamicfs("mount", "/dev/null", mountpoint), EXIT_NOT_A_DISK, "Give one of these")
+
+
+@case(
+    GROUP,
+    "create warns of all disks that share a device, and counts the copies that die with it",
+    where=OWN_POOLS,
+)
+def shared_device(bench):
+    for redundancy, count, copies in (
+        ("replica:2", 2, "both copies"),
+        ("replica:2", 3, "both copies"),
+        ("replica:3", 3, "all 3 copies"),
+    ):
+        disks = [
+            directory_disk(bench.scratch / f"{redundancy}-{count}-{letter}").path
+            for letter in "abc"[:count]
+        ]
+        words = ("--size", "64M", "--redundancy", redundancy)
+        outcome = dynamicfs("create", *words, *disks, check=True)
+        names = f"{', '.join(map(str, disks[:-1]))} and {disks[-1]} lie on the same device"
+        expect(names in outcome.err, f"not all disks are named: {outcome.err}")
+        expect(copies in outcome.err, f"not '{copies}': {outcome.err}")
+
+
+@case(
+    GROUP,
+    "create says how many of the copies die with a device that holds some of the disks",
+    where=OWN_POOLS,
+    needs=["root"],
+)
+def partly_shared_device(bench):
+    disks = [directory_disk(bench.scratch / letter).path for letter in "abc"]
+    command("mount", "-t", "tmpfs", "-o", "size=256m", "none", disks[2])
+    outcome = dynamicfs("create", "--size", "64M", "--redundancy", "replica:3", *disks, check=True)
+    expect(f"{disks[0]} and {disks[1]} lie" in outcome.err, f"not named: {outcome.err}")
+    expect("2 of 3 copies" in outcome.err, f"not '2 of 3 copies': {outcome.err}")
