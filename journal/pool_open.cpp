@@ -100,9 +100,9 @@ Error refuse_split(const Candidate& a, const Candidate& b, Pool::Problem* proble
   return refuse(
       problem, error(Code::kSplitBrain),
       fmt::format("{0} and {1} were each mounted and changed without the other, so they no "
-                  "longer agree. Nothing was changed now. Choose one: disconnect {1} and "
-                  "mount {0} alone, or the reverse; when you are sure, erase the disk you "
-                  "do not want and add it as a new one.",
+                  "longer agree. Nothing was changed now. To keep one side, disconnect the other "
+                  "disk and mount this one: 'dynamicfs mount {0}' without {1}, or the reverse; "
+                  "the changes of the other are lost.",
                   a.disk->path(), b.disk->path()));
 }
 
