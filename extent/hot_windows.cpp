@@ -11,7 +11,7 @@ namespace {
 
 // A score of 1 is one whole window.
 constexpr std::uint32_t kOne = 4096;
-constexpr std::uint32_t kHotScore = 2 * kOne;
+constexpr std::uint32_t kHotScore = 7 * kOne / 4;  // twice within seconds, some of it decayed
 constexpr std::uint32_t kRandomRead = kOne / 8;
 constexpr std::uint32_t kScoreMax = (1U << 24) - 1;
 // Time is kept in ticks; the score is halved once for every kHalfLifeTicks, and in between linearly.

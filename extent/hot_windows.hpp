@@ -2,8 +2,8 @@
 //
 // Hot       A window whose score is at least kHotScore after a read of it. A read adds the part of
 //           the window that it covers, but at least an eighth unless it goes on where the last one
-//           ended; the score halves every 10 s. So hot is what is read whole twice, or sixteen
-//           times at random, within some seconds; one pass over a file makes nothing hot, however
+//           ended; the score halves every 10 s. So hot is what is read whole twice, or some fifteen
+//           times at random, within a second or two; one pass over a file makes nothing hot, however
 //           small its reads are.
 // Memory    A fixed table, 128 KiB: each window has one cell. Windows that meet in a cell wear each
 //           other's score down, and the one that is read more often keeps it (Misra and Gries,

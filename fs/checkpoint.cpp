@@ -99,7 +99,12 @@ Task<Result<journal::Manifest>> Filesystem::Impl::write_run(std::uint64_t number
                                                             std::vector<extent::ChunkPut> chunks,
                                                             std::uint64_t run_id) {
   std::vector<DiskId> disks = store->run_disks(run_copies());
-  if (disks.empty()) co_return error(pool->healthy()->empty() ? Code::kReadOnly : Code::kNoSpace);
+  if (pool->healthy()->empty()) co_return error(Code::kReadOnly);
+  // The run before this one has its copies: without them one disk less is only for want of log.
+  const std::size_t wanted = std::min(run_copies(), pool->healthy()->size());
+  if (disks.empty() || (disks.size() < wanted && !log_is_filling())) {
+    co_return error(Code::kNoSpace);
+  }
   journal::RunWriter writer(*pool, *store, run_id, std::move(disks));
   {
     const Bytes key = make_key(InodeId{}, KeyTag::kPoolLimit);
@@ -163,14 +168,19 @@ std::size_t Filesystem::Impl::run_copies() const {
   return std::max<std::size_t>(2, pool->policy().tolerance() + 1);
 }
 
-bool Filesystem::Impl::run_is_thin() const {
+std::size_t Filesystem::Impl::run_copies_here() const {
   const journal::Manifest manifest = pool->superblock().manifest;
-  if (manifest.run_id == 0) return false;
-  const auto here = std::ranges::count_if(manifest.copies, [this](const journal::RunCopy& copy) {
-    return pool->disk(copy.disk) != nullptr;
-  });
-  return static_cast<std::size_t>(here) < store->run_disks(run_copies()).size();
+  return static_cast<std::size_t>(std::ranges::count_if(
+      manifest.copies,
+      [this](const journal::RunCopy& copy) { return pool->disk(copy.disk) != nullptr; }));
 }
+
+bool Filesystem::Impl::run_is_thin() const {
+  if (pool->superblock().manifest.run_id == 0) return false;
+  return run_copies_here() < std::min(run_copies(), pool->healthy()->size());
+}
+
+std::size_t Filesystem::metadata_copies() const { return impl_->run_copies_here(); }
 
 Task<Result<void>> Filesystem::Impl::flush_disks() {
   scheduler::IoGroup flushes;
@@ -221,17 +231,21 @@ Task<Result<void>> Filesystem::Impl::switch_run(std::uint64_t number, std::uint6
 
 Task<Result<void>> Filesystem::Impl::checkpoint() {
   const AsyncMutex::Guard guard = co_await checkpoint_mutex.acquire();
-  // A disk without room for its copy of the run is left out, as long as another is there.
-  for (std::size_t full = 0;; ++full) {
+  Result<void> result;
+  // A disk without room for its copy of the run is left out, as long as others are there.
+  for (std::size_t full = 0; full <= pool->healthy()->size(); ++full) {
     if (store->run_disks(1).empty()) store->try_full_disks_again();
-    const Result<void> result = co_await checkpoint_once();
+    result = co_await checkpoint_once();
     if (result.has_value() || result.error().code != Code::kNoSpace ||
         result.error().sys_errno != ENOSPC) {
-      co_return result;
+      break;
     }
     store->note_full(DiskId{static_cast<std::uint16_t>(result.error().detail)});
-    if (full >= pool->healthy()->size()) co_return result;
   }
+  // The other half of the log is for removals.
+  metadata_full.store(!result.has_value() && result.error().code == Code::kNoSpace &&
+                      log_is_filling());
+  co_return result;
 }
 
 Task<Result<void>> Filesystem::Impl::checkpoint_once() {
@@ -257,7 +271,6 @@ Task<Result<void>> Filesystem::Impl::checkpoint_once() {
   });
   const Result<void> switched = co_await switch_run(number, limit, lsn, std::move(chunks), old);
   store->release_chunk_slots();
-  metadata_full.store(!switched.has_value() && switched.error().code == Code::kNoSpace);
   if (!switched.has_value()) {
     // Some inodes carry this checkpoint's mark already, and that is harmless: the next one has
     // another number. What was put aside is of no use any more.
@@ -266,8 +279,8 @@ Task<Result<void>> Filesystem::Impl::checkpoint_once() {
     log_warning("checkpoint failed: {}", describe(switched.error()));
     co_return switched.error();
   }
-  // A disk may have failed while its copy was written.
-  run_thin.store(run_is_thin());
+  // A disk may have failed while its copy was written. For one that is full tend() tries again.
+  run_thin.store(run_is_thin() && store->full_disks().empty());
   metrics.checkpoints.add();
   metrics.checkpoint_ms.record(
       static_cast<std::uint64_t>((executor.now() - start).count() / 1'000'000));

@@ -430,8 +430,9 @@ Refusal refuse_format(const Error& error, const std::vector<Plan>& plans,
   // The error says what happened and at which offset; the disk knows that it happened there.
   for (const auto& disk : disks) {
     const auto& classes = disk->metrics().classes;
-    const bool failed = std::ranges::any_of(
-        classes, [](const scheduler::ClassMetrics& each) { return each.errors.sum() > 0; });
+    const bool failed = std::ranges::any_of(classes, [](const scheduler::ClassMetrics& each) {
+      return each.errors.sum() > 0 || each.no_space.sum() > 0;
+    });
     if (!failed) continue;
     return {ExitCode::kFailed,
             fmt::format("The pool cannot be written to {}: {}.", disk->path(), describe(error)),

@@ -431,6 +431,10 @@ Task<void> Filesystem::Impl::tend() {
     result.ignore("the journal has stopped and said so; every later sync reports it");
   }
   co_await store->reclaim();
+  if (run_is_thin() && store->full_disks().empty()) {
+    run_thin.store(true);
+    checkpoint_if_due();
+  }
 }
 
 Task<Result<void>> Filesystem::unmount() { co_return co_await impl_->unmount(); }
@@ -462,12 +466,16 @@ Task<Result<void>> Filesystem::Impl::write_everything() {
   while (!tasks.idle()) co_await executor.sleep(std::chrono::milliseconds{1});
   if (options.read_only) co_return {};
   // First, because it needs no log space: what is committed below finds an empty log.
-  CO_TRY(co_await checkpoint());
+  const Result<void> first = co_await checkpoint();
+  if (!first.has_value() && first.error().code != Code::kNoSpace) co_return first;
   CO_TRY(co_await journal->drain());
   co_await store->reclaim();
   CO_TRY(co_await journal->drain());
   while (!tasks.idle()) co_await executor.sleep(std::chrono::milliseconds{1});
-  CO_TRY(co_await checkpoint());
+  const Result<void> last = co_await checkpoint();
+  // Without room for a run everything is in the log, and the next mount recovers it from there.
+  if (!last.has_value() && last.error().code == Code::kNoSpace) co_return Result<void>{};
+  CO_TRY(last);
   co_return co_await pool->mark_clean();
 }
 

@@ -245,6 +245,8 @@ class Filesystem {
   journal::Journal& journal();
   extent::Store& store();
   const FilesystemMetrics& metrics() const;
+  // Copies of the last checkpoint on the disks that are here; 0: there was none yet.
+  std::size_t metadata_copies() const;
   // How many windows are hot now; looks at a table of 16384.
   std::size_t hot_windows() const;
   const MountReport& mount_report() const;

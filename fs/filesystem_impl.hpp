@@ -152,6 +152,7 @@ struct Filesystem::Impl {
   Task<Result<void>> flush_disks();
   std::size_t run_copies() const;
   // A disk with a copy of the run is away, and another could take one.
+  std::size_t run_copies_here() const;
   bool run_is_thin() const;
 
   // Fixed at construction.

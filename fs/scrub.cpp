@@ -302,10 +302,14 @@ Task<void> Scrub::run() {
             counts.blocks_unreadable == 0 &&
             counts.copies_repaired >= counts.copies_bad + counts.copies_outdated;
   }
+  if (whole && !fs_.pool->read_only()) {
+    // What was overwritten or removed before it was looked at must not come back after a power cut.
+    whole = (co_await fs_.journal->drain()).has_value();
+  }
   if (repaired || whole) {
     // What is called repaired stays so.
     const Result<void> flushed = co_await fs_.flush_disks();
-    flushed.ignore("the disk that failed is no longer part of the pool");
+    whole = whole && flushed.has_value();
   }
   if (whole && !fs_.pool->read_only()) {
     // All that is older than the scrub has been read from every disk that is here; what is newer was

@@ -300,6 +300,13 @@ Json problems_json(Filesystem& filesystem, bool chosen_read_only,
                     "from a backup.",
                     damaged.size(), damaged.size() == 1 ? "" : "s"));
   }
+  const std::size_t metadata_copies = filesystem.metadata_copies();
+  const std::size_t here = filesystem.pool().healthy()->size();
+  if (metadata_copies != 0 && metadata_copies < std::min<std::size_t>(2, here)) {
+    problems.push_back(
+        "The metadata has one copy only, for want of room. Make room on another disk, or delete "
+        "files; the second copy is written by itself then.");
+  }
   const std::vector<DiskId> full = filesystem.store().full_disks();
   for (const DiskStatus& disk : disks) {
     if (std::ranges::find(full, disk.record.id) == full.end()) continue;

@@ -1,3 +1,4 @@
+#include <cerrno>
 #include <deque>
 #include <memory>
 #include <optional>
@@ -165,6 +166,8 @@ Task<bool> rewrite_run_block(Pool& pool, RunCopy copy, std::uint64_t at,
   const Result<void> written =
       co_await scheduler::write(*disk, IoClass::kBackground, run_offset(pool, copy, at), block);
   if (written.has_value()) co_return true;
+  // A host file system that writes elsewhere may have no room for that: the disk is well.
+  if (written.error().sys_errno == ENOSPC) co_return false;
   const Result<void> reported = co_await pool.report_failure(copy.disk, written.error());
   reported.ignore("the block has been read; whoever writes next is told");
   co_return false;

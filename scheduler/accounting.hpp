@@ -58,7 +58,7 @@ inline void note_completed(DiskMetrics& metrics, const IoRequest& request, TimeP
   of_class.in_flight.fetch_sub(1, std::memory_order_relaxed);
   if (request.error.code != Code::kOk) {
     // A host file system that is full is no error of the disk.
-    if (request.error.sys_errno != ENOSPC) of_class.errors.add();
+    (request.error.sys_errno == ENOSPC ? of_class.no_space : of_class.errors).add();
     return;
   }
   of_class.completed.add();

@@ -67,6 +67,7 @@ struct ClassMetrics {
   Counter completed;
   Counter bytes;
   Counter errors;
+  Counter no_space;  // refused by a host file system that is full
   Histogram latency_us;  // from submit() to completion
   std::atomic<std::int64_t> queued{0};
   std::atomic<std::int64_t> in_flight{0};

@@ -23,7 +23,7 @@ using Owed = std::array<unsigned, kIoClasses>;
 // After so many starts of more urgent requests a class that waits gets one. Hot reads and reads are
 // what somebody waits for; writes and background have nobody in a hurry.
 constexpr Owed kOwedAfter = {0, 2, 4, 19, 19};
-constexpr Owed kRotationalOwedAfter = {0, 2, 4, 39, 19};
+constexpr Owed kRotationalOwedAfter = {0, 2, 4, 44, 19};
 
 DepthOptions depth_options(const IoQueueOptions& options) {
   // One head does one thing at a time: whatever else is inside is served before the urgent request
@@ -73,7 +73,6 @@ IoRequest* IoQueue::pop(TimePoint now) {
   for (std::size_t i = 0; i < kIoClasses; ++i) {
     if (queues_[i].head != nullptr) control_.seen(static_cast<IoClass>(i), now);
   }
-  const Owed& owed_after = options_.rotational ? kRotationalOwedAfter : kOwedAfter;
   std::size_t best = kIoClasses;
   TimePoint best_due;
   bool best_owed = false;
@@ -85,7 +84,7 @@ IoRequest* IoQueue::pop(TimePoint now) {
       continue;
     }
     const TimePoint due = fifo.head->due;
-    const bool owed = i > 0 && fifo.passed_over >= owed_after[i];
+    const bool owed = is_owed(i);
     // Strictly smaller, so that of two that are due together the more urgent class goes first.
     if (best == kIoClasses || (owed != best_owed ? owed : due < best_due)) {
       best = i;
@@ -102,11 +101,18 @@ IoRequest* IoQueue::pop(TimePoint now) {
   queues_[best].passed_over = 0;
   IoRequest* const request = take(best);
   request->started = now;
+  if (request->op == IoOp::kFlush) ++flushes_in_flight_;
   let_in(queues_[best], now);
   return request;
 }
 
+bool IoQueue::is_owed(std::size_t queue) const {
+  const Owed& after = options_.rotational ? kRotationalOwedAfter : kOwedAfter;
+  return queue > 0 && queues_[queue].passed_over >= after[queue];
+}
+
 void IoQueue::completed(const IoRequest& request, TimePoint now) {
+  if (request.op == IoOp::kFlush) --flushes_in_flight_;
   unsigned& of_class = in_flight_[index(request.io_class)];
   DFS_ASSERT(of_class > 0);
   --of_class;
@@ -142,10 +148,12 @@ bool IoQueue::may_start(IoClass io_class, TimePoint now) const {
   const unsigned others = in_flight_total_ - in_flight_[index(IoClass::kCritical)];
   if (others >= std::max(1U, options_.depth - 1)) return false;
   unsigned depth = options_.depth;
-  const std::size_t urgent = index(control_.urgent(now));
-  if (index(io_class) > urgent) {
+  // What a class is owed it gets beside any number of more urgent requests, which are not bound by
+  // the shared depth and could fill it for ever.
+  if (index(io_class) > index(control_.urgent(now)) && !is_owed(index(io_class))) {
     depth = control_.depth(now);
-    if (in_flight_total_ >= depth) return false;
+    // A flush takes its time, whatever goes beside it.
+    if (in_flight_total_ - flushes_in_flight_ >= depth) return false;
   }
   const unsigned own = in_flight_[index(io_class)];
   if (io_class == IoClass::kWrite) return own < std::max(1U, depth * 3 / 4);

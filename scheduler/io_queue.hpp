@@ -69,6 +69,7 @@ class IoQueue {
   };
   static std::size_t index(IoClass io_class) { return static_cast<std::size_t>(io_class); }
   void let_in(Fifo& fifo, TimePoint now);
+  bool is_owed(std::size_t queue) const;
   bool may_start(IoClass io_class, TimePoint now) const;
   IoRequest* take(std::size_t queue);
 
@@ -77,6 +78,7 @@ class IoQueue {
   std::array<Fifo, kIoClasses> queues_{};
   std::array<unsigned, kIoClasses> in_flight_{};
   unsigned in_flight_total_ = 0;
+  unsigned flushes_in_flight_ = 0;  // of those
 };
 
 }  // namespace dynamicfs::scheduler

@@ -48,7 +48,7 @@ TEST_SUITE("hot windows") {
     CHECK(windows.hot(clock.now) == 1);
   }
 
-  TEST_CASE("sixteen small reads at random places of a window make it hot") {
+  TEST_CASE("fourteen small reads at random places of a window make it hot") {
     HotWindows windows;
     Clock clock;
     int reads = 1;
@@ -56,7 +56,7 @@ TEST_SUITE("hot windows") {
          at = (at + 77) % 256) {
       ++reads;
     }
-    CHECK(reads == 16);
+    CHECK(reads == 14);
   }
 
   TEST_CASE("what is no longer read cools down: to a half in ten seconds") {

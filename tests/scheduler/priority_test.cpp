@@ -140,6 +140,27 @@ TEST_SUITE("priorities") {
   }
 }
 
+TEST_SUITE("priorities under readers") {
+  TEST_CASE("writes and background get what they are owed beside any number of readers") {
+    const std::uint64_t seed = test::seed_from_environment(1);
+    CAPTURE(seed);
+    for (const Device& device : {solid_state(), spinning()}) {
+      for (const IoClass urgent : {IoClass::kCritical, IoClass::kHotRead, IoClass::kRead}) {
+        for (const unsigned readers : {2, 3, 8, 63, 200}) {
+          CAPTURE(device.name);
+          CAPTURE(readers);
+          const Duration length = device.rotational ? Duration{seconds{400}} : Duration{seconds{4}};
+          const Outcome beside = simulate(
+              device, {{urgent, readers}, {IoClass::kWrite, 256}, {IoClass::kBackground, 256}},
+              length, seed);
+          CHECK(beside.part_of(IoClass::kBackground) >= 0.045);
+          CHECK(beside.part_of(IoClass::kWrite) >= 0.02);
+        }
+      }
+    }
+  }
+}
+
 // A tenth of a second and more of one reading and one writing request after the other.
 struct Windows {
   void run(int count, Duration latency, bool with_writes) {
