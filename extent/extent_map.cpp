@@ -382,11 +382,19 @@ bool FileMap::try_snapshot(FileBlock first, std::uint64_t count, MappingSet& out
   const std::uint64_t window_first = window_of(first.raw);
   const std::uint64_t window_last = window_of(end - 1);
   const EpochTracker::Pin pin = memory_.pin();
-  const Spread* const tree = window_first == window_last ? nullptr : spread();
-  if (tree == nullptr) {
+  if (window_first == window_last) {
     append(load(window_first), part_of(window_first, first.raw, end), out);
     return true;
   }
+  // Loaded once: beside a writer that is making the tree, window 0 of the tree without the rest of it
+  // would be a change half done.
+  const std::uintptr_t root = root_.load(std::memory_order_acquire);
+  if ((root & kSpreadTag) == 0) {
+    if (window_first != 0) return true;
+    append(reinterpret_cast<const WindowNode*>(root), part_of(0, first.raw, end), out);
+    return true;
+  }
+  const auto* const tree = reinterpret_cast<const Spread*>(root & ~kSpreadTag);
   const std::uint64_t finished = tree->finished.load(std::memory_order_seq_cst);
   const std::uint64_t begun = tree->begun.load(std::memory_order_seq_cst);
   if (begun != finished) return false;

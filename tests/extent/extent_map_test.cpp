@@ -2,8 +2,11 @@
 #include "extent/extent_map.hpp"
 
 #include <doctest/doctest.h>
+#include <pthread.h>
+#include <signal.h>
 
 #include <atomic>
+#include <barrier>
 #include <map>
 #include <random>
 #include <thread>
@@ -392,6 +395,57 @@ TEST_SUITE("extent map") {
     const Result<void> result = copy.load_window(WindowId{0}, window);
     REQUIRE_FALSE(result.has_value());
     CHECK(result.error() == error(Code::kNotSupported, 4));
+  }
+
+  // The reader is stopped by a signal, at any instruction, for as long as the write takes. (The
+  // thread sanitizer keeps signals back until the thread blocks; there chance must do.)
+  TEST_CASE("a reader sees the write whole that makes a file outgrow its first window") {
+    static std::atomic<bool> stopped, go_on;
+    struct sigaction action {};
+    struct sigaction before {};
+    action.sa_handler = [](int) {
+      stopped.store(true);
+      while (!go_on.load()) {
+      }
+    };
+    REQUIRE(::sigaction(SIGUSR1, &action, &before) == 0);
+    EpochTracker memory;
+    const std::uint64_t rounds = test::scaled(5'000);
+    std::unique_ptr<FileMap> map;
+    std::barrier round(2);
+    std::uint64_t torn = 0;
+    std::thread reader([&] {
+      MappingSet set;
+      for (std::uint64_t n = 0; n < rounds; ++n) {
+        round.arrive_and_wait();
+        do {
+          set.clear();
+          if (!map->try_snapshot(FileBlock{100}, 400, set)) continue;
+          std::uint64_t blocks = 0;
+          for (const Mapping& mapping : set.mappings) blocks += mapping.count;
+          torn += blocks != 0 && blocks != 400 ? 1 : 0;
+        } while (set.mappings.empty());
+        round.arrive_and_wait();
+      }
+    });
+    const std::vector<std::uint32_t> crcs(400);
+    const Piece piece{.chunk = ChunkId{1}, .block = 0, .count = 400};
+    for (std::uint64_t n = 0; n < rounds; ++n) {
+      map = std::make_unique<FileMap>(memory);
+      stopped = go_on = false;
+      round.arrive_and_wait();
+#ifndef __SANITIZE_THREAD__
+      pthread_kill(reader.native_handle(), SIGUSR1);
+      while (!stopped.load()) std::this_thread::yield();
+#endif
+      Freed freed;
+      map->put(FileBlock{100}, {&piece, 1}, crcs, Generation{1}, freed);
+      go_on = true;
+      round.arrive_and_wait();
+    }
+    reader.join();
+    ::sigaction(SIGUSR1, &before, nullptr);
+    CHECK(torn == 0);
   }
 
   // Each write of the whole range carries its number in every mapping: a reader must never see two
