@@ -9,6 +9,7 @@ std::string_view code_name(Code code) {
     case Code::kDiskWrite: return "disk write";
     case Code::kDiskFlush: return "disk flush";
     case Code::kDiskGone: return "disk gone";
+    case Code::kDiskHung: return "disk does not answer";
     case Code::kDiskRange: return "disk range";
     case Code::kDiskOpen: return "disk open";
     case Code::kFormatMagic: return "format magic";

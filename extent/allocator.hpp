@@ -105,6 +105,8 @@ class Allocator {
   // Until called again with the largest LSN, slots of chunks removed behind `lsn` are not reused.
   void hold_chunk_slots(Lsn lsn);
   void retire_run(const journal::Manifest& old, Lsn lsn);
+  // See Store.
+  bool has_elsewhere(DiskId disk) const;
   std::vector<DiskId> run_disks(std::size_t copies) const;
 
   // Reports.

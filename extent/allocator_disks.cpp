@@ -222,6 +222,23 @@ void Allocator::set_disks(std::shared_ptr<const PoolView> view, std::vector<Disk
   }
 }
 
+bool Allocator::has_elsewhere(DiskId disk) const {
+  LockGuard lock(mutex_);
+  bool elsewhere = true;
+  chunks_.for_each([&](const Chunk& chunk) DFS_NO_THREAD_SAFETY_ANALYSIS {
+    if (!elsewhere || chunk.used_blocks == 0 || chunk.state == ChunkState::kRemoved) return;
+    bool here = false;
+    bool other = false;
+    for (const Place& place : chunk.places) {
+      here |= place.disk == disk;
+      other |= place.disk != disk && view_->is_healthy(place.disk) &&
+               view_->find(place.disk)->stale_since.raw == 0;
+    }
+    elsewhere = !here || other;
+  });
+  return elsewhere;
+}
+
 // Runs.
 
 std::optional<SlotId> Allocator::take_run_slot(DiskId disk) {

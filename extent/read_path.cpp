@@ -1,5 +1,7 @@
 // Reading: copy the mappings of one instant, read the best copies, verify, fail over, repair.
 #include <algorithm>
+#include <cstring>
+#include <tuple>
 
 #include "base/assert.hpp"
 #include "base/crc32c.hpp"
@@ -13,6 +15,17 @@ namespace dynamicfs::extent {
 namespace {
 
 constexpr unsigned kOptimisticTries = 3;
+// Between two attempts to get away from a disk that keeps a read waiting.
+constexpr Duration kPatienceMax = std::chrono::seconds{1};
+
+ReadRound::Question question(const PoolView::DiskEntry& entry, const Fetch& fetch,
+                             scheduler::IoClass io_class) {
+  const Place& place = fetch.chunk->places[fetch.place];
+  return {.disk = entry.disk,
+          .io_class = io_class,
+          .offset_bytes = PoolView::offset_of(entry, place.slot, fetch.block),
+          .place = fetch.place};
+}
 
 // How much each disk has to do, with what this read adds.
 class Loads {
@@ -39,25 +52,25 @@ class Loads {
   std::vector<std::pair<DiskId, std::int64_t>> loads_;
 };
 
-// Chooses a copy that was not tried yet: not from a disk that may lack it, then from the one with
-// least to do; equal ones share a sequential file in turns of 64 blocks. False if none is left.
+// Chooses a copy that was not tried yet: not from a disk that may lack it, nor from one that does not
+// answer in time, then from the one with least to do; equal ones share a sequential file in turns of
+// 64 blocks. False if none is left.
 bool choose_place(const PoolView& disks, Fetch& fetch, Loads& loads) {
   const std::vector<Place>& places = fetch.chunk->places;
   bool found = false;
-  bool best_lacks = false;
-  std::int64_t best_load = 0;
+  std::tuple<bool, bool, std::int64_t> best;
   for (std::size_t i = 0; i < places.size(); ++i) {
     const std::size_t place = (fetch.chunk->id.raw + fetch.block / 64 + i) % places.size();
     if ((fetch.tried >> place & 1) != 0) continue;
     const PoolView::DiskEntry* const entry = disks.find(places[place].disk);
     if (entry == nullptr || entry->disk == nullptr) continue;
-    const bool lacks = may_lack(*entry, fetch.generation);
-    const std::int64_t load = places.size() > 1 ? loads.of(places[place].disk, *entry->disk) : 0;
-    if (found && (lacks != best_lacks ? lacks : load >= best_load)) continue;
+    const std::tuple rank{
+        may_lack(*entry, fetch.generation), entry->disk->latency().suspect(),
+        places.size() > 1 ? loads.of(places[place].disk, *entry->disk) : std::int64_t{0}};
+    if (found && rank >= best) continue;
     found = true;
     fetch.place = place;
-    best_lacks = lacks;
-    best_load = load;
+    best = rank;
   }
   if (found) loads.add(places[fetch.place].disk);
   return found;
@@ -103,9 +116,9 @@ Result<void> make_fetches(const ChunkTable& chunks, ReadPlan& plan) {
 }
 
 Task<Result<void>> Store::Impl::read(const FileMap& map, InodeId inode, FileBlock first,
-                                     std::span<std::byte> out, scheduler::IoClass io_class) {
+                                     Buffer& out, scheduler::IoClass io_class) {
   DFS_ASSERT(out.size() % kBlockBytes == 0);
-  if (out.empty()) co_return Result<void>{};
+  if (out.size() == 0) co_return Result<void>{};
   for (unsigned attempt = 1;; ++attempt) {
     bool changed = false;
     const auto result = co_await read_once(map, inode, first, out, io_class, &changed);
@@ -189,8 +202,8 @@ void Store::Impl::give_up(const FileMap& map, ReadPlan& plan, const Fetch& fetch
   std::size_t away = 0;
   for (const Place& place : fetch.chunk->places) away += pool.disk(place.disk) == nullptr ? 1 : 0;
   if (away != 0) {
-    log_warning("inode {}: {} blocks at block {} have no good copy on the disks that are here", inode,
-                fetch.count, plan.first.raw + fetch.at);
+    log_warning("inode {}: {} blocks at block {} have no good copy on the disks that are here",
+                inode, fetch.count, plan.first.raw + fetch.at);
   }
   for (std::uint32_t i = 0; i < fetch.count; ++i) {
     const FileBlock block{plan.first.raw + fetch.at + i};
@@ -202,19 +215,75 @@ void Store::Impl::give_up(const FileMap& map, ReadPlan& plan, const Fetch& fetch
   }
 }
 
+// Asks another copy of each piece that its disk has kept us waiting for, as far as the budget goes.
+void Store::Impl::hedge(const PoolView& disks, ReadPlan& plan, ReadRound& round,
+                        scheduler::IoClass io_class) {
+  Loads loads;
+  for (const std::size_t piece : round.undecided()) {
+    Fetch fetch = plan.fetches[piece];
+    bool all_suspect = true;
+    for (const ReadRound::Asked& asked : round.asked(piece)) {
+      fetch.tried |= std::uint64_t{1} << asked.place;
+      all_suspect &= asked.ended || asked.disk->latency().suspect();
+    }
+    bool found = false;
+    while (!found && choose_place(disks, fetch, loads)) {
+      // Since the view was taken.
+      const scheduler::Disk& disk = *disks.find(fetch.chunk->places[fetch.place].disk)->disk;
+      found = !disk.failed();
+      fetch.tried |= std::uint64_t{1} << fetch.place;
+    }
+    if (!found) continue;
+    const Place& place = fetch.chunk->places[fetch.place];
+    const PoolView::DiskEntry& entry = *disks.find(place.disk);
+    if (!all_suspect && !hedges.spend()) {
+      metrics.hedges_refused.add();
+      continue;
+    }
+    // Late, and safe: as long as one disk of the chunk is pinned its blocks are not reused.
+    plan.pins.pin(place.disk);
+    metrics.hedges.add();
+    const std::size_t bytes = fetch.count * kBlockBytes;
+    round.ask_also(piece, question(entry, fetch, io_class), bytes);
+  }
+}
+
+// Takes the memory back from the round. If a request is left behind, which may write to it at any
+// time, copies what is there of other rounds and of holes, and leaves it to the round.
+void Store::Impl::take_back(ReadPlan& plan, ReadRound& round, Buffer& out) {
+  if (round.memory_is_free()) {
+    out = round.take_memory();
+    return;
+  }
+  metrics.reads_left_behind.add();
+  const std::span<const std::byte> old = plan.out;
+  out = Buffer{old.size()};
+  plan.out = out.span();
+  std::vector<const Fetch*> fetches;
+  for (const Fetch& fetch : plan.fetches) fetches.push_back(&fetch);
+  std::ranges::sort(fetches, {}, &Fetch::at);
+  std::size_t done = 0;
+  const auto copy_until = [&](std::size_t end) {
+    std::memcpy(out.data() + done, old.data() + done, end - done);
+  };
+  for (const Fetch* const fetch : fetches) {
+    copy_until(fetch->at * kBlockBytes);
+    done = (std::size_t{fetch->at} + fetch->count) * kBlockBytes;
+  }
+  copy_until(old.size());
+}
+
 Task<Result<void>> Store::Impl::read_once(const FileMap& map, InodeId inode, FileBlock first,
-                                          std::span<std::byte> out, scheduler::IoClass io_class,
-                                          bool* changed) {
+                                          Buffer& out, scheduler::IoClass io_class, bool* changed) {
   const std::shared_ptr<const PoolView> disks = look();
   ReadPlan plan(reads);
   plan.first = first;
-  plan.out = out;
+  plan.out = out.span();
   copy_mappings(map, inode, first, out.size() / kBlockBytes, plan.set);
   CO_TRY(make_fetches(chunks, plan));
 
   Loads loads;
   std::vector<Fetch> again;
-  scheduler::IoGroup group;
   while (true) {
     std::erase_if(plan.fetches, [&](Fetch& fetch) {
       if (choose_place(*disks, fetch, loads)) return false;
@@ -222,30 +291,59 @@ Task<Result<void>> Store::Impl::read_once(const FileMap& map, InodeId inode, Fil
       return true;
     });
     if (plan.fetches.empty()) break;
-    group.clear();
+    const auto round = std::make_shared<ReadRound>(executor, std::move(out), plan.fetches.size());
+    Duration patience{0};
     for (const Fetch& fetch : plan.fetches) {
       const Place& place = fetch.chunk->places[fetch.place];
       const PoolView::DiskEntry& entry = *disks->find(place.disk);
       plan.pins.pin(place.disk);
-      group.read(*entry.disk, io_class, PoolView::offset_of(entry, place.slot, fetch.block),
-                 part(plan, fetch));
+      round->add(question(entry, fetch, io_class), part(plan, fetch));
+      if (fetch.chunk->places.size() > 1) {
+        patience = std::max(patience, Hedges::patience_with(*entry.disk));
+      }
     }
     // Nothing has suspended since the mappings were copied.
     plan.pins.arrived();
-    co_await group.run();
+    round->start();
+    if (patience > Duration{0}) {
+      hedges.earn();
+      hedges.watch(round, executor.now() + patience);
+    }
+    while (!co_await round->wait()) {
+      hedge(*disks, plan, *round, io_class);
+      patience = std::min(2 * patience, kPatienceMax);
+      hedges.watch(round, executor.now() + patience);
+    }
 
+    take_back(plan, *round, out);
     again.clear();
     for (std::size_t i = 0; i < plan.fetches.size(); ++i) {
       Fetch& fetch = plan.fetches[i];
-      fetch.tried |= std::uint64_t{1} << fetch.place;
-      const Error failure = group.error(i);
-      if (failure.code == Code::kOk) {
-        verify(*disks, plan, fetch, inode, again);
+      const std::vector<ReadRound::Asked> asked = round->asked(i);
+      const ReadRound::Asked* answer = nullptr;
+      for (const ReadRound::Asked& one : asked) {
+        if (!one.ended) continue;
+        if (one.error.code == Code::kOk) {
+          if (answer == nullptr) answer = &one;
+          continue;  // a second good answer is asked for again if the first turns out bad
+        }
+        fetch.tried |= std::uint64_t{1} << one.place;
+        fetch.place = one.place;
+        co_await note_read_failure(fetch, *one.disk, one.error);
+        metrics.read_failovers.add();
+      }
+      if (answer == nullptr) {
+        again.push_back(fetch);
         continue;
       }
-      co_await note_read_failure(fetch, group.disk(i), failure);
-      metrics.read_failovers.add();
-      again.push_back(fetch);
+      if (answer != asked.data()) metrics.hedges_won.add();
+      fetch.place = answer->place;
+      fetch.tried |= std::uint64_t{1} << answer->place;
+      const std::span<std::byte> into = part(plan, fetch);
+      if (answer->received.data() != into.data()) {
+        std::memcpy(into.data(), answer->received.data(), into.size());
+      }
+      verify(*disks, plan, fetch, inode, again);
     }
     plan.fetches.swap(again);
   }

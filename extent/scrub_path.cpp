@@ -55,16 +55,17 @@ Task<Result<void>> Store::Impl::scrub_once(const FileMap& map, InodeId inode, Fi
   CO_TRY(make_fetches(chunks, plan));
   if (plan.fetches.empty()) co_return Result<void>{};
 
-  // A buffer per copy; the first is where good blocks are gathered for repairs.
+  // A buffer per copy. A disk that fails may still write to its own, so good blocks are gathered for
+  // repairs in another.
   std::size_t width = 0;
   for (const Fetch& fetch : plan.fetches) width = std::max(width, fetch.chunk->places.size());
   const Fetch& last = plan.fetches.back();
   const std::size_t size_bytes = std::size_t{last.at + last.count} * kBlockBytes;
-  std::vector<Buffer> copies;
-  for (std::size_t i = 0; i < width; ++i) copies.emplace_back(size_bytes);
-  plan.out = copies.front().span();
+  std::vector<std::shared_ptr<Buffer>> copies;
+  for (std::size_t i = 0; i < width; ++i) copies.push_back(std::make_shared<Buffer>(size_bytes));
+  Buffer gathered;
   const auto bytes_of = [&copies](const Fetch& fetch, std::size_t place) {
-    return copies[place].span().subspan(fetch.at * kBlockBytes, fetch.count * kBlockBytes);
+    return copies[place]->span().subspan(fetch.at * kBlockBytes, fetch.count * kBlockBytes);
   };
 
   struct Request {
@@ -82,7 +83,8 @@ Task<Result<void>> Store::Impl::scrub_once(const FileMap& map, InodeId inode, Fi
       const PoolView::DiskEntry* const entry = disks->find(place.disk);
       if (entry == nullptr || entry->disk == nullptr) continue;
       group.read(*entry->disk, scheduler::IoClass::kBackground,
-                 PoolView::offset_of(*entry, place.slot, fetch.block), bytes_of(fetch, at));
+                 PoolView::offset_of(*entry, place.slot, fetch.block), bytes_of(fetch, at),
+                 copies[at]);
       requests.push_back({.fetch = i, .place = at});
     }
   }
@@ -145,9 +147,11 @@ Task<Result<void>> Store::Impl::scrub_once(const FileMap& map, InodeId inode, Fi
       } else if (run.bad != 0) {
         count_damage(plan, run, inode);
         const auto place = static_cast<std::size_t>(std::countr_zero(good_places));
-        if (place != 0) {
-          std::memcpy(part(plan, run).data(), bytes_of(run, place).data(), part(plan, run).size());
+        if (gathered.size() == 0) {
+          gathered = Buffer(size_bytes);
+          plan.out = gathered.span();
         }
+        std::memcpy(part(plan, run).data(), bytes_of(run, place).data(), part(plan, run).size());
         plan.repairs.push_back(run);
       }
       counts->copies_bad += count_of(run.bad & ~outdated, run);

@@ -23,6 +23,7 @@ Store::Impl::Impl(Executor& executor_in, journal::Pool& pool_in, journal::Change
       pool(pool_in),
       gate(gate_in),
       allocator(chunks, reads, metrics),
+      hedges(executor_in),
       reclaiming(executor_in),
       view(look_at(pool_in)) {
   allocator.set_disks(view, {});
@@ -36,18 +37,40 @@ std::shared_ptr<const PoolView> Store::Impl::look() {
     const TimePoint now = executor.now();
     changed |= std::erase_if(host_full, [&](const auto& entry) { return entry.second <= now; }) > 0;
   }
-  if (changed) {
-    std::vector<DiskId> full;
-    for (const auto& [disk, until] : host_full) full.push_back(disk);
-    allocator.set_disks(view, std::move(full));
-  }
+  if (changed) allocator.set_disks(view, left_alone());
   return view;
+}
+
+// A suspect disk is better than a missing copy: it is left alone only if the rest suffices.
+std::vector<DiskId> Store::Impl::left_alone() const {
+  std::vector<DiskId> disks;
+  for (const auto& [disk, until] : host_full) disks.push_back(disk);
+  std::vector<DiskId> with_suspects = disks;
+  for (const DiskId disk : suspects) {
+    if (std::ranges::find(disks, disk) == disks.end()) with_suspects.push_back(disk);
+  }
+  const auto usable =
+      static_cast<std::size_t>(std::ranges::count_if(*view->healthy, [&](DiskId id) {
+        return std::ranges::find(with_suspects, id) == with_suspects.end();
+      }));
+  // A run wants two copies whatever the policy.
+  const std::size_t copies = std::max<std::size_t>(2, pool.policy().tolerance() + 1);
+  const std::size_t wanted = std::min(copies, view->healthy->size());
+  return usable >= wanted ? with_suspects : disks;
+}
+
+void Store::Impl::note_suspects(std::vector<DiskId> disks) {
+  LockGuard lock(view_mutex);
+  if (disks == suspects) return;
+  suspects = std::move(disks);
+  allocator.set_disks(view, left_alone());
 }
 
 bool Store::Impl::try_full_disks_again() {
   LockGuard lock(view_mutex);
-  if (host_full.empty()) return false;
+  if (host_full.empty() && suspects.empty()) return false;
   host_full.clear();
+  suspects.clear();
   allocator.set_disks(view, {});
   return true;
 }
@@ -69,9 +92,7 @@ void Store::Impl::note_host_full(DiskId disk) {
     return;
   }
   host_full.emplace_back(disk, until);
-  std::vector<DiskId> full;
-  for (const auto& entry : host_full) full.push_back(entry.first);
-  allocator.set_disks(view, std::move(full));
+  allocator.set_disks(view, left_alone());
 }
 
 Store::Store(Executor& executor, journal::Pool& pool, journal::ChangeGate& gate)
@@ -124,8 +145,8 @@ Task<Result<void>> Store::promise(std::uint64_t blocks, journal::Policy policy) 
 
 void Store::unpromise(std::uint64_t blocks) { impl_->allocator.unpromise(blocks); }
 
-Task<Result<void>> Store::read(const FileMap& map, InodeId inode, FileBlock first,
-                               std::span<std::byte> out, scheduler::IoClass io_class) {
+Task<Result<void>> Store::read(const FileMap& map, InodeId inode, FileBlock first, Buffer& out,
+                               scheduler::IoClass io_class) {
   return impl_->read(map, inode, first, out, io_class);
 }
 
@@ -182,6 +203,13 @@ void Store::retire_run(const journal::Manifest& old) {
 }
 
 void Store::note_full(DiskId disk) { impl_->note_host_full(disk); }
+
+bool Store::has_elsewhere(DiskId disk) const {
+  impl_->look();
+  return impl_->allocator.has_elsewhere(disk);
+}
+
+void Store::note_suspects(std::vector<DiskId> disks) { impl_->note_suspects(std::move(disks)); }
 
 void Store::try_full_disks_again() { impl_->try_full_disks_again(); }
 

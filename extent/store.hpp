@@ -23,6 +23,7 @@
 #include <span>
 #include <vector>
 
+#include "base/buffer.hpp"
 #include "base/executor.hpp"
 #include "base/metrics.hpp"
 #include "base/result.hpp"
@@ -102,8 +103,10 @@ class Store final : public journal::SlotSource {
   void unpromise(std::uint64_t blocks);
 
   // Reads blocks [first, first + out.size()/4096) of a file as one point in time; holes and
-  // reserved extents are zeros. `out` is aligned. Errors: kCorrupt (detail: block) when no good
-  // copy is left, kDiskGone when the disks that have it are away.
+  // reserved extents are zeros. Errors: kCorrupt (detail: block) when no good copy is left,
+  // kDiskGone when the disks that have it are away. Afterwards `out` may be other memory, of the
+  // same size: a disk that keeps the read waiting is left behind with the old one when another copy
+  // is quicker (hedges.hpp).
   //
   // Method: the mappings are copied as of one instant (FileMap::try_snapshot; after three tries
   // that met a change, under the extent locks). From then on their blocks hold what they held at
@@ -111,8 +114,8 @@ class Store final : public journal::SlotSource {
   // being reused. So what arrives with a good checksum is that instant, whatever has changed
   // meanwhile, and mappings are compared again only when no copy is good, to tell damage from a
   // bug.
-  Task<Result<void>> read(const FileMap& map, InodeId inode, FileBlock first,
-                          std::span<std::byte> out, scheduler::IoClass io_class);
+  Task<Result<void>> read(const FileMap& map, InodeId inode, FileBlock first, Buffer& out,
+                          scheduler::IoClass io_class);
 
   // Reads every copy of what is mapped in blocks [first, first + count) of a file, which lie in one
   // window (1 MiB), in the background class; verifies each, and rewrites bad ones from a good one
@@ -153,10 +156,15 @@ class Store final : public journal::SlotSource {
   void retire_run(const journal::Manifest& old);
   // A write to this disk found no room: for some seconds nothing new is put there.
   void note_full(DiskId disk);
-  // Nothing is left alone for that any more, until the next write that finds no room.
+  // Nothing is left alone, for that or for being suspect, until that is found anew.
   void try_full_disks_again();
   // Those of which that was said within the last minute.
   std::vector<DiskId> full_disks() const;
+  // Every block in use has a copy on another disk that is here and lacks nothing.
+  bool has_elsewhere(DiskId disk) const;
+  // These do not answer in time: nothing new is put there while others have room. Replaces what was
+  // said before.
+  void note_suspects(std::vector<DiskId> disks);
   // Disks for a run's copies: healthy, with room as far as is known, most free slots first, `copies`
   // of them or as many as exist.
   std::vector<DiskId> run_disks(std::size_t copies) const;

@@ -11,6 +11,7 @@
 #include "base/waiters.hpp"
 #include "extent/allocator.hpp"
 #include "extent/chunk.hpp"
+#include "extent/hedges.hpp"
 #include "extent/pool_view.hpp"
 #include "extent/read_registry.hpp"
 #include "extent/store.hpp"
@@ -36,6 +37,7 @@ struct Store::Impl {
   ReadRegistry reads;
   ChunkTable chunks;
   Allocator allocator;
+  Hedges hedges;
   AsyncMutex reclaiming;  // one reclaim at a time
 
   // Order: before the allocator's mutex and the pool's.
@@ -45,11 +47,15 @@ struct Store::Impl {
   std::vector<std::pair<DiskId, TimePoint>> host_full DFS_GUARDED_BY(view_mutex);
   // ... and when that was last, for status and so that the log says it once in a while.
   std::vector<std::pair<DiskId, TimePoint>> last_full DFS_GUARDED_BY(view_mutex);
+  std::vector<DiskId> suspects DFS_GUARDED_BY(view_mutex);
   std::function<void(InodeId, FileBlock)> unrecoverable DFS_GUARDED_BY(view_mutex);
 
   // The disks as they are now; tells the allocator when they have changed.
   std::shared_ptr<const PoolView> look();
   void note_host_full(DiskId disk);
+  void note_suspects(std::vector<DiskId> disks);
+  // Those that nothing new is put on.
+  std::vector<DiskId> left_alone() const DFS_REQUIRES(view_mutex);
   // Before "no space" is said: space may have come back meanwhile. False: none was left alone.
   bool try_full_disks_again();
 
@@ -60,11 +66,12 @@ struct Store::Impl {
                                   scheduler::IoClass io_class);
   Task<Result<void>> promise(std::uint64_t blocks, journal::Policy policy);
 
-  Task<Result<void>> read(const FileMap& map, InodeId inode, FileBlock first,
-                          std::span<std::byte> out, scheduler::IoClass io_class);
-  Task<Result<void>> read_once(const FileMap& map, InodeId inode, FileBlock first,
-                               std::span<std::byte> out, scheduler::IoClass io_class,
-                               bool* changed);
+  Task<Result<void>> read(const FileMap& map, InodeId inode, FileBlock first, Buffer& out,
+                          scheduler::IoClass io_class);
+  Task<Result<void>> read_once(const FileMap& map, InodeId inode, FileBlock first, Buffer& out,
+                               scheduler::IoClass io_class, bool* changed);
+  void hedge(const PoolView& disks, ReadPlan& plan, ReadRound& round, scheduler::IoClass io_class);
+  void take_back(ReadPlan& plan, ReadRound& round, Buffer& out);
   void copy_mappings(const FileMap& map, InodeId inode, FileBlock first, std::uint64_t count,
                      MappingSet& set);
   void verify(const PoolView& disks, ReadPlan& plan, const Fetch& fetch, InodeId inode,

@@ -18,6 +18,10 @@ struct StoreMetrics : AllocatorMetrics {
   Counter read_retries;          // ... that had to look again because a change came between
   Counter read_fallbacks;        // ... that took the locks after three tries
   Counter read_failovers;        // pieces read from another copy than the first choice
+  Counter hedges;                // pieces asked for at a second disk, the first being slow
+  Counter hedges_won;            // ... that was the quicker one
+  Counter hedges_refused;        // ... not done: more than one read in twenty
+  Counter reads_left_behind;     // reads that ended before all they had asked
   Counter checksum_errors;       // copies of blocks that failed their checksum
   Counter checksum_stale;        // no good copy and a changed generation: must stay 0 (INV-3)
   Counter repairs;               // blocks rewritten on a disk where they were bad or missing

@@ -42,6 +42,8 @@ using std::chrono::milliseconds;
 constexpr milliseconds kInitPatience{30'000};
 // For those who are still in the tree when we are told to end.
 constexpr milliseconds kUnmountPatience{2'000};
+// How long a disk may take to give back what nobody waits for, at the end.
+constexpr milliseconds kKeptPatience{2000};
 // How old the number of blocks may be that `du` sees of a file that is being written.
 constexpr int kRefreshMilliseconds = 1000;
 constexpr off_t kLogBytesMax = 8 * kMiB;
@@ -163,6 +165,7 @@ class Daemon {
   std::vector<std::string> notes_;  // from before there was a log
   bool mounted_ = false;
   // In the order in which they are made; they go in the reverse order.
+  bool left_behind_ = false;
   std::unique_ptr<Executor> executor_;
   std::unique_ptr<Filesystem> filesystem_;
   std::unique_ptr<FuseSession> session_;
@@ -195,6 +198,8 @@ Outcome<void> Daemon::open_pool(StartReport& report) {
                                   .others = request_.options.disks,
                                   .workers_per_disk = request_.options.workers_per_disk,
                                   .depth = request_.options.depth,
+                                  .fifo = request_.options.fifo,
+                                  .background_percent = request_.options.background_percent,
                                   .read_only = request_.options.read_only}));
   known_paths_ = found.known_paths;
   TRY(check_mountpoint());  // nothing was changed so far
@@ -232,6 +237,7 @@ Outcome<void> Daemon::open_pool(StartReport& report) {
   }
 
   FilesystemOptions options;
+  options.read_memory_bytes = request_.options.read_memory_bytes;
   options.commit_interval = request_.options.commit_interval;
   options.read_only = request_.options.read_only;
   auto mounted = block_on(*executor_, Filesystem::mount(*executor_, std::move(*pool), options));
@@ -295,9 +301,10 @@ Outcome<void> Daemon::enter_tree() {
   }
   mounted_ = true;
   if (const auto entry = mounted_at(facts_.mountpoint)) facts_.device = entry->device;
-  auto session = FuseSession::start(
-      *executor_, *filesystem_, std::move(device_),
-      {.readers = request_.options.readers, .writeback = request_.options.writeback});
+  auto session = FuseSession::start(*executor_, *filesystem_, std::move(device_),
+                                    {.readers = request_.options.readers,
+                                     .writeback = request_.options.writeback,
+                                     .write_memory_bytes = request_.options.write_memory_bytes});
   if (!session)
     return failed(fmt::format("The FUSE session cannot start: {}.", describe(session.error())));
   session_ = std::move(*session);
@@ -457,6 +464,11 @@ Outcome<void> Daemon::serve() {
   const Outcome<void> closed = close_pool();
   log_info("ended{}", closed ? "" : ": " + closed.error().what);
   control_->say_last_words(closed ? "" : closed.error().what);
+  if (left_behind_) {
+    // Threads that a disk keeps may come back at any time and use what is left: nothing is destroyed.
+    if (!closed) fmt::print(stderr, "dynamicfs: {}\n", closed.error().what);
+    ::_exit(closed ? 0 : static_cast<int>(closed.error().code));
+  }
   return closed;
 }
 
@@ -489,8 +501,19 @@ Outcome<void> Daemon::close_pool() {
   // Closes the device: requests that the kernel still holds are refused.
   session_.reset();
   const auto unmounted = block_on(*executor_, filesystem_->unmount());
-  filesystem_.reset();
-  executor_.reset();
+  // A read that was left behind for a quicker copy comes back by itself, as a rule.
+  const auto patience = std::chrono::steady_clock::now() + kKeptPatience;
+  std::vector<DiskId> kept = filesystem_->pool().kept_disks();
+  while (!kept.empty() && std::chrono::steady_clock::now() < patience) {
+    std::this_thread::sleep_for(milliseconds{10});
+    kept = filesystem_->pool().kept_disks();
+  }
+  for (const DiskId disk : kept) log_warning("disk {} does not answer: left behind", disk);
+  left_behind_ = !kept.empty();
+  if (!left_behind_) {
+    filesystem_.reset();
+    executor_.reset();
+  }
   if (!unmounted) {
     return failed(
         fmt::format("Not everything could be written: {}.", describe(unmounted.error())),

@@ -194,6 +194,8 @@ Outcome<FoundDisks> find_disks(Executor& executor, const DiskSearch& search) {
                                              {.name = fmt::format("{}", disk.superblock.this_disk),
                                               .workers = search.workers_per_disk,
                                               .depth = search.depth,
+                                              .fifo = search.fifo,
+                                              .background_percent = search.background_percent,
                                               .read_only = search.read_only,
                                               .lock_wait = kLockPatience});
     if (!opened) {

@@ -26,6 +26,8 @@ struct DiskSearch {
   std::vector<std::string> others;  // -o disk=PATH, absolute
   int workers_per_disk = 2;
   unsigned depth = 64;
+  bool fifo = false;
+  unsigned background_percent = 5;
   bool read_only = false;
 };
 struct FoundDisks {

@@ -47,12 +47,14 @@ Task<Result<ReadReply>> Filesystem::read(InodeId id, std::uint64_t offset_bytes,
   reply.size_bytes = std::min<std::uint64_t>(size_bytes, file_bytes - offset_bytes);
   reply.begin = offset_bytes % kBlockBytes;
   const FileBlock first{offset_bytes / kBlockBytes};
-  reply.buffer = Buffer{align_up(reply.begin + reply.size_bytes, kBlockBytes)};
+  const std::size_t buffer_bytes = align_up(reply.begin + reply.size_bytes, kBlockBytes);
+  reply.memory = co_await impl_->read_memory.take(buffer_bytes);
+  reply.buffer = Buffer{buffer_bytes};
   const bool hot =
       impl_->hot_windows.note(id, first, reply.buffer.size() / kBlockBytes, impl_->executor.now());
   if (hot) impl_->metrics.hot_reads.add();
   CO_TRY(
-      co_await impl_->store->read(*inode->map, id, first, reply.buffer.span(),
+      co_await impl_->store->read(*inode->map, id, first, reply.buffer,
                                   hot ? scheduler::IoClass::kHotRead : scheduler::IoClass::kRead));
   impl_->metrics.read_bytes.add(reply.size_bytes);
 
@@ -68,8 +70,7 @@ Task<Result<ReadReply>> Filesystem::read(InodeId id, std::uint64_t offset_bytes,
   co_return reply;
 }
 
-Task<Result<void>> Filesystem::Impl::read_block(Inode& inode, FileBlock block,
-                                                std::span<std::byte> into) {
+Task<Result<void>> Filesystem::Impl::read_block(Inode& inode, FileBlock block, Buffer& into) {
   co_return co_await store->read(*inode.map, inode.id, block, into, scheduler::IoClass::kRead);
 }
 
@@ -127,7 +128,7 @@ Task<Result<void>> Filesystem::Impl::write(InodeId id, std::uint64_t offset_byte
       inode->map->snapshot(first, 1, seen_head);
       if (has_data(seen_head)) {
         if (old_head.size() == 0) old_head = Buffer{kBlockBytes};
-        CO_TRY(co_await read_block(*inode, first, old_head.span()));
+        CO_TRY(co_await read_block(*inode, first, old_head));
         std::memcpy(whole.data(), old_head.data(), head_bytes);
         metrics.merges.add();
       } else {
@@ -146,7 +147,7 @@ Task<Result<void>> Filesystem::Impl::write(InodeId id, std::uint64_t offset_byte
         std::memcpy(tail, old_head.data() + kBlockBytes - tail_bytes, tail_bytes);
       } else {
         if (old_tail.size() == 0) old_tail = Buffer{kBlockBytes};
-        CO_TRY(co_await read_block(*inode, last, old_tail.span()));
+        CO_TRY(co_await read_block(*inode, last, old_tail));
         std::memcpy(tail, old_tail.data() + kBlockBytes - tail_bytes, tail_bytes);
         metrics.merges.add();
       }
@@ -228,7 +229,7 @@ Task<Result<void>> Filesystem::Impl::prepare_edges(Inode& inode, Edit* plan) {
     inode.map->snapshot(edge.block, 1, edge.seen);
     if (!has_data(edge.seen)) continue;
     Buffer block{kBlockBytes};
-    outcome = co_await read_block(inode, edge.block, block.span());
+    outcome = co_await read_block(inode, edge.block, block);
     if (!outcome.has_value()) break;
     std::memset(block.data() + edge.zero_from, 0, edge.zero_to - edge.zero_from);
     extent::WriteHint hint;

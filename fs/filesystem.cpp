@@ -14,6 +14,10 @@ namespace {
 // A checkpoint frees log space; it is pointless while the log holds next to nothing.
 constexpr std::uint64_t kCheckpointLogBytesMin = 1 * kMiB;
 constexpr std::size_t kDamagedMax = 64;
+// How soon after its deadline a request is noticed.
+constexpr Duration kWatchInterval = std::chrono::seconds{1};
+// How soon a disk that was deleted, or that nobody uses and that hangs, is noticed.
+constexpr Duration kCheckInterval = std::chrono::seconds{5};
 
 Result<InodeId> parse_child(std::span<const std::byte> value) {
   ByteReader in(value);
@@ -28,8 +32,8 @@ Filesystem::Filesystem(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 
 Filesystem::~Filesystem() {
   if (impl_ == nullptr) return;
-  LockGuard lock(impl_->link->mutex);
-  impl_->link->impl = nullptr;
+  impl_->link->cut();
+  impl_->watch_link->cut();
 }
 
 // Recovery.
@@ -46,13 +50,7 @@ Task<Result<std::unique_ptr<Filesystem>>> Filesystem::mount(Executor& executor,
   }
   Impl& parts = *impl;
   std::unique_ptr<Filesystem> filesystem{new Filesystem(std::move(impl))};
-  if (!options.read_only) {
-    {
-      LockGuard lock(parts.link->mutex);
-      parts.link->impl = &parts;
-    }
-    spawn(Impl::housekeeping(parts.link, executor, options.commit_interval));
-  }
+  parts.begin_housekeeping();
   co_return filesystem;
 }
 
@@ -399,9 +397,17 @@ Task<void> Filesystem::Impl::reclaim_once() {
   tasks.leave();
 }
 
+void Filesystem::Impl::begin_housekeeping() {
+  watch_link->join(this);
+  link->join(this);
+  spawn(every(kWatchInterval, watch_link, executor, &Impl::watch_disks));
+  spawn(every(kCheckInterval, link, executor, &Impl::check_disks));
+  if (!options.read_only) spawn(every(options.commit_interval, link, executor, &Impl::tend));
+}
+
 // Static, and with the executor apart: the file system may be gone when a sleep ends.
-Task<void> Filesystem::Impl::housekeeping(std::shared_ptr<HousekeepingLink> link,
-                                          Executor& executor, Duration interval) {
+Task<void> Filesystem::Impl::every(Duration interval, std::shared_ptr<HousekeepingLink> link,
+                                   Executor& executor, Task<void> (Impl::*what)()) {
   while (true) {
     co_await executor.sleep(interval);
     Impl* impl = nullptr;
@@ -411,21 +417,90 @@ Task<void> Filesystem::Impl::housekeeping(std::shared_ptr<HousekeepingLink> link
       if (impl == nullptr) co_return;
       impl->tasks.enter();  // unmount waits for what follows
     }
-    co_await impl->tend();
+    co_await (impl->*what)();
     impl->tasks.leave();
   }
+}
+
+// Asks each disk whether it is still there; on a network file system that also finds one that hangs
+// while nobody uses it.
+Task<void> Filesystem::Impl::check_disks() {
+  const auto disks = pool->healthy();
+  for (const DiskId id : *disks) {
+    const std::uint64_t bit = std::uint64_t{1} << id.raw % 64;
+    if ((being_checked.fetch_or(bit) & bit) != 0) continue;  // it has not answered the last time
+    tasks.enter();
+    spawn(check_disk(id, bit));
+  }
+  co_return;
+}
+
+Task<void> Filesystem::Impl::check_disk(DiskId id, std::uint64_t bit) {
+  scheduler::IoGroup check;
+  if (scheduler::Disk* const disk = pool->disk(id)) {
+    check.check(*disk, scheduler::IoClass::kBackground);
+    co_await check.run();
+    if (!check.result()) {
+      const Result<void> reported = co_await pool->report_failure(id, check.error(0));
+      reported.ignore("the pool says so itself");
+    }
+  }
+  being_checked.fetch_and(~bit);
+  tasks.leave();
+}
+
+bool Filesystem::Impl::can_lose(DiskId id) const {
+  if (!pool->can_lose(id) || !store->has_elsewhere(id)) return false;
+  const journal::Manifest manifest = pool->superblock().manifest;
+  return manifest.run_id == 0 ||
+         std::ranges::any_of(manifest.copies, [&](const journal::RunCopy& copy) {
+           return copy.disk != id && pool->disk(copy.disk) != nullptr;
+         });
+}
+
+bool Filesystem::can_lose(DiskId id) const { return impl_->can_lose(id); }
+
+// Not inside watch_disks(): the epoch without it is written to disks that may hang too.
+Task<void> Filesystem::Impl::give_up(DiskId id) {
+  const Result<void> given_up = co_await pool->report_failure(id, error(Code::kDiskHung));
+  given_up.ignore("the pool says so itself");
+  tasks.leave();
+}
+
+// Which disks do not answer in time, and which do again. One that has hung is given up when every
+// file has a copy elsewhere; without one, waiting is all that is left.
+Task<void> Filesystem::Impl::watch_disks() {
+  using Verdict = scheduler::LatencyWatch::Verdict;
+  std::vector<DiskId> suspects;
+  const auto disks = pool->healthy();
+  for (const DiskId id : *disks) {
+    scheduler::Disk* const disk = pool->disk(id);
+    if (disk == nullptr) continue;
+    switch (disk->latency().look(executor.now(), disk->lateness())) {
+      case Verdict::kAsBefore: break;
+      case Verdict::kSuspect:
+        log_warning("disk {} ({}) does not answer in time: it is suspect", id, disk->path());
+        metrics.disks_suspected.add();
+        break;
+      case Verdict::kRecovered:
+        log_warning("disk {} ({}) answers in time again", id, disk->path());
+        break;
+      case Verdict::kHung:
+        if (!can_lose(id)) break;
+        metrics.disks_hung.add();
+        tasks.enter();
+        spawn(give_up(id));
+        continue;
+    }
+    if (disk->latency().suspect()) suspects.push_back(id);
+  }
+  store->note_suspects(std::move(suspects));
+  co_return;
 }
 
 // Makes durable what nobody asked to, and closes the journal with a watermark when it is idle.
 Task<void> Filesystem::Impl::tend() {
   if (journal->stopped()) co_return;
-  const auto disks = pool->healthy();
-  for (const DiskId id : *disks) {
-    const scheduler::Disk* const disk = pool->disk(id);
-    if (disk == nullptr || !disk->vanished()) continue;
-    const Result<void> reported = co_await pool->report_failure(id, error(Code::kDiskGone));
-    reported.ignore("the pool says so itself");
-  }
   if (journal->covered() < journal->appended()) {
     const Result<void> result = co_await journal->drain();
     result.ignore("the journal has stopped and said so; every later sync reports it");
@@ -454,13 +529,12 @@ Task<void> Filesystem::Impl::quiesce() {
   if (unfinished && !options.read_only) journal->stop();
   while (!tasks.idle()) co_await executor.sleep(std::chrono::milliseconds{1});
   if (journal != nullptr) co_await journal->close();
+  watch_link->cut();
+  while (!tasks.idle()) co_await executor.sleep(std::chrono::milliseconds{1});
 }
 
 Task<Result<void>> Filesystem::Impl::write_everything() {
-  {
-    LockGuard lock(link->mutex);
-    link->impl = nullptr;
-  }
+  link->cut();
   closing.store(true, std::memory_order_release);
   scrub->close();
   while (!tasks.idle()) co_await executor.sleep(std::chrono::milliseconds{1});
@@ -750,6 +824,8 @@ std::size_t Filesystem::hot_windows() const {
 }
 const MountReport& Filesystem::mount_report() const { return impl_->report; }
 std::uint64_t Filesystem::inode_count() const { return impl_->inodes.size(); }
+
+const ByteBudget& Filesystem::read_memory() const { return impl_->read_memory; }
 
 std::uint64_t Filesystem::metadata_memory_bytes() const {
   // What the allocator adds per node of a map and per hash entry, roughly.

@@ -23,6 +23,7 @@
 #include <vector>
 
 #include "base/buffer.hpp"
+#include "base/byte_budget.hpp"
 #include "base/executor.hpp"
 #include "base/result.hpp"
 #include "extent/store.hpp"
@@ -83,6 +84,7 @@ struct WriteOptions {
 
 // Bytes [begin, begin + size) of `buffer` are the answer; size may be short at the end of the file.
 struct ReadReply {
+  ByteBudget::Share memory;  // what the buffer takes of FilesystemOptions::read_memory_bytes
   Buffer buffer;
   std::size_t begin = 0;
   std::size_t size_bytes = 0;
@@ -116,6 +118,8 @@ struct FilesystemOptions {
   Duration commit_interval{std::chrono::seconds{5}};
   // A checkpoint starts when the log is this full (percent): what bounds replay is its size.
   unsigned checkpoint_log_percent = 50;
+  // Answers of reads that are being fetched or sent; a read beyond that waits.
+  std::uint64_t read_memory_bytes = 256 * kMiB;
   bool read_only = false;
 };
 
@@ -132,6 +136,8 @@ struct FilesystemMetrics {
   Counter scrub_bytes, scrub_read_bytes;
   Counter scrub_copies_bad, scrub_copies_outdated, scrub_copies_repaired, scrub_copies_skipped;
   Counter scrub_blocks_lost;
+  Counter disks_suspected;  // times a disk became suspect
+  Counter disks_hung;       // given up because they no longer answered
   Histogram checkpoint_ms;
   Histogram fsync_latency_us;
 };
@@ -247,11 +253,14 @@ class Filesystem {
   const FilesystemMetrics& metrics() const;
   // Copies of the last checkpoint on the disks that are here; 0: there was none yet.
   std::size_t metadata_copies() const;
+  // Everything has a copy on another disk that is here.
+  bool can_lose(DiskId id) const;
   // How many windows are hot now; looks at a table of 16384.
   std::size_t hot_windows() const;
   const MountReport& mount_report() const;
   std::uint64_t inode_count() const;
   std::uint64_t metadata_memory_bytes() const;  // estimate
+  const ByteBudget& read_memory() const;
   // Files with blocks that no copy could supply, as paths (newest first, at most 64).
   std::vector<std::string> damaged_files() const;
 

@@ -32,8 +32,14 @@ class TaskTracker {
   std::atomic<std::int64_t> running_{0};
 };
 
-// Lets the periodic loop outlive the file system it served: it looks here after every sleep.
+// Lets a periodic loop outlive the file system it served: it looks here after every sleep.
 struct HousekeepingLink {
+  void join(Filesystem::Impl* served) {
+    LockGuard lock(mutex);
+    impl = served;
+  }
+  void cut() { join(nullptr); }
+
   Mutex mutex;
   Filesystem::Impl* impl DFS_GUARDED_BY(mutex) = nullptr;
 };
@@ -67,6 +73,7 @@ struct Filesystem::Impl {
         pool(std::move(the_pool)),
         options(the_options),
         store(std::make_unique<extent::Store>(executor, *pool, gate)),
+        read_memory(executor, options.read_memory_bytes),
         checkpoint_mutex(executor),
         scrub(std::make_unique<Scrub>(*this)) {}
 
@@ -86,9 +93,15 @@ struct Filesystem::Impl {
   bool checkpoint_is_due() const;
   bool log_is_filling() const;
   Task<void> reclaim_once();
-  static Task<void> housekeeping(std::shared_ptr<HousekeepingLink> link, Executor& executor,
-                                 Duration interval);
+  static Task<void> every(Duration interval, std::shared_ptr<HousekeepingLink> link,
+                          Executor& executor, Task<void> (Impl::*what)());
+  void begin_housekeeping();
   Task<void> tend();
+  Task<void> watch_disks();
+  Task<void> check_disks();
+  Task<void> check_disk(DiskId id, std::uint64_t bit);
+  Task<void> give_up(DiskId id);
+  bool can_lose(DiskId id) const;
 
   // Helpers.
   std::int64_t now_ns() const { return executor.wall_now().count(); }
@@ -124,7 +137,7 @@ struct Filesystem::Impl {
   // Data (file.cpp).
   Task<Result<void>> write(InodeId id, std::uint64_t offset_bytes, std::span<std::byte> data,
                            std::size_t spare_bytes, WriteOptions options_in);
-  Task<Result<void>> read_block(Inode& inode, FileBlock block, std::span<std::byte> into);
+  Task<Result<void>> read_block(Inode& inode, FileBlock block, Buffer& into);
   Task<Result<void>> truncate(InodeRef inode, std::uint64_t size_bytes, AttributeChange change);
   Task<Result<void>> prepare_edges(Inode& inode, Edit* plan);
   void discard_edges(const Edit& plan);
@@ -164,16 +177,20 @@ struct Filesystem::Impl {
   std::unique_ptr<journal::Journal> journal;  // set by load()
 
   // Own synchronisation.
+  ByteBudget read_memory;
   InodeTable inodes;
   FilesystemMetrics metrics;
   extent::HotWindows hot_windows;
   MountReport report;
   TaskTracker tasks;
   std::shared_ptr<HousekeepingLink> link = std::make_shared<HousekeepingLink>();
+  // Apart, because an unmount ends the others first and may then wait for the disk that is watched.
+  std::shared_ptr<HousekeepingLink> watch_link = std::make_shared<HousekeepingLink>();
   std::atomic<std::uint64_t> next_inode{kRootInode.raw + 1};
   std::atomic<std::uint64_t> inode_limit_logged{0};  // numbers below may be handed out ...
   std::atomic<std::uint64_t> inode_limit_lsn{0};     // ... once this record is durable
   std::atomic<std::uint64_t> inode_limit_durable{0};
+  std::atomic<std::uint64_t> being_checked{0};  // a bit per disk
   std::atomic<bool> reclaiming{false};
   std::atomic<bool> checkpointing{false};
   std::atomic<bool> closing{false};

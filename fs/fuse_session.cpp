@@ -8,6 +8,7 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <csignal>
 #include <cstdlib>
@@ -22,13 +23,16 @@ namespace {
 
 // One WRITE fills one extent window.
 constexpr unsigned kWriteBytesMax = kWindowBytes;
-// Readahead, asynchronous direct I/O and writeback in flight at once. Enough that one stream keeps
-// every disk busy (FAST'17 found 100 enough for 32 threads on a hard disk), little enough that
-// writeback waits in the kernel rather than in our memory.
-constexpr unsigned kBackgroundMax = 128;
-constexpr unsigned kCongestionThreshold = 96;
-// Beyond the background requests, for synchronous direct writes: each is a thread that waits.
-constexpr std::size_t kSpareBuffers = 32;
+// Readahead, asynchronous direct I/O and writeback in flight at once, at most. Enough that one
+// stream keeps every disk busy (FAST'17 found 100 enough for 32 threads on a hard disk), little
+// enough that writeback waits in the kernel rather than in our memory.
+constexpr std::size_t kBackgroundMax = 128;
+
+// So few of the buffers for writes that writeback cannot take the last one, and lookups, reads and
+// fsync go on: the others are for synchronous writes, each of which is a thread that waits.
+unsigned background_max(std::size_t write_buffers) {
+  return static_cast<unsigned>(std::clamp<std::size_t>(write_buffers * 4 / 5, 1, kBackgroundMax));
+}
 
 // Wakes a reader out of read(2); it does nothing, being delivered is the point.
 constexpr int kWakeSignal = SIGUSR1;
@@ -70,6 +74,7 @@ int errno_of(const Error& error) {
     case Code::kDiskWrite:
     case Code::kDiskFlush:
     case Code::kDiskGone:
+    case Code::kDiskHung:
     case Code::kDiskRange:
     case Code::kDiskOpen:
     case Code::kFormatMagic:
@@ -95,7 +100,7 @@ FuseSession::FuseSession(Executor& executor, Filesystem& filesystem, SessionOpti
       filesystem_(filesystem),
       options_(options),
       end_fd_(::eventfd(0, EFD_CLOEXEC)),
-      buffers_(kWriteBytesMax, kBackgroundMax + options.readers + kSpareBuffers) {}
+      buffers_(kWriteBytesMax, options.write_memory_bytes / kWriteBytesMax + options.readers) {}
 
 Result<std::unique_ptr<FuseSession>> FuseSession::start(Executor& executor, Filesystem& filesystem,
                                                         UniqueFd device, SessionOptions options) {
@@ -237,8 +242,8 @@ void FuseSession::negotiate(fuse_conn_info* connection) {
   connection->want = wanted & connection->capable;
   kernel_keeps_times_ = (connection->want & FUSE_CAP_WRITEBACK_CACHE) != 0;
   connection->max_write = kWriteBytesMax;
-  connection->max_background = kBackgroundMax;
-  connection->congestion_threshold = kCongestionThreshold;
+  connection->max_background = background_max(buffers_.count_max() - options_.readers);
+  connection->congestion_threshold = std::max(1U, connection->max_background * 3 / 4);
   // As large as the kernel offers, which is what the bdi has: kernel_knobs raises that afterwards.
   connection->time_gran = 1;
 }

@@ -44,6 +44,8 @@ struct SessionOptions {
   unsigned readers = 2;
   // Buffered writes stay in the page cache until the kernel writes them back.
   bool writeback = true;
+  // Payload of writes that wait; beyond that no request is taken from the kernel.
+  std::uint64_t write_memory_bytes = 160 * kMiB;
 };
 
 // The one place where a Code becomes an errno.

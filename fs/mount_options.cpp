@@ -50,6 +50,10 @@ constexpr int kWorkersMax = 16;
 constexpr int kReadersMax = 32;
 constexpr int kDepthMin = 2;
 constexpr int kDepthMax = 256;
+constexpr int kBackgroundPercentMax = 50;
+// One write of a megabyte for each of some tasks; and more than anybody has.
+constexpr std::uint64_t kMemoryMin = 8 * kMiB;
+constexpr std::uint64_t kMemoryMax = 64 * kGiB;
 constexpr int kCommitSecondsMax = 300;
 
 std::optional<std::int64_t> parse_integer(std::string_view text) {
@@ -72,6 +76,17 @@ Outcome<std::int64_t> number_between(std::string_view name, std::string_view tex
         fmt::format("Write for example -o {}={}.", name, usual));
   }
   return *value;
+}
+
+Outcome<std::uint64_t> memory_size(std::string_view name, std::string_view text,
+                                   std::uint64_t usual) {
+  const auto bytes = parse_size(text);
+  if (!bytes || *bytes < kMemoryMin || *bytes > kMemoryMax) {
+    return usage(fmt::format("The mount option {}={} is not a size from {} to {}.", name, text,
+                             size_text(kMemoryMin), size_text(kMemoryMax)),
+                 fmt::format("Write for example -o {}={}M.", name, usual / kMiB));
+  }
+  return *bytes;
 }
 
 Outcome<void> parse_word(std::string_view word, MountOptions& options) {
@@ -104,6 +119,15 @@ Outcome<void> parse_word(std::string_view word, MountOptions& options) {
     options.writeback = value == "on";
     return {};
   }
+  if (name == "order") {
+    if (value != "priority" && value != "fifo") {
+      return usage(
+          fmt::format("The mount option {} is neither order=priority nor order=fifo.", word),
+          "Write one of the two.");
+    }
+    options.fifo = value == "fifo";
+    return {};
+  }
   if (name == "workers") {
     options.workers_per_disk =
         static_cast<int>(TRY(number_between(name, value, 1, kWorkersMax, usual.workers_per_disk)));
@@ -112,6 +136,19 @@ Outcome<void> parse_word(std::string_view word, MountOptions& options) {
   if (name == "depth") {
     options.depth =
         static_cast<unsigned>(TRY(number_between(name, value, kDepthMin, kDepthMax, usual.depth)));
+    return {};
+  }
+  if (name == "background") {
+    options.background_percent = static_cast<unsigned>(
+        TRY(number_between(name, value, 1, kBackgroundPercentMax, usual.background_percent)));
+    return {};
+  }
+  if (name == "write_memory") {
+    options.write_memory_bytes = TRY(memory_size(name, value, usual.write_memory_bytes));
+    return {};
+  }
+  if (name == "read_memory") {
+    options.read_memory_bytes = TRY(memory_size(name, value, usual.read_memory_bytes));
     return {};
   }
   if (name == "readers") {

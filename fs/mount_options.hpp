@@ -16,8 +16,12 @@ struct MountOptions {
   bool read_only = false;
   bool writeback = true;
   int workers_per_disk = 2;
-  unsigned depth = 64;  // requests at each disk at once
+  unsigned depth = 64;              // requests at each disk at once
+  bool fifo = false;                // in the order they come, without priorities
+  unsigned background_percent = 5;  // of the requests of a disk, however busy it is
   unsigned readers = 2;
+  std::uint64_t write_memory_bytes = 160 << 20;
+  std::uint64_t read_memory_bytes = 256 << 20;
   Duration commit_interval{std::chrono::seconds{5}};
   std::vector<std::string> disks;  // disk=PATH, made absolute
 };

@@ -65,6 +65,10 @@ void put_store_metrics(Json& metrics, const extent::StoreMetrics& store) {
   metrics["read_retries"] = store.read_retries.sum();
   metrics["read_fallbacks"] = store.read_fallbacks.sum();
   metrics["read_failovers"] = store.read_failovers.sum();
+  metrics["read_hedges"] = store.hedges.sum();
+  metrics["read_hedges_won"] = store.hedges_won.sum();
+  metrics["read_hedges_refused"] = store.hedges_refused.sum();
+  metrics["reads_left_behind"] = store.reads_left_behind.sum();
   metrics["checksum_errors"] = store.checksum_errors.sum();
   metrics["checksum_stale"] = store.checksum_stale.sum();
   metrics["repairs"] = store.repairs.sum();
@@ -123,6 +127,8 @@ void put_filesystem_metrics(Json& metrics, const FilesystemMetrics& counted) {
   metrics["scrub_repaired_copies"] = counted.scrub_copies_repaired.sum();
   metrics["scrub_skipped_copies"] = counted.scrub_copies_skipped.sum();
   metrics["scrub_lost_blocks"] = counted.scrub_blocks_lost.sum();
+  metrics["disks_suspected"] = counted.disks_suspected.sum();
+  metrics["disks_hung"] = counted.disks_hung.sum();
   metrics["checkpoints"] = counted.checkpoints.sum();
   put_percentiles(metrics, "checkpoint_ms", counted.checkpoint_ms);
 }
@@ -139,6 +145,7 @@ std::uint64_t put_disk_metrics(Json& metrics, const std::string& prefix,
     metrics[name + "completed"] = of_class.completed.sum();
     metrics[name + "bytes"] = of_class.bytes.sum();
     metrics[name + "errors"] = of_class.errors.sum();
+    metrics[name + "late"] = of_class.late.sum();
     put_percentiles(metrics, name + "latency_us", of_class.latency_us);
     completed += of_class.completed.sum();
   }
@@ -175,26 +182,39 @@ std::uint64_t errors_of(const scheduler::Disk& disk) {
   return errors;
 }
 
+bool is_suspect(const scheduler::Disk* present) {
+  return present != nullptr && present->latency().suspect();
+}
+
 Json disk_json(Filesystem& filesystem, const DiskStatus& disk, std::uint64_t used_bytes) {
   const scheduler::Disk* const present = filesystem.pool().disk(disk.record.id);
   Json out = {{"id", disk.record.id.raw},
               {"uuid", disk.record.uuid.text()},
               {"path", disk.record.path},
               {"kind", present != nullptr ? kind_name(present->kind()) : "unknown"},
-              {"state", journal::disk_health_name(disk.health)},
+              {"state", is_suspect(present) ? "suspect" : journal::disk_health_name(disk.health)},
               {"member", disk.member},
               {"size_bytes", disk.record.size_bytes},
               {"used_bytes", used_bytes}};
   if (!disk.reason.empty()) out["reason"] = disk.reason;
   if (present == nullptr) return out;
   std::int64_t queued = 0, in_flight = 0;
-  for (const ClassMetrics& of_class : present->metrics().classes) {
+  std::uint64_t late = 0;
+  Json latency = Json::object();
+  for (std::size_t i = 0; i < scheduler::kIoClasses; ++i) {
+    const ClassMetrics& of_class = present->metrics().classes[i];
     queued += of_class.queued.load(std::memory_order_relaxed);
     in_flight += of_class.in_flight.load(std::memory_order_relaxed);
+    late += of_class.late.sum();
+    if (of_class.completed.sum() == 0) continue;
+    put_percentiles(latency, scheduler::kIoClassNames[i], of_class.latency_us);
   }
   out["queued"] = queued;
   out["in_flight"] = in_flight;
+  out["depth"] = present->metrics().depth.load(std::memory_order_relaxed);
   out["errors"] = errors_of(*present);
+  out["late"] = late;
+  out["latency_us"] = std::move(latency);
   out["rotational"] = present->rotational();
   out["direct"] = present->direct();
   return out;
@@ -269,6 +289,16 @@ Json problems_json(Filesystem& filesystem, bool chosen_read_only,
                         disk_name(disk)));
         break;
     }
+  }
+  for (const DiskStatus& disk : disks) {
+    if (!is_suspect(filesystem.pool().disk(disk.record.id))) continue;
+    problems.push_back(fmt::format(
+        "{} is suspect: it does not answer in time. What has a copy elsewhere is read there, the "
+        "rest waits. {}",
+        disk_name(disk),
+        filesystem.can_lose(disk.record.id)
+            ? "When it has not answered for 30 s the pool goes on without it."
+            : "Files have no other copy, so the pool waits for it, however long that takes."));
   }
   const Absences absent = absences(disks, filesystem.pool().policy());
   if (absent.too_many) {
@@ -393,6 +423,10 @@ Json build_status(Filesystem& filesystem, const FuseSession& session, const Moun
                       {"writeback", facts.options.writeback},
                       {"workers_per_disk", facts.options.workers_per_disk},
                       {"depth", facts.options.depth},
+                      {"order", facts.options.fifo ? "fifo" : "priority"},
+                      {"background_percent", facts.options.background_percent},
+                      {"write_memory_bytes", facts.options.write_memory_bytes},
+                      {"read_memory_bytes", facts.options.read_memory_bytes},
                       {"readers", facts.options.readers},
                       {"commit_interval_s", facts.options.commit_interval.count() / 1'000'000'000},
                       {"uptime_s", std::chrono::duration_cast<std::chrono::seconds>(
@@ -437,6 +471,8 @@ Json build_status(Filesystem& filesystem, const FuseSession& session, const Moun
   put_fuse_metrics(metrics, session, fuse);
   metrics["inodes"] = filesystem.inode_count();
   metrics["metadata_memory_bytes"] = filesystem.metadata_memory_bytes();
+  metrics["read_memory_bytes"] = filesystem.read_memory().in_use_bytes();
+  metrics["read_memory_waits"] = filesystem.read_memory().waits();
   metrics["buffers_in_use_bytes"] = buffers.in_use_bytes;
   metrics["resident_bytes"] = resident_bytes();
   status["metrics"] = std::move(metrics);

@@ -96,9 +96,21 @@ std::string disk_table(const Json& disks) {
   return table.print();
 }
 
+// "85 us", "1.2 ms", "3.4 s"; "-" where nothing was measured.
+std::string latency_text(const Json& disk, const char* key) {
+  const Json latency = disk.value("latency_us", Json::object());
+  if (!latency.contains(key)) return "-";
+  const auto us = static_cast<double>(number(latency, key));
+  if (us < 1000) return fmt::format("{:.0f} us", us);
+  if (us < 10'000) return fmt::format("{:.1f} ms", us / 1e3);
+  if (us < 1e6) return fmt::format("{:.0f} ms", us / 1e3);
+  return fmt::format("{:.1f} s", us / 1e6);
+}
+
 // The first prefix that fits decides the group.
 constexpr std::pair<std::string_view, std::string_view> kGroups[] = {
     {"lock_", "Extent locks"},
+    {"read_memory_", "Memory"},
     {"read", "Reads and checksums"},
     {"checksum_", "Reads and checksums"},
     {"repairs", "Reads and checksums"},
@@ -173,6 +185,34 @@ std::string status_screen(const Json& status) {
   if (!damaged.empty()) out += "\nDamaged files\n";
   for (const Json& file : damaged) out += fmt::format("  {}\n", file.get<std::string>());
   return out;
+}
+
+std::string disk_screen(const Json& status) {
+  Table table({{"disk", true},
+               {"state"},
+               {"kind"},
+               {"queued", true},
+               {"at device", true},
+               {"depth", true},
+               {"journal p99", true},
+               {"read p50", true},
+               {"read p99", true},
+               {"write p50", true},
+               {"write p99", true},
+               {"late", true},
+               {"errors", true},
+               {"path"}});
+  for (const Json& disk : status.value("disks", Json::array())) {
+    const auto count = [&](const char* key) {
+      return disk.contains(key) ? disk.at(key).dump() : std::string{"-"};
+    };
+    table.add({count("id"), text(disk, "state"), text(disk, "kind"), count("queued"),
+               count("in_flight"), count("depth"), latency_text(disk, "critical_p99"),
+               latency_text(disk, "read_p50"), latency_text(disk, "read_p99"),
+               latency_text(disk, "write_p50"), latency_text(disk, "write_p99"), count("late"),
+               count("errors"), text(disk, "path")});
+  }
+  return table.print();
 }
 
 std::string metrics_screen(const Json& status) {

@@ -164,11 +164,11 @@ Task<Result<bool>> Pool::Impl::write_copies() {
     }
   }
   scheduler::IoGroup group;
-  std::vector<Buffer> buffers;
-  for (const Seat* const seat : targets) {
+  for (Seat* const seat : targets) {
     next.this_disk = seat->id;
     CO_TRY_ASSIGN(const Bytes bytes, encode(next));
-    Buffer& buffer = buffers.emplace_back(bytes.size());
+    Buffer& buffer = seat->superblock_memory;
+    if (buffer.size() != bytes.size()) buffer = Buffer{bytes.size()};
     std::memcpy(buffer.data(), bytes.data(), bytes.size());
     group.write(*seat->disk, scheduler::IoClass::kCritical, superblock_offset(seat->next_copy),
                 buffer.span(), true);
@@ -355,13 +355,13 @@ Task<Result<void>> Pool::mark_clean() {
 }
 
 Task<Result<unsigned>> Pool::Impl::bad_copies(Seat& seat, scheduler::IoClass io_class) const {
-  Buffer buffer{kSuperblockCopies * kSuperblockBytes};
+  const auto buffer = std::make_shared<Buffer>(kSuperblockCopies * kSuperblockBytes);
   const auto copy_of = [&](unsigned copy) {
-    return buffer.span().subspan(superblock_offset(copy), kSuperblockBytes);
+    return buffer->span().subspan(superblock_offset(copy), kSuperblockBytes);
   };
   scheduler::IoGroup group;
   for (unsigned copy = 0; copy < kSuperblockCopies; ++copy) {
-    group.read(*seat.disk, io_class, superblock_offset(copy), copy_of(copy));
+    group.read(*seat.disk, io_class, superblock_offset(copy), copy_of(copy), buffer);
   }
   co_await group.run();
   unsigned bad = 0;
@@ -516,7 +516,29 @@ bool Pool::degraded() const {
                              [](const auto& seat) { return seat->health != DiskHealth::kHealthy; });
 }
 
+bool Pool::can_lose(DiskId id) const {
+  LockGuard lock(impl_->mutex);
+  const auto lost = std::ranges::count_if(
+      impl_->seats, [](const auto& seat) { return seat->health != DiskHealth::kHealthy; });
+  if (static_cast<unsigned>(lost) >= impl_->superblock.policy.tolerance()) return false;
+  return std::ranges::any_of(impl_->superblock.members, [&](DiskId member) {
+    return member != id && impl_->seat(member) != nullptr && impl_->seat(member)->here();
+  });
+}
+
 bool Pool::read_only() const { return impl_->read_only.load(std::memory_order_acquire); }
+
+std::vector<DiskId> Pool::kept_disks() {
+  std::vector<DiskId> kept;
+  for (const auto& seat : impl_->seats) {
+    if (seat->disk != nullptr && seat->disk->kept()) kept.push_back(seat->id);
+  }
+  if (kept.empty()) return kept;
+  for (const auto& seat : impl_->seats) {
+    if (seat->disk != nullptr && !seat->disk->kept()) seat->disk->unlock();
+  }
+  return kept;
+}
 
 std::uint64_t Pool::slot_offset(DiskId id, SlotId slot) const {
   return impl_->seat(id)->first_slot_offset + std::uint64_t{slot.raw} * kSlotBytes;

@@ -131,6 +131,8 @@ class Pool {
   std::vector<DiskId> members_to_be() const;
   std::vector<DiskStatus> status() const;
   bool degraded() const;  // any disk missing, failed or stale
+  // As far as the policy and the members tell, everything can still be read and written without it.
+  bool can_lose(DiskId id) const;
   // More disks lost than the policy tolerates, or no member left: nothing may be written any more.
   bool read_only() const;
   // A place of a chunk: offset of a slot on a disk's volume.
@@ -169,6 +171,9 @@ class Pool {
   // are written anew, durably, unless the pool is read-only. A block here is the superblock of one
   // disk. Nothing waits for the reading; the writing takes its turn among superblock writes.
   Task<ScrubCounts> scrub_superblocks();
+  // Disks that would keep the destructor waiting. If there are any, lets go of the locks of all
+  // others: the caller is about to end the process without it.
+  std::vector<DiskId> kept_disks();
   // Remembers where disks are found now; written with the next superblock.
   void set_path(DiskId id, std::string path);
 

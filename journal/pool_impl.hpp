@@ -30,6 +30,9 @@ struct Seat {
   // Guarded by Impl::writing.
   unsigned next_copy = 0;         // superblock copy to overwrite: never the newest whole one
   bool failure_recorded = false;  // a durable epoch leaves it out
+  // What is written to this disk, and to no other: a disk that has failed may still read from it, and
+  // must not find the superblock of another there.
+  Buffer superblock_memory;
 
   // Guarded by Impl::mutex.
   DiskHealth health = DiskHealth::kHealthy;

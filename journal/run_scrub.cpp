@@ -1,4 +1,5 @@
 // Verifies every copy of a run, a piece at a time.
+#include <memory>
 #include <vector>
 
 #include "base/log.hpp"
@@ -16,14 +17,14 @@ Task<ScrubCounts> scrub_run_piece(Pool& pool, Manifest manifest, std::uint64_t a
   counts.bytes = size_bytes;
 
   scheduler::IoGroup group;
-  std::vector<Buffer> buffers;
+  std::vector<std::shared_ptr<Buffer>> buffers;
   std::vector<std::size_t> read;  // index of the copy, by request
   for (std::size_t copy = 0; copy < manifest.copies.size(); ++copy) {
-    buffers.emplace_back(size_bytes);
+    buffers.push_back(std::make_shared<Buffer>(size_bytes));
     scheduler::Disk* const disk = pool.disk(manifest.copies[copy].disk);
     if (disk == nullptr) continue;
     group.read(*disk, IoClass::kBackground, run_offset(pool, manifest.copies[copy], at),
-               buffers[copy].span());
+               buffers[copy]->span(), buffers[copy]);
     read.push_back(copy);
   }
   co_await group.run();
@@ -50,9 +51,10 @@ Task<ScrubCounts> scrub_run_piece(Pool& pool, Manifest manifest, std::uint64_t a
     for (std::size_t copy = 0; copy < manifest.copies.size(); ++copy) {
       if (!here[copy]) {
         ++away;
-      } else if (arrived[copy] && open_run_block(buffers[copy].span().subspan(from, kRunBlockBytes),
-                                                 pool_uuid, manifest.run_id, index)
-                                      .has_value()) {
+      } else if (arrived[copy] &&
+                 open_run_block(buffers[copy]->span().subspan(from, kRunBlockBytes), pool_uuid,
+                                manifest.run_id, index)
+                     .has_value()) {
         good = copy;
       } else {
         bad.push_back(copy);
@@ -70,7 +72,7 @@ Task<ScrubCounts> scrub_run_piece(Pool& pool, Manifest manifest, std::uint64_t a
                   manifest.copies[copy].disk);
       const bool repaired =
           co_await rewrite_run_block(pool, manifest.copies[copy], at + from,
-                                     buffers[good].span().subspan(from, kRunBlockBytes));
+                                     buffers[good]->span().subspan(from, kRunBlockBytes));
       if (repaired) ++counts.copies_repaired;
     }
   }

@@ -19,15 +19,15 @@ inline ClassMetrics& class_metrics(DiskMetrics& metrics, const IoRequest& reques
 inline void assert_well_formed(const IoRequest& request) {
   DFS_ASSERT(Mutex::held_by_this_thread() == 0);  // INV-1
   DFS_ASSERT(request.on_complete != nullptr);
-  if (request.op == IoOp::kFlush) return;
+  if (!moves_data(request.op)) return;
   DFS_ASSERT(request.size_bytes > 0 && request.size_bytes % kBlockBytes == 0);
   DFS_ASSERT(request.offset_bytes % kBlockBytes == 0);
   DFS_ASSERT(reinterpret_cast<std::uintptr_t>(request.data) % kBlockBytes == 0);
 }
 
 inline bool in_range(const IoRequest& request, std::uint64_t size_bytes) {
-  return request.op == IoOp::kFlush || (request.offset_bytes <= size_bytes &&
-                                        request.size_bytes <= size_bytes - request.offset_bytes);
+  return !moves_data(request.op) || (request.offset_bytes <= size_bytes &&
+                                     request.size_bytes <= size_bytes - request.offset_bytes);
 }
 
 inline void note_queued(DiskMetrics& metrics, const IoRequest& request) {
@@ -49,11 +49,13 @@ inline void note_started(DiskMetrics& metrics, const IoRequest& request) {
       metrics.written_bytes.add(request.size_bytes);
       break;
     case IoOp::kFlush: metrics.flushes.add(); break;
+    case IoOp::kCheck: break;
   }
 }
 
 // `request.error` is final; to be called before on_complete, after which the request may be gone.
-inline void note_completed(DiskMetrics& metrics, const IoRequest& request, TimePoint now) {
+inline void note_completed(DiskMetrics& metrics, LatencyWatch& watch, const IoRequest& request,
+                           TimePoint now) {
   ClassMetrics& of_class = class_metrics(metrics, request);
   of_class.in_flight.fetch_sub(1, std::memory_order_relaxed);
   if (request.error.code != Code::kOk) {
@@ -62,9 +64,20 @@ inline void note_completed(DiskMetrics& metrics, const IoRequest& request, TimeP
     return;
   }
   of_class.completed.add();
-  if (request.op != IoOp::kFlush) of_class.bytes.add(request.size_bytes);
+  if (moves_data(request.op)) of_class.bytes.add(request.size_bytes);
   const auto waited = std::chrono::duration_cast<std::chrono::microseconds>(now - request.arrival);
   of_class.latency_us.record(waited.count() > 0 ? static_cast<std::uint64_t>(waited.count()) : 0);
+  if (request.op != IoOp::kRead) return;
+  if (request.io_class == IoClass::kHotRead || request.io_class == IoClass::kRead) {
+    watch.read_completed(now - request.arrival);
+  }
+}
+
+// The queue has said so of this completion.
+inline void note_late(DiskMetrics& metrics, LatencyWatch& watch, const IoRequest& request,
+                      TimePoint now) {
+  class_metrics(metrics, request).late.add();
+  watch.completed_late(now);
 }
 
 // Refused before it reached the device: out of range, or the disk is gone. `was_queued`:

@@ -8,9 +8,10 @@ std::size_t IoGroup::add(Disk& disk, const IoRequest& request) {
 }
 
 std::size_t IoGroup::read(Disk& disk, IoClass io_class, std::uint64_t offset_bytes,
-                          std::span<std::byte> into) {
+                          std::span<std::byte> into, std::shared_ptr<void> memory) {
   IoRequest request;
   request.op = IoOp::kRead;
+  request.memory = std::move(memory);
   request.io_class = io_class;
   request.offset_bytes = offset_bytes;
   request.data = into.data();
@@ -33,6 +34,13 @@ std::size_t IoGroup::write(Disk& disk, IoClass io_class, std::uint64_t offset_by
 std::size_t IoGroup::flush(Disk& disk, IoClass io_class) {
   IoRequest request;
   request.op = IoOp::kFlush;
+  request.io_class = io_class;
+  return add(disk, request);
+}
+
+std::size_t IoGroup::check(Disk& disk, IoClass io_class) {
+  IoRequest request;
+  request.op = IoOp::kCheck;
   request.io_class = io_class;
   return add(disk, request);
 }

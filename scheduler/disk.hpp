@@ -18,6 +18,7 @@
 #include <coroutine>
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <span>
 #include <string>
 #include <vector>
@@ -27,6 +28,7 @@
 #include "base/metrics.hpp"
 #include "base/mutex.hpp"
 #include "base/result.hpp"
+#include "scheduler/latency_watch.hpp"
 
 namespace dynamicfs::scheduler {
 
@@ -36,7 +38,15 @@ inline constexpr std::size_t kIoClasses = 5;
 inline constexpr std::array<const char*, kIoClasses> kIoClassNames = {
     "critical", "hot_read", "read", "write", "background"};
 
-enum class IoOp : std::uint8_t { kRead, kWrite, kFlush };
+enum class IoOp : std::uint8_t {
+  kRead,
+  kWrite,
+  kFlush,
+  // Whether what the user named is there, in its whole length: kDiskGone if not. A deleted file
+  // takes all other requests until it is closed.
+  kCheck,
+};
+inline bool moves_data(IoOp op) { return op == IoOp::kRead || op == IoOp::kWrite; }
 
 // One request. The memory of the request and of its data belongs to the submitter and stays valid
 // until completion. Offset, size and address are multiples of kBlockBytes (4 KiB).
@@ -48,6 +58,10 @@ struct IoRequest {
   std::uint64_t offset_bytes = 0;
   std::byte* data = nullptr;  // a write only reads from it
   std::size_t size_bytes = 0;
+
+  // Reads only: what `data` lies in, if the submitter wants the request answered when the disk fails
+  // although the device still has it. Then it lives until the device has given it back.
+  std::shared_ptr<void> memory;
 
   // Set before completion; code kOk when everything was transferred.
   Error error{};
@@ -67,7 +81,8 @@ struct ClassMetrics {
   Counter completed;
   Counter bytes;
   Counter errors;
-  Counter no_space;  // refused by a host file system that is full
+  Counter no_space;      // refused by a host file system that is full
+  Counter late;          // at the device for longer than the deadline of the class
   Histogram latency_us;  // from submit() to completion
   std::atomic<std::int64_t> queued{0};
   std::atomic<std::int64_t> in_flight{0};
@@ -105,14 +120,25 @@ class Disk {
   virtual bool needs_flush() const = 0;
   virtual const DiskMetrics& metrics() const = 0;
 
-  // What the user named is gone, or cut short, although requests still succeed: a deleted file, for
-  // example, which lives until it is closed. One system call.
-  virtual bool vanished() const { return false; }
-
-  // From now on every request, queued ones included, completes with kDiskGone. What the device
-  // already has is waited for by its own completion. Irrevocable for this object.
+  // From now on every request, queued ones included, completes with kDiskGone: also those that the
+  // device has, at once and not when it answers. It may carry writes out still, whole or in part,
+  // with whatever their memory holds by then. Only reads without `memory` are waited for, because it
+  // would write into what is theirs. Irrevocable for this object.
   virtual void fail() = 0;
   virtual bool failed() const = 0;
+
+  // The device has requests, answered or not: the destructor would wait for it.
+  virtual bool kept() const { return false; }
+  // Lets others open what the user named, while this object lives on; for one that is left behind.
+  virtual void unlock() {}
+
+  // What the device has now that it should have answered.
+  virtual Lateness lateness() const { return {}; }
+  LatencyWatch& latency() { return latency_; }
+  const LatencyWatch& latency() const { return latency_; }
+
+ private:
+  LatencyWatch latency_;
 };
 
 // Several requests to any disks, awaited together:
@@ -133,10 +159,11 @@ class IoGroup {
 
   // Each returns the index of the request.
   std::size_t read(Disk& disk, IoClass io_class, std::uint64_t offset_bytes,
-                   std::span<std::byte> into);
+                   std::span<std::byte> into, std::shared_ptr<void> memory = nullptr);
   std::size_t write(Disk& disk, IoClass io_class, std::uint64_t offset_bytes,
                     std::span<const std::byte> from, bool durable = false);
   std::size_t flush(Disk& disk, IoClass io_class);
+  std::size_t check(Disk& disk, IoClass io_class);
 
   std::size_t size() const { return entries_.size(); }
   bool empty() const { return entries_.empty(); }

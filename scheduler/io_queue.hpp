@@ -20,6 +20,7 @@
 
 #include <array>
 #include <cstdint>
+#include <vector>
 
 #include "base/assert.hpp"
 #include "base/executor.hpp"
@@ -33,6 +34,10 @@ struct IoQueueOptions {
   unsigned depth = 64;
   // Longer offsets, and beside urgent requests one at a time.
   bool rotational = false;
+  // First come, first served, all classes alike, up to `depth`: what the order is measured against.
+  bool fifo = false;
+  // Background gets at least so many of 100 starts while it waits; 1 to 50.
+  unsigned background_percent = 5;
 };
 
 class IoQueue {
@@ -44,8 +49,8 @@ class IoQueue {
   // The next request that may go to the device now, or nullptr; it then counts as in flight, and
   // `started` is stamped.
   IoRequest* pop(TimePoint now);
-  // An in-flight request has come back.
-  void completed(const IoRequest& request, TimePoint now);
+  // An in-flight request has come back. True: after its deadline.
+  bool completed(const IoRequest& request, TimePoint now);
   // Takes any queued request, regardless of slots, not counting it in flight: for failing a disk.
   IoRequest* drain();
 
@@ -57,6 +62,10 @@ class IoQueue {
   // ... up to which less urgent requests start beside more urgent ones.
   unsigned shared_depth(TimePoint now) const { return control_.depth(now); }
   unsigned in_flight() const { return in_flight_total_; }
+  // How long a request may be at a device that is well; a flush four times as long as others of its
+  // class.
+  Duration deadline(const IoRequest& request) const;
+  Lateness lateness(TimePoint now) const;
 
  private:
   struct Fifo {
@@ -68,17 +77,21 @@ class IoQueue {
     unsigned passed_over = 0;  // starts of more urgent requests since the last of this class
   };
   static std::size_t index(IoClass io_class) { return static_cast<std::size_t>(io_class); }
+  // The queue that requests of this class wait in.
+  std::size_t queue_of(IoClass io_class) const { return options_.fifo ? 0 : index(io_class); }
   void let_in(Fifo& fifo, TimePoint now);
   bool is_owed(std::size_t queue) const;
   bool may_start(IoClass io_class, TimePoint now) const;
   IoRequest* take(std::size_t queue);
 
   const IoQueueOptions options_;
+  const unsigned background_owed_after_;
   DepthControl control_;
   std::array<Fifo, kIoClasses> queues_{};
   std::array<unsigned, kIoClasses> in_flight_{};
   unsigned in_flight_total_ = 0;
-  unsigned flushes_in_flight_ = 0;  // of those
+  std::vector<const IoRequest*> at_device_;  // in no order
+  unsigned flushes_in_flight_ = 0;           // of those
 };
 
 }  // namespace dynamicfs::scheduler

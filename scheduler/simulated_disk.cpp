@@ -44,9 +44,11 @@ struct SimulatedDisk::Impl : std::enable_shared_from_this<SimulatedDisk::Impl> {
     std::size_t writes = 0;  // cached writes that cover it
   };
 
-  Impl(SimExecutor& on_executor, std::string disk_path, std::shared_ptr<SimulatedMedia> on_media,
-       std::uint64_t seed, SimulatedLatency with_latency, unsigned depth)
+  Impl(SimExecutor& on_executor, LatencyWatch& of_disk, std::string disk_path,
+       std::shared_ptr<SimulatedMedia> on_media, std::uint64_t seed, SimulatedLatency with_latency,
+       unsigned depth)
       : executor(on_executor),
+        latency_watch(of_disk),
         path(std::move(disk_path)),
         media(std::move(on_media)),
         latency(with_latency),
@@ -61,10 +63,12 @@ struct SimulatedDisk::Impl : std::enable_shared_from_this<SimulatedDisk::Impl> {
   static dynamicfs::detail::Detached serve(std::shared_ptr<Impl> disk, std::uint64_t id,
                                            Duration after);
   void arrive(std::uint64_t id);
+  void note_completed(const IoRequest& request);
   Error apply(const IoRequest& request, Code code);
   static dynamicfs::detail::Detached refuse(std::shared_ptr<Impl> disk, IoRequest* request,
                                             Error why);
   void refuse_queued();
+  void leave_writes_behind();
 
   // The cache.
   Block visible(std::uint64_t block) const;
@@ -79,6 +83,7 @@ struct SimulatedDisk::Impl : std::enable_shared_from_this<SimulatedDisk::Impl> {
   void cut_power();
 
   SimExecutor& executor;
+  LatencyWatch& latency_watch;  // of the disk, which outlives its requests
   const std::string path;
   const std::shared_ptr<SimulatedMedia> media;
   const SimulatedLatency latency;
@@ -134,7 +139,7 @@ void SimulatedDisk::Impl::arrive(std::uint64_t id) {
   const auto it = in_flight.find(id);
   if (it == in_flight.end()) return;  // the power was cut meanwhile
   IoRequest& request = *it->second;
-  if (request.op != IoOp::kRead) {
+  if (request.op == IoOp::kWrite || request.op == IoOp::kFlush) {
     const std::uint64_t operation = device_operations++;
     if (hook) {
       const auto called = hook;  // it may replace itself
@@ -146,10 +151,15 @@ void SimulatedDisk::Impl::arrive(std::uint64_t id) {
   if (cut) return;
   request.error = apply(request, code);
   in_flight.erase(it);
-  queue.completed(request, executor.now());
-  note_completed(metrics, request, executor.now());
+  note_completed(request);
   start_all();
   request.on_complete(request);
+}
+
+void SimulatedDisk::Impl::note_completed(const IoRequest& request) {
+  const TimePoint now = executor.now();
+  scheduler::note_completed(metrics, latency_watch, request, now);
+  if (queue.completed(request, now)) note_late(metrics, latency_watch, request, now);
 }
 
 // The effect on cache and media, and the answer.
@@ -190,6 +200,7 @@ Error SimulatedDisk::Impl::apply(const IoRequest& request, Code code) {
       flushed_until = std::max(flushed_until, request.tag);
       break;
     }
+    case IoOp::kCheck: break;
   }
   return code == Code::kOk ? Error{} : simulated_error(code, request);
 }
@@ -208,6 +219,30 @@ void SimulatedDisk::Impl::refuse_queued() {
     note_refused(metrics, *request, true);
     refuse(shared_from_this(), request, error(Code::kDiskGone));
   }
+}
+
+// What the device has of writes it does in part, or not; nobody waits for them any more.
+void SimulatedDisk::Impl::leave_writes_behind() {
+  std::erase_if(in_flight, [this](const auto& entry) {
+    IoRequest& request = *entry.second;
+    if (request.op == IoOp::kRead && request.memory == nullptr) return false;
+    if (request.op == IoOp::kWrite) {
+      ++device_operations;
+      CachedWrite write = write_of(request);
+      write.sequence = next_sequence++;
+      unflushed_until = next_sequence;
+      write.durable = false;
+      tear(write, [this](std::uint64_t block) { return visible(block); });
+      cache(std::move(write));
+    }
+    request.error = error(Code::kDiskGone);
+    note_completed(request);
+    refuse(shared_from_this(), &request, error(Code::kDiskGone));
+    return true;
+  });
+  // Those whose requests are gone find that out and end.
+  for (const auto handle : parked) executor.post(handle);
+  parked.clear();
 }
 
 SimulatedDisk::Impl::Block SimulatedDisk::Impl::visible(std::uint64_t block) const {
@@ -338,9 +373,8 @@ void SimulatedDisk::Impl::cut_power() {
   overlay.clear();
 
   for (const auto& [id, request] : in_flight) {
-    queue.completed(*request, executor.now());
     request->error = error(Code::kDiskGone);
-    note_completed(metrics, *request, executor.now());
+    note_completed(*request);
     refuse(shared_from_this(), request, error(Code::kDiskGone));
   }
   in_flight.clear();
@@ -352,8 +386,8 @@ void SimulatedDisk::Impl::cut_power() {
 SimulatedDisk::SimulatedDisk(SimExecutor& executor, std::string path,
                              std::shared_ptr<SimulatedMedia> media, std::uint64_t seed,
                              SimulatedLatency latency, unsigned depth)
-    : impl_(std::make_shared<Impl>(executor, std::move(path), std::move(media), seed, latency,
-                                   depth)) {}
+    : impl_(std::make_shared<Impl>(executor, Disk::latency(), std::move(path), std::move(media),
+                                   seed, latency, depth)) {}
 
 SimulatedDisk::~SimulatedDisk() {
   DFS_ASSERT(impl_->in_flight.empty());
@@ -385,6 +419,7 @@ const std::string& SimulatedDisk::path() const { return impl_->path; }
 bool SimulatedDisk::needs_flush() const { return impl_->unflushed_until > impl_->flushed_until; }
 const DiskMetrics& SimulatedDisk::metrics() const { return impl_->metrics; }
 bool SimulatedDisk::failed() const { return impl_->refuses(); }
+Lateness SimulatedDisk::lateness() const { return impl_->queue.lateness(impl_->executor.now()); }
 SimulatedFaults& SimulatedDisk::faults() { return impl_->faults; }
 void SimulatedDisk::power_cut() {
   if (!impl_->cut) impl_->cut_power();
@@ -396,6 +431,7 @@ void SimulatedDisk::on_device_operation(std::function<void(std::uint64_t)> hook)
 
 void SimulatedDisk::fail() {
   impl_->failed = true;
+  impl_->leave_writes_behind();
   impl_->refuse_queued();
 }
 

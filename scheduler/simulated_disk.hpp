@@ -20,6 +20,8 @@
 // Requests complete from coroutines of the executor, never inside submit(), except that a disk that
 // failed or lost power refuses at once. Order and content follow from the two seeds alone.
 //
+// fail() leaves a write that the device has torn, like a power cut.
+//
 // The media outlives the disk object, so that a test can cut the power, throw the engine away and
 // open the media again. After power_cut() every request of the old object completes with kDiskGone.
 #pragma once
@@ -96,6 +98,7 @@ class SimulatedDisk final : public Disk {
   const DiskMetrics& metrics() const override;
   void fail() override;
   bool failed() const override;
+  Lateness lateness() const override;
 
   SimulatedFaults& faults();
   void release();

@@ -3,6 +3,7 @@
 #include <sys/file.h>
 #include <sys/stat.h>
 
+#include <algorithm>
 #include <vector>
 
 #include <fmt/format.h>
@@ -25,7 +26,10 @@ class UringDisk final : public Disk {
   static Result<std::unique_ptr<Disk>> open(Executor& executor, const VolumeTarget& target,
                                             const UringDiskOptions& options) {
     OpenVolume volume = TRY(open_volume(target, options.read_only, options.lock_wait));
-    const IoQueueOptions queue{.depth = options.depth, .rotational = volume.rotational};
+    const IoQueueOptions queue{.depth = options.depth,
+                               .rotational = volume.rotational,
+                               .fifo = options.fifo,
+                               .background_percent = options.background_percent};
     std::unique_ptr<UringDisk> disk(new UringDisk(executor, target, std::move(volume), queue));
     for (int n = 0; n < options.workers; ++n) {
       auto worker = TRY(Worker::start(disk->shared_, fmt::format("io-{}-{}", options.name, n)));
@@ -48,7 +52,7 @@ class UringDisk final : public Disk {
       DFS_ASSERT(shared_.queue.in_flight() == 0);
     }
     // At once, not when the last reference to the open file goes.
-    ::flock(shared_.volume.fd.get(), LOCK_UN);
+    unlock();
   }
 
   void submit(IoRequest& request) override {
@@ -67,7 +71,7 @@ class UringDisk final : public Disk {
     bool refused = false;
     {
       LockGuard lock(shared_.mutex);
-      refused = failed_.load(std::memory_order_relaxed);
+      refused = shared_.failed.load(std::memory_order_relaxed);
       if (!refused) {
         note_queued(shared_.metrics, request);
         shared_.queue.push(request, now);
@@ -92,32 +96,47 @@ class UringDisk final : public Disk {
            shared_.writes_completed.load(std::memory_order_acquire);
   }
   const DiskMetrics& metrics() const override { return shared_.metrics; }
-  bool vanished() const override {
-    struct stat now {};
-    if (::fstat(shared_.volume.fd.get(), &now) != 0) return true;
-    return S_ISREG(now.st_mode) &&
-           (now.st_nlink == 0 || static_cast<std::uint64_t>(now.st_size) < size_bytes());
-  }
 
   void fail() override {
     std::vector<IoRequest*> queued;
     {
       LockGuard lock(shared_.mutex);
-      failed_.store(true, std::memory_order_relaxed);
+      if (shared_.failed.exchange(true, std::memory_order_seq_cst)) return;
       while (IoRequest* const request = shared_.queue.drain()) queued.push_back(request);
     }
+    std::vector<IoRequest*> at_device;
+    for (const auto& worker : workers_) worker->take_away(at_device);
+    const TimePoint now = shared_.executor.now();
+    {
+      LockGuard lock(shared_.mutex);
+      for (const IoRequest* const request : at_device) shared_.queue.completed(*request, now);
+    }
     DriverScope scope(shared_.executor);
+    for (IoRequest* const request : at_device) {
+      request->error = error(Code::kDiskGone);
+      note_completed(shared_.metrics, latency(), *request, now);
+      request->on_complete(*request);
+    }
     for (IoRequest* const request : queued) {
       note_refused(shared_.metrics, *request, true);
       request->error = error(Code::kDiskGone);
       request->on_complete(*request);
     }
   }
-  bool failed() const override { return failed_.load(std::memory_order_relaxed); }
+  bool kept() const override {
+    return std::ranges::any_of(workers_, [](const auto& worker) { return worker->kept(); });
+  }
+  void unlock() override { ::flock(shared_.volume.fd.get(), LOCK_UN); }
+  bool failed() const override { return shared_.failed.load(std::memory_order_relaxed); }
+  Lateness lateness() const override {
+    const TimePoint now = shared_.executor.now();
+    LockGuard lock(shared_.mutex);
+    return shared_.queue.lateness(now);
+  }
 
  private:
   UringDisk(Executor& executor, VolumeTarget target, OpenVolume volume, IoQueueOptions queue)
-      : target_(std::move(target)), shared_(executor, std::move(volume), queue) {}
+      : target_(std::move(target)), shared_(executor, latency(), std::move(volume), queue) {}
 
   // Who is to look at the queue because of what was just pushed; nullptr if somebody will anyway.
   Worker* worker_to_wake(TimePoint now) DFS_REQUIRES(shared_.mutex) {
@@ -141,8 +160,7 @@ class UringDisk final : public Disk {
   }
 
   const VolumeTarget target_;
-  WorkerShared shared_;
-  std::atomic<bool> failed_{false};
+  mutable WorkerShared shared_;
   std::vector<std::unique_ptr<Worker>> workers_;  // fixed when open() has returned
 };
 

@@ -5,6 +5,7 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <bit>
 #include <cerrno>
 #include <mutex>
@@ -18,9 +19,9 @@ namespace {
 // Index of the volume in the ring's table of registered files.
 constexpr int kVolumeFile = 0;
 
-// What is not a request in the user data of a completion. No request has such an address.
-constexpr std::uint64_t kWakeUp = 1;
-constexpr std::uint64_t kSpace = 2;
+// What is not a request in the user data of a completion; requests are told by their slot.
+constexpr std::uint64_t kWakeUp = ~std::uint64_t{0};
+constexpr std::uint64_t kSpace = kWakeUp - 1;
 
 // In a row without progress. The kernel means EAGAIN as "soon"; a store that says it forever is one
 // that does not work.
@@ -52,7 +53,12 @@ class SignalsBlocked {
 }  // namespace
 
 Result<std::unique_ptr<Worker>> Worker::start(WorkerShared& shared, const std::string& name) {
-  std::unique_ptr<Worker> worker(new Worker(shared));
+  unsigned depth = 0;
+  {
+    LockGuard lock(shared.mutex);
+    depth = shared.queue.depth();
+  }
+  std::unique_ptr<Worker> worker(new Worker(shared, depth));
   worker->wake_event_ = UniqueFd(::eventfd(0, EFD_CLOEXEC));
   if (!worker->wake_event_) return system_error(Code::kDiskOpen, errno);
   std::promise<Result<void>> started;
@@ -63,6 +69,10 @@ Result<std::unique_ptr<Worker>> Worker::start(WorkerShared& shared, const std::s
   }
   TRY(ready.get());
   return worker;
+}
+
+Worker::Worker(WorkerShared& shared, unsigned depth) : shared_(shared), slots_(depth) {
+  for (std::uint32_t slot = depth; slot-- > 0;) free_slots_.push_back(slot);
 }
 
 Worker::~Worker() {
@@ -87,7 +97,7 @@ void Worker::run(std::string name, std::promise<Result<void>> started) {
   if (!ready) return;
   prepare_wake_up();
   while (take_work()) {
-    if (flush_here_ != nullptr) {
+    if (flush_here_) {
       flush_here();
     } else {
       enter();
@@ -104,15 +114,13 @@ void Worker::run(std::string name, std::promise<Result<void>> started) {
 
 // In the worker's thread: with SINGLE_ISSUER the ring belongs to the thread that made it.
 Result<void> Worker::set_up_ring() {
-  unsigned depth = 0;
   {
     LockGuard lock(shared_.mutex);
-    depth = shared_.queue.depth();
     ++shared_.workers_here;
   }
   const std::lock_guard lifetime_lock(ring_lifetime);
   // Besides the requests, the wake-up and one allocation.
-  const unsigned entries = std::bit_ceil(depth + 2);
+  const unsigned entries = std::bit_ceil(static_cast<unsigned>(slots_.size()) + 2);
   int result = -EINVAL;
   // Newest first; an older kernel refuses what it does not know.
   for (const unsigned flags :
@@ -142,7 +150,7 @@ bool Worker::take_work() {
       taken_.push_back(request);
     }
     // What is left in the queue then waits for a completion at another worker, who will take it.
-    if (shared_.stopping && taken_.empty() && in_flight_ == 0) return false;
+    if (shared_.stopping && taken_.empty() && !kept()) return false;
     // From here on whoever submits wakes us, though we are on our way into the kernel only: the
     // event is level-triggered, so nothing is lost.
     state = WorkerState::kSleeping;
@@ -151,37 +159,91 @@ bool Worker::take_work() {
     // call itself makes it 9 to 11 us and two. So a worker that has nothing else to wait for calls,
     // if another is there for what comes meanwhile. (Not so a durable write: as a call of its own it
     // made 4 KiB write + fdatasync on a mount 18 % slower.)
-    if (taken_.size() == 1 && taken_[0]->op == IoOp::kFlush && in_flight_ == 0 &&
+    if (taken_.size() == 1 && taken_[0]->op == IoOp::kFlush && !kept() &&
         shared_.workers_here > 1 && !shared_.stopping) {
-      flush_here_ = taken_[0];
+      flush_here_ = take_slot();
       state = WorkerState::kAway;
       --shared_.workers_here;
     }
   }
   for (IoRequest* const request : taken_) {
     note_started(shared_.metrics, *request);
-    if (flush_here_ == nullptr) start_request(*request);
+    if (flush_here_) {
+      show(*flush_here_, *request);
+    } else {
+      start_request(*request);
+    }
   }
-  in_flight_ += taken_.size();
   taken_.clear();
   return true;
 }
 
 void Worker::flush_here() {
-  shared_.metrics.system_calls.add();
-  const int result = ::fdatasync(shared_.volume.fd.get()) == 0 ? 0 : -errno;
+  int result = 0;
+  if (finished_.empty()) {  // else the disk has failed just now
+    shared_.metrics.system_calls.add();
+    if (::fdatasync(shared_.volume.fd.get()) != 0) result = -errno;
+  }
   {
     LockGuard lock(shared_.mutex);
     ++shared_.workers_here;
     state = WorkerState::kLooking;
   }
-  finish(*flush_here_, result);
-  flush_here_ = nullptr;
+  const std::uint32_t slot = *flush_here_;
+  flush_here_.reset();
+  IoRequest* const request = claim(slot);
+  free_slot(slot);
+  if (request != nullptr) finish(*request, result);
+}
+
+// The number of a place for one request, which is in use until free_slot().
+std::uint32_t Worker::take_slot() {
+  DFS_ASSERT(!free_slots_.empty());  // as many as the depth of the disk
+  const std::uint32_t slot = free_slots_.back();
+  free_slots_.pop_back();
+  in_use_.fetch_add(1, std::memory_order_acq_rel);
+  return slot;
+}
+
+void Worker::free_slot(std::uint32_t slot) {
+  slots_[slot].memory.reset();
+  free_slots_.push_back(slot);
+  in_use_.fetch_sub(1, std::memory_order_acq_rel);
+}
+
+// From here on whoever fails the disk may answer it, so it must not be touched any more. If that has
+// happened already it is answered here: one of the two sees what the other has stored.
+void Worker::show(std::uint32_t slot, IoRequest& request) {
+  const bool waited_for = request.op == IoOp::kRead && request.memory == nullptr;
+  slots_[slot].waited_for.store(waited_for, std::memory_order_relaxed);
+  slots_[slot].memory = request.memory;
+  slots_[slot].request.store(&request, std::memory_order_seq_cst);
+  if (waited_for || !shared_.failed.load(std::memory_order_seq_cst)) return;
+  IoRequest* const ours = claim(slot);
+  if (ours == nullptr) return;
+  ours->error = error(Code::kDiskGone);
+  finished_.push_back(ours);
+}
+
+// nullptr: somebody else answers it.
+IoRequest* Worker::claim(std::uint32_t slot) {
+  return slots_[slot].request.exchange(nullptr, std::memory_order_seq_cst);
+}
+
+void Worker::take_away(std::vector<IoRequest*>& requests) {
+  for (Slot& slot : slots_) {
+    IoRequest* request = slot.request.load(std::memory_order_seq_cst);
+    if (request == nullptr || slot.waited_for.load(std::memory_order_relaxed)) continue;
+    if (slot.request.compare_exchange_strong(request, nullptr, std::memory_order_seq_cst)) {
+      requests.push_back(request);
+    }
+  }
 }
 
 void Worker::enter() {
   shared_.metrics.system_calls.add();
-  const int result = io_uring_submit_and_wait(&ring_, 1);
+  // What is finished already, because the disk has failed, does not wait for the kernel.
+  const int result = io_uring_submit_and_wait(&ring_, finished_.empty() ? 1 : 0);
   // What was not submitted stays in the ring for the next time round.
   DFS_ASSERT(result >= 0 || result == -EINTR || result == -EAGAIN || result == -EBUSY ||
              result == -ENOMEM);
@@ -196,7 +258,17 @@ void Worker::reap() {
     switch (cqe->user_data) {
       case kWakeUp: prepare_wake_up(); break;
       case kSpace: finish_space(cqe->res); break;
-      default: finish(*reinterpret_cast<IoRequest*>(cqe->user_data), cqe->res);
+      default: {
+        const auto slot = static_cast<std::uint32_t>(cqe->user_data);
+        IoRequest* const request = claim(slot);
+        free_slot(slot);
+        if (request == nullptr) break;
+        if (request->op == IoOp::kCheck) {
+          finish_check(*request, cqe->res, slots_[slot].checked);
+        } else {
+          finish(*request, cqe->res);
+        }
+      }
     }
   }
   io_uring_cq_advance(&ring_, count);
@@ -206,11 +278,16 @@ void Worker::reap() {
 void Worker::complete() {
   if (finished_.empty()) return;
   const TimePoint now = shared_.executor.now();
-  in_flight_ -= finished_.size();
-  for (const IoRequest* const request : finished_) note_completed(shared_.metrics, *request, now);
+  for (const IoRequest* const request : finished_) {
+    note_completed(shared_.metrics, shared_.latency, *request, now);
+  }
   {
     LockGuard lock(shared_.mutex);
-    for (const IoRequest* const request : finished_) shared_.queue.completed(*request, now);
+    for (const IoRequest* const request : finished_) {
+      if (shared_.queue.completed(*request, now)) {
+        note_late(shared_.metrics, shared_.latency, *request, now);
+      }
+    }
     shared_.metrics.depth.store(shared_.queue.shared_depth(now), std::memory_order_relaxed);
     state = WorkerState::kBusy;
     busy_since = now;
@@ -228,7 +305,8 @@ void Worker::start_request(IoRequest& request) {
   if (request.op == IoOp::kWrite) {
     const auto space = shared_.space.missing(request.offset_bytes, request.size_bytes);
     if (space.size_bytes != 0) {
-      awaiting_space_.push_back(&request);
+      awaiting_space_.push_back(take_slot());
+      show(awaiting_space_.back(), request);
       if (space_asked_.size_bytes == 0) prepare_space(space);
       return;
     }
@@ -238,6 +316,12 @@ void Worker::start_request(IoRequest& request) {
 
 // The rest of the transfer, from done_bytes on.
 void Worker::prepare(IoRequest& request) {
+  if (shared_.failed.load(std::memory_order_relaxed)) {
+    request.error = error(Code::kDiskGone);
+    finished_.push_back(&request);
+    return;
+  }
+  const std::uint32_t slot = take_slot();
   io_uring_sqe* const sqe = next_sqe();
   const auto size = static_cast<unsigned>(request.size_bytes - request.done_bytes);
   const std::uint64_t offset = request.offset_bytes + request.done_bytes;
@@ -250,9 +334,15 @@ void Worker::prepare(IoRequest& request) {
       if (request.durable) sqe->rw_flags = RWF_DSYNC;
       break;
     case IoOp::kFlush: io_uring_prep_fsync(sqe, kVolumeFile, IORING_FSYNC_DATASYNC); break;
+    case IoOp::kCheck:
+      // Not a call of our own: a network file system that is away would keep the thread.
+      io_uring_prep_statx(sqe, shared_.volume.fd.get(), "", AT_EMPTY_PATH,
+                          STATX_TYPE | STATX_NLINK | STATX_SIZE, &slots_[slot].checked);
+      break;
   }
-  sqe->flags |= IOSQE_FIXED_FILE;
-  io_uring_sqe_set_data(sqe, &request);
+  if (request.op != IoOp::kCheck) sqe->flags |= IOSQE_FIXED_FILE;  // a statx wants the real one
+  io_uring_sqe_set_data64(sqe, slot);
+  show(slot, request);
 }
 
 void Worker::finish(IoRequest& request, int result) {
@@ -266,6 +356,18 @@ void Worker::finish(IoRequest& request, int result) {
     while (covered < request.tag && !shared_.writes_flushed.compare_exchange_weak(
                                         covered, request.tag, std::memory_order_release)) {
     }
+  }
+  finished_.push_back(&request);
+}
+
+void Worker::finish_check(IoRequest& request, int result, const struct statx& found) {
+  // Where the kernel cannot look this way, other requests will say so in time.
+  const bool unknown =
+      result == -EINVAL || result == -EOPNOTSUPP || result == -EAGAIN || result == -EINTR;
+  const bool file = S_ISREG(found.stx_mode);
+  if (!unknown && (result < 0 || (file && (found.stx_nlink == 0 ||
+                                           found.stx_size < shared_.volume.size_bytes)))) {
+    request.error = system_error(Code::kDiskGone, result < 0 ? -result : 0);
   }
   finished_.push_back(&request);
 }
@@ -324,9 +426,13 @@ void Worker::finish_space(int result) {
   if (result == -EOPNOTSUPP || result == -ENOSYS || result == -EINVAL) shared_.space.give_up();
   shared_.space.asked(space_asked_);
   space_asked_ = {};
-  std::vector<IoRequest*> waiting;
+  std::vector<std::uint32_t> waiting;
   waiting.swap(awaiting_space_);
-  for (IoRequest* const request : waiting) start_request(*request);
+  for (const std::uint32_t slot : waiting) {
+    IoRequest* const request = claim(slot);
+    free_slot(slot);
+    if (request != nullptr) start_request(*request);
+  }
 }
 
 io_uring_sqe* Worker::next_sqe() {

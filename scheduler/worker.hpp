@@ -6,11 +6,13 @@
 #pragma once
 
 #include <liburing.h>
+#include <sys/stat.h>
 
 #include <atomic>
 #include <cstdint>
 #include <future>
 #include <memory>
+#include <optional>
 #include <string>
 #include <thread>
 #include <vector>
@@ -34,13 +36,16 @@ enum class WorkerState : std::uint8_t {
 
 // What the workers of one disk share.
 struct WorkerShared {
-  WorkerShared(Executor& on_executor, OpenVolume opened, IoQueueOptions queue_options)
+  WorkerShared(Executor& on_executor, LatencyWatch& of_disk, OpenVolume opened,
+               IoQueueOptions queue_options)
       : executor(on_executor),
+        latency(of_disk),
         volume(std::move(opened)),
         space(volume.size_bytes, volume.space_step_bytes),
         queue(queue_options) {}
 
   Executor& executor;
+  LatencyWatch& latency;
   const OpenVolume volume;
   SpaceAhead space;
   DiskMetrics metrics;
@@ -52,6 +57,8 @@ struct WorkerShared {
   Mutex mutex;  // a leaf
   IoQueue queue DFS_GUARDED_BY(mutex);
   bool stopping DFS_GUARDED_BY(mutex) = false;
+  // What writes is not waited for any more: Disk::fail(). Changes under the mutex.
+  std::atomic<bool> failed{false};
   int workers_here DFS_GUARDED_BY(mutex) = 0;  // those that are not kAway
 };
 
@@ -75,8 +82,15 @@ class Worker {
   WorkerState state = WorkerState::kLooking;
   TimePoint busy_since{};
 
+  // The disk has failed: all that this worker has and that need not be waited for; nobody else answers
+  // it from now on.
+  // Any thread, also while this one is kept by the kernel.
+  void take_away(std::vector<IoRequest*>& requests);
+  // The kernel has something of this worker's, or the worker itself.
+  bool kept() const { return in_use_.load(std::memory_order_acquire) != 0; }
+
  private:
-  explicit Worker(WorkerShared& shared) : shared_(shared) {}
+  Worker(WorkerShared& shared, unsigned depth);
   void run(std::string name, std::promise<Result<void>> started);
   Result<void> set_up_ring();
   bool take_work();
@@ -87,7 +101,12 @@ class Worker {
 
   void start_request(IoRequest& request);
   void prepare(IoRequest& request);
+  std::uint32_t take_slot();
+  void free_slot(std::uint32_t slot);
+  void show(std::uint32_t slot, IoRequest& request);
+  IoRequest* claim(std::uint32_t slot);
   void finish(IoRequest& request, int result);
+  void finish_check(IoRequest& request, int result, const struct statx& found);
   void finish_transfer(IoRequest& request, int result);
   void prepare_wake_up();
   void prepare_space(const SpaceAhead::Range& space);
@@ -101,12 +120,24 @@ class Worker {
   // The thread's own.
   io_uring ring_{};
   std::uint64_t wake_value_ = 0;  // where the kernel stores what it read from wake_event_
-  std::size_t in_flight_ = 0;     // requests that were taken and have not finished
   std::vector<IoRequest*> taken_;
   std::vector<IoRequest*> finished_;
-  IoRequest* flush_here_ = nullptr;         // to be done by this thread itself
-  SpaceAhead::Range space_asked_;           // at the kernel now
-  std::vector<IoRequest*> awaiting_space_;  // writes that wait for an allocation of this worker
+  std::vector<std::uint32_t> free_slots_;
+  std::optional<std::uint32_t> flush_here_;    // to be done by this thread itself
+  SpaceAhead::Range space_asked_;              // at the kernel now
+  std::vector<std::uint32_t> awaiting_space_;  // slots of writes that wait for an allocation
+
+  // A request of this worker that waits for the kernel, by the number the kernel is told. Who
+  // exchanges it for nullptr answers it: this thread when the kernel has, or whoever fails the disk.
+  // Outside of that only this thread writes, and touches no request that is shown here.
+  struct Slot {
+    std::atomic<IoRequest*> request{nullptr};
+    std::atomic<bool> waited_for{false};  // what `request` has last pointed to: a read without
+    std::shared_ptr<void> memory;         // ... this, which the kernel may write to
+    struct statx checked {};
+  };
+  std::vector<Slot> slots_;
+  std::atomic<std::uint32_t> in_use_{0};  // slots, also those whose request was taken away
 };
 
 }  // namespace dynamicfs::scheduler

@@ -67,7 +67,7 @@ class MemoryDisk final : public scheduler::Disk {
         std::memcpy(bytes_.data() + request.offset_bytes, request.data, request.size_bytes);
       }
       request.error = {};
-      scheduler::note_completed(metrics_, request, executor_.now());
+      scheduler::note_completed(metrics_, latency(), request, executor_.now());
       {
         const DriverScope scope(executor_);
         request.on_complete(request);

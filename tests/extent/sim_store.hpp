@@ -209,8 +209,8 @@ class SimStore {
                                         std::uint64_t count) {
     Buffer data{count * kBlockBytes};
     std::fill_n(data.data(), data.size(), std::byte{0xa5});
-    CO_TRY(co_await self->store->read(self->file(inode), InodeId{inode}, FileBlock{first},
-                                      data.span(), scheduler::IoClass::kRead));
+    CO_TRY(co_await self->store->read(self->file(inode), InodeId{inode}, FileBlock{first}, data,
+                                      scheduler::IoClass::kRead));
     co_return data;
   }
   // Releases what has become safe, all of it.
@@ -294,7 +294,7 @@ class SimStore {
     media[at.disk]->flip(at.offset_bytes + 1234, 3);
   }
   bool is_data(std::size_t disk, const scheduler::IoRequest& request) const {
-    return request.op != scheduler::IoOp::kFlush &&
+    return scheduler::moves_data(request.op) &&
            request.offset_bytes >=
                pool->slot_offset(DiskId{static_cast<std::uint16_t>(disk)}, SlotId{0});
   }

@@ -81,7 +81,7 @@ struct ThreadStore {
   }
   static Task<Result<Buffer>> read(ThreadStore* self, std::uint64_t first, std::uint64_t count) {
     Buffer data{count * kBlockBytes};
-    CO_TRY(co_await self->store->read(*self->map, InodeId{1}, FileBlock{first}, data.span(),
+    CO_TRY(co_await self->store->read(*self->map, InodeId{1}, FileBlock{first}, data,
                                       scheduler::IoClass::kRead));
     co_return data;
   }

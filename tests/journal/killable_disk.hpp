@@ -52,6 +52,8 @@ class KillableDisk final : public scheduler::Disk {
       if (request->op == IoOp::kRead) {
         done = co_await scheduler::read(*state->device, request->io_class, request->offset_bytes,
                                         data);
+      } else if (request->op == IoOp::kCheck) {
+        done = Result<void>{};
       } else if (request->op == IoOp::kFlush) {
         done = co_await scheduler::flush(*state->device, request->io_class);
         if (done.has_value()) state->flushed = std::max(state->flushed, written);

@@ -90,6 +90,7 @@ class ThreadedDisk final : public scheduler::Disk {
         unflushed_.store(false, std::memory_order_release);
         metrics_.flushes.add();
         break;
+      case scheduler::IoOp::kCheck: break;
     }
   }
 

@@ -594,6 +594,10 @@ def values_missing(bench):
         ((*mount, "disk="), "disk= needs a path."),
         ((*mount, "depth=0"), "-o depth=64."),
         ((*mount, "workers=17"), "-o workers=2."),
+        ((*mount, "background=0"), "-o background=5."),
+        ((*mount, "write_memory=1M"), "-o write_memory=160M."),
+        ((*mount, "read_memory=lots"), "-o read_memory=256M."),
+        ((*mount, "order=lifo"), "neither order=priority nor order=fifo."),
         ((*mount, "readers="), "-o readers=2."),
         ((*mount, "commit_interval=soon"), "-o commit_interval=5."),
     ):

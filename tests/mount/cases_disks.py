@@ -8,7 +8,9 @@ writes.
 """
 
 import errno
+import mmap
 import os
+from concurrent.futures import ThreadPoolExecutor
 
 from case import OWN_POOLS, case
 from harness import command, expect, expect_equal, wait_until
@@ -23,6 +25,7 @@ from targets import (
     directory_disk,
     dynamicfs,
     expect_refusal,
+    StallingDisk,
     image_disk,
     loop_disk,
 )
@@ -409,3 +412,89 @@ def full_host(bench):
     pool.remount()
     expect_files(files, "after deleting and writing")
     pool.umount()
+
+
+def read_all_beside(files, threads):
+    """Reads every file block by block, several at once; None, or what was wrong."""
+    wrong = []
+
+    def read(path, content):
+        handle = os.open(path, os.O_RDONLY | os.O_DIRECT)
+        try:
+            with mmap.mmap(-1, 4096) as block:
+                for at in range(0, len(content), 4096):
+                    size = os.preadv(handle, [block], at)
+                    if block[:size] != content[at : at + 4096]:
+                        wrong.append(f"{path} at {at}")
+        finally:
+            os.close(handle)
+
+    with ThreadPoolExecutor(threads) as pool:
+        for done in [pool.submit(read, *file) for file in files.items()]:
+            done.result()
+    expect(not wrong, f"read wrong: {wrong[:5]}")
+
+
+def disk_states(pool):
+    return {one["path"]: one["state"] for one in pool.status()[1]["disks"]}
+
+
+@case(
+    GROUP,
+    "a disk that stalls: every read is answered meanwhile, it is suspect, and comes back",
+    where=OWN_POOLS,
+    timeout_s=180,
+)
+def stalled_disk(bench):
+    slow = StallingDisk(bench.workspace, bench.scratch / "disk-slow")
+    disks = [image_disk(bench.scratch / "disk-a.img", DISK_BYTES), slow]
+    pool = bench.pool("pool", disks, "replica:2").mount()
+    files = write_set(pool.root, "before", bench.rng)
+    slow.stall()
+    # The whole set while nothing is answered there, whatever was under way.
+    for _ in range(3):
+        read_all_beside(files, 8)
+    wait_until(lambda: disk_states(pool)[str(slow.path)] == "suspect", 60, "the disk is suspect", 0.3)
+    code, status = pool.status()
+    expect_equal(code, EXIT_DEGRADED, "exit code of status")
+    expect(any(str(slow.path) in one and "suspect" in one for one in status["problems"]), f"problems: {status['problems']}")
+    read_all_beside(files, 8)
+    slow.go_on()
+    wait_until(lambda: disk_states(pool)[str(slow.path)] == "healthy", 60, "the disk is healthy", 0.3)
+    metrics = pool.metrics()
+    expect(metrics["read_hedges_won"] > 0, "no read asked the other copy")
+    expect_equal(metrics["disks_hung"], 0, "disks given up")
+    expect_equal(metrics["disk1_read_errors"], 0, "errors")
+    expect_equal(pool.status()[0], EXIT_HEALTHY, "exit code of status")
+    listed = dynamicfs("disk", "list", pool.root)
+    expect(str(slow.path) in listed.out and "read p99" in listed.out, f"disk list: {listed}")
+    files |= write_set(pool.root, "after", bench.rng, count=5)
+    expect_files(files, "after the stall")
+    pool.umount()
+    slow.end()
+
+
+@case(
+    GROUP,
+    "a disk that hangs for good: fsync waits, then the pool goes on without it",
+    where=OWN_POOLS,
+    timeout_s=240,
+)
+def hung_disk(bench):
+    slow = StallingDisk(bench.workspace, bench.scratch / "disk-slow")
+    disks = [image_disk(bench.scratch / "disk-a.img", DISK_BYTES), slow]
+    pool = bench.pool("pool", disks, "replica:2").mount()
+    files = write_set(pool.root, "before", bench.rng, count=5)
+    slow.stall()
+    # Returns when the disk has been given up, after half a minute.
+    files |= write_set(pool.root, "meanwhile", bench.rng, count=5)
+    expect_equal(disk_states(pool)[str(slow.path)], "failed", "state of the disk")
+    expect_degraded(pool, slow)
+    expect_files(files, "without it")
+    pool.umount()
+    slow.go_on()
+    pool.mount()
+    expect_equal(disk_states(pool)[str(slow.path)], "stale", "state of the disk")
+    expect_files(files, "with the disk that hung")
+    pool.umount()
+    slow.end()

@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 import signal
+import subprocess
 import tempfile
 import time
 from pathlib import Path
@@ -79,6 +80,39 @@ class Disk:
 def directory_disk(path):
     path.mkdir(parents=True)
     return Disk(path, path / "dynamicfs.volume")
+
+
+class StallingDisk(Disk):
+    """A directory behind a small FUSE file system of its own, whose daemon can be stopped: then
+    nothing that was asked of the disk is answered, as by one that hangs.
+    """
+
+    def __init__(self, workspace, path):
+        require("bindfs")
+        self.behind = path.with_name(path.name + ".behind")
+        self.behind.mkdir(parents=True)
+        path.mkdir()
+        super().__init__(path, path / "dynamicfs.volume")
+        self.process = subprocess.Popen(
+            ["bindfs", "-f", self.behind, path],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        workspace.note_process(self.process.pid, below=path.parent)
+        wait_until(lambda: os.path.ismount(path), 30, f"bindfs on {path}")
+
+    def stall(self):
+        self.process.send_signal(signal.SIGSTOP)
+
+    def go_on(self):
+        self.process.send_signal(signal.SIGCONT)
+
+    def end(self):
+        """After the pool that uses it is gone."""
+        self.go_on()
+        command("umount", self.path, timeout_s=30)
+        self.process.wait(30)
 
 
 def image_disk(path, size_bytes):

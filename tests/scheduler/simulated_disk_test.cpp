@@ -476,7 +476,7 @@ TEST_SUITE("simulated_disk") {
     CHECK(m.read(0, 2) == repeated('a') + repeated('b'));
   }
 
-  TEST_CASE("fail() refuses what waits and what comes; what the device has ends by itself") {
+  TEST_CASE("fail() refuses what waits and what comes, and waits for reads alone") {
     Machine m;
     m.disk =
         std::make_unique<SimulatedDisk>(m.executor, "disk", m.media, m.seed, SimulatedLatency{}, 1);
@@ -487,9 +487,26 @@ TEST_SUITE("simulated_disk") {
     const PendingWrite late(m, 2, 'c');
     CHECK(late.request.error.code == Code::kDiskGone);
     m.executor.run_until_idle();
-    CHECK(at_device.request.error.code == Code::kOk);
+    CHECK(at_device.completions == 1);
+    CHECK(at_device.request.error.code == Code::kDiskGone);
     CHECK(queued.completions == 1);
     CHECK(queued.request.error.code == Code::kDiskGone);
+  }
+
+  TEST_CASE(
+      "fail() ends the writes of a hung disk, which then holds them whole, torn or not at all") {
+    Machine m;
+    m.disk->faults().hung = true;
+    const PendingWrite write(m, 0, 'a');
+    m.executor.run_for(std::chrono::seconds{1});
+    CHECK_FALSE(write.done());
+    m.disk->fail();
+    m.executor.run_until_idle();
+    CHECK(write.completions == 1);
+    CHECK(write.request.error.code == Code::kDiskGone);
+    m.disk->release();
+    m.executor.run_until_idle();
+    CHECK(write.completions == 1);
   }
 
   TEST_CASE("a range behind the end is an error, not a crash, and does not touch the disk") {

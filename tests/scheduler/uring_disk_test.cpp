@@ -4,6 +4,7 @@
 
 #include <doctest/doctest.h>
 #include <fcntl.h>
+#include <linux/fs.h>
 #include <linux/loop.h>
 #include <sys/file.h>
 #include <sys/ioctl.h>
@@ -19,6 +20,7 @@
 #include <cstring>
 #include <filesystem>
 #include <fstream>
+#include <functional>
 #include <future>
 #include <latch>
 #include <random>
@@ -582,6 +584,122 @@ TEST_SUITE("uring_disk") {
     Buffer buffer(kBlockBytes);
     CHECK(read(*disk, 0, buffer.span()).error() == error(Code::kDiskGone));
     CHECK(flush(*disk).error() == error(Code::kDiskGone));
+  }
+
+  // 64 submitters, each with one request at a time; `answered` counts, and every request is answered
+  // exactly once or the coroutine would be resumed while it runs.
+  struct Stress {
+    static Task<Code> one(Disk* disk, std::uint64_t number, std::atomic<std::uint64_t>* answered) {
+      std::mt19937_64 random(number);
+      Buffer buffer(16 * kKiB);
+      std::memset(buffer.data(), 0x5a, buffer.size());
+      while (true) {
+        IoGroup group;
+        const std::uint64_t offset = random() % 4000 * kBlockBytes;
+        const auto data = buffer.span().first((1 + random() % 4) * kBlockBytes);
+        const auto io_class = static_cast<IoClass>(random() % kIoClasses);
+        switch (random() % 8) {
+          case 0: group.flush(*disk, io_class); break;
+          case 1: group.check(*disk, io_class); break;
+          case 2: group.write(*disk, io_class, offset, data, true); break;
+          case 3:
+          case 4: group.write(*disk, io_class, offset, data); break;
+          default: group.read(*disk, io_class, offset, data);
+        }
+        co_await group.run();
+        answered->fetch_add(1);
+        if (!group.result()) co_return group.error(0).code;
+      }
+    }
+    static Task<std::vector<Code>> many(Disk* disk, std::uint64_t first,
+                                        std::atomic<std::uint64_t>* answered) {
+      std::vector<Task<Code>> tasks;
+      for (std::uint64_t i = 0; i < 16; ++i) tasks.push_back(one(disk, first + i, answered));
+      std::vector<Code> codes = co_await when_all(std::move(tasks));
+      co_return codes;
+    }
+    // Until the disk is failed by `meanwhile`; all must have been told that it is gone.
+    static void run(Disk& disk, std::uint64_t seed,
+                    const std::function<void(const std::atomic<std::uint64_t>&)>& meanwhile) {
+      std::atomic<std::uint64_t> answered{0};
+      std::vector<std::future<std::vector<Code>>> submitters;
+      for (std::uint64_t t = 0; t < 4; ++t) {
+        submitters.push_back(std::async(std::launch::async, [&, t] {
+          return block_on(*executor, many(&disk, seed * 100 + t * 16, &answered));
+        }));
+      }
+      meanwhile(answered);
+      for (auto& submitter : submitters) {
+        for (const Code code : submitter.get()) CHECK(code == Code::kDiskGone);
+      }
+      for (const ClassMetrics& of_class : disk.metrics().classes) {
+        CHECK(of_class.queued.load() == 0);
+        CHECK(of_class.in_flight.load() == 0);
+      }
+    }
+  };
+
+  TEST_CASE("a disk fails under 64 submitters: each request is answered once, none is forgotten") {
+    const TemporaryDirectory directory;
+    create_at(directory / "image");
+    const std::uint64_t seed = test::seed_from_environment(1);
+    for (std::uint64_t round = 0; round < test::scaled(150); ++round) {
+      UringDiskOptions options = options_for_test();
+      options.workers = 1 + static_cast<int>(round % 3);
+      options.depth = round % 4 == 0 ? 2 : 32;
+      auto disk = open_at(directory / "image", options).value();
+      Stress::run(*disk, seed + round, [&](const std::atomic<std::uint64_t>& answered) {
+        while (answered.load() < (seed + round) * 37 % 500) std::this_thread::yield();
+        disk->fail();
+      });
+    }
+  }
+
+  TEST_CASE("a disk hangs and returns under 64 submitters, hangs again, and is failed") {
+    const TemporaryDirectory directory;
+    // A frozen file system keeps writes and answers nothing.
+    const std::string image = directory / "host";
+    std::ofstream(image).close();
+    fs::resize_file(image, 100 * kMiB);
+    const std::string mountpoint = directory / "mounted";
+    const Mounted host(
+        mountpoint, fmt::format("mkfs.ext4 -q -F {0} && mount -o loop {0} {1}", image, mountpoint));
+    if (host.empty()) {
+      MESSAGE("no file system can be made and mounted here");
+      return;
+    }
+    create_at(mountpoint);
+    const UniqueFd root(::open(mountpoint.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+    auto disk = open_at(mountpoint).value();
+    // Whatever ends this: the disk's end waits for the file system.
+    struct Thaw {
+      int root;
+      ~Thaw() { ::ioctl(root, FITHAW, 0); }
+    };
+    const Thaw thaw{root.get()};
+    bool kept = false;
+    Stress::run(*disk, test::seed_from_environment(1), [&](const auto& answered) {
+      const auto wait_for_more = [&] {
+        const std::uint64_t enough = answered.load() + 200;
+        while (answered.load() < enough) std::this_thread::yield();
+      };
+      for (int round = 0; round < 5; ++round) {
+        wait_for_more();
+        REQUIRE(::ioctl(root.get(), FIFREEZE, 0) == 0);
+        // All are stuck, sooner or later: nothing is answered for a while.
+        std::uint64_t before = ~std::uint64_t{0};
+        while (before != answered.load()) {
+          before = answered.load();
+          std::this_thread::sleep_for(milliseconds{50});
+        }
+        if (round == 4) break;
+        REQUIRE(::ioctl(root.get(), FITHAW, 0) == 0);
+      }
+      disk->fail();
+      kept = disk->kept();
+    });
+    // All have been answered while the kernel still had what it had.
+    CHECK(kept);
   }
 
   TEST_CASE("the destructor lets everything that is queued finish first") {

@@ -17,6 +17,7 @@ void add_create(CLI::App& app, Action& action);
 void add_mount(CLI::App& app, Action& action);
 void add_umount(CLI::App& app, Action& action);
 void add_status(CLI::App& app, Action& action);
+void add_disk(CLI::App& app, Action& action);
 void add_scrub(CLI::App& app, Action& action);
 void add_sync(CLI::App& app, Action& action);
 

@@ -23,6 +23,7 @@ constexpr const char* kFooter = R"(Examples:
   dynamicfs create --size 20G disk1.img      a pool in one image file
   sudo dynamicfs mount /mnt/a /srv/pool      one disk is enough, it knows the others
   sudo dynamicfs status                      every mounted pool, its space, its disks, its problems
+  sudo dynamicfs disk list                   how each disk is doing: queues, latencies, errors
   sudo dynamicfs scrub start /srv/pool       verify everything, repair what is bad
   sudo dynamicfs umount /srv/pool            returns when everything is on the disks
 
@@ -83,6 +84,7 @@ int run(int argc, char** argv) {
   add_mount(app, action);
   add_umount(app, action);
   add_status(app, action);
+  add_disk(app, action);
   add_scrub(app, action);
   add_sync(app, action);
   if (const auto needs = what_an_empty_value_needs(argc, argv); !needs.empty()) {

@@ -17,6 +17,10 @@ constexpr const char* kFooter = R"(Options for -o, separated by commas:
   commit_interval=N     what was written without fsync is durable after N seconds (5)
   workers=N             I/O threads per disk (2)
   depth=N               requests at each disk at once, at most (64)
+  order=priority|fifo   who is served first at a disk; fifo is for measurements
+  background=N          of 100 requests of a busy disk at least N are a scrub's (5)
+  write_memory=SIZE     of writes that wait; beyond that the kernel holds them (160M)
+  read_memory=SIZE      of reads under way; beyond that they wait (256M)
   readers=N             threads that take requests from the kernel (2)
 
 Examples:

@@ -25,11 +25,23 @@ Of several pools the largest.
 
 constexpr std::chrono::seconds kPatience{30};
 
+constexpr const char* kDiskFooter =
+    R"(Latencies are from the request to the answer, of all requests since the mount: half were
+quicker than p50, 99 of 100 than p99. "late" counts requests that a disk kept for longer than its
+deadline. A disk that does so is suspect: what has a copy elsewhere is read there.
+
+Exit code as that of 'dynamicfs status'.)";
+
 struct Arguments {
   std::string mountpoint;
+  bool disks = false;  // only these, at length
   bool metrics = false;
   bool json = false;
 };
+
+fs::Json shown_json(const fs::Json& status, const Arguments& arguments) {
+  return arguments.disks ? status.value("disks", fs::Json::array()) : status;
+}
 
 fs::Outcome<fs::Json> ask(const std::string& socket) {
   auto client = TRY(fs::ControlClient::connect(socket));
@@ -38,6 +50,10 @@ fs::Outcome<fs::Json> ask(const std::string& socket) {
 }
 
 void print(const fs::Json& status, const Arguments& arguments) {
+  if (arguments.disks) {
+    fmt::print("{}", fs::disk_screen(status));
+    return;
+  }
   fmt::print("{}", fs::status_screen(status));
   if (arguments.metrics) fmt::print("{}", fs::metrics_screen(status));
 }
@@ -90,6 +106,7 @@ ExitCode status_of_all(const Arguments& arguments) {
                    "'dynamicfs mount DISK MOUNTPOINT' mounts one."});
   }
   if (arguments.json) {
+    for (fs::Json& one : all) one = shown_json(one, arguments);
     fmt::print("{}\n", all.dump(2, ' ', false, fs::Json::error_handler_t::replace));
   } else {
     for (std::size_t i = 0; i < all.size(); ++i) {
@@ -112,7 +129,9 @@ ExitCode status(const Arguments& arguments) {
   auto answer = ask(pool->daemon.socket);
   if (!answer) return refuse(answer.error());
   if (arguments.json) {
-    fmt::print("{}\n", answer->dump(2, ' ', false, fs::Json::error_handler_t::replace));
+    fmt::print(
+        "{}\n",
+        shown_json(*answer, arguments).dump(2, ' ', false, fs::Json::error_handler_t::replace));
   } else {
     print(*answer, arguments);
   }
@@ -120,6 +139,22 @@ ExitCode status(const Arguments& arguments) {
 }
 
 }  // namespace
+
+void add_disk(CLI::App& app, Action& action) {
+  const auto arguments = std::make_shared<Arguments>();
+  arguments->disks = true;
+  CLI::App* const disk = app.add_subcommand("disk", "Look at the disks of pools");
+  disk->require_subcommand(1);
+  CLI::App* const list =
+      disk->add_subcommand("list", "Show each disk: state, queue, latencies, errors");
+  refuse_empty(list->add_option("MOUNTPOINT", arguments->mountpoint,
+                                "Where the pool is mounted; without it, every pool")
+                   ->type_name(""),
+               "mountpoint");
+  list->add_flag("--json", arguments->json, "Everything, for programs");
+  list->footer(kDiskFooter);
+  list->callback([arguments, &action] { action = [arguments] { return status(*arguments); }; });
+}
 
 void add_status(CLI::App& app, Action& action) {
   const auto arguments = std::make_shared<Arguments>();

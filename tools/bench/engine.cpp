@@ -1,0 +1,79 @@
+// The scheduler without FUSE: random 4 KiB reads of a device through UringDisk, so many at a time.
+// tools/bench/engine runs it beside fio. The device is named by the environment (DYNAMICFS_DEVICE).
+
+#include <benchmark/benchmark.h>
+#include <sys/resource.h>
+
+#include <cstdio>
+#include <cstdlib>
+#include <random>
+
+#include "base/blocking.hpp"
+#include "base/buffer.hpp"
+#include "scheduler/uring_disk.hpp"
+
+namespace dynamicfs {
+namespace {
+
+constexpr std::uint64_t kReadsEach = 2000;
+
+double cpu_seconds() {
+  rusage used{};
+  ::getrusage(RUSAGE_SELF, &used);
+  const auto seconds = [](const timeval& time) {
+    return static_cast<double>(time.tv_sec) + static_cast<double>(time.tv_usec) / 1e6;
+  };
+  return seconds(used.ru_utime) + seconds(used.ru_stime);
+}
+
+Task<bool> reader(scheduler::Disk* disk, std::uint64_t seed) {
+  std::mt19937_64 random(seed);
+  Buffer buffer(kBlockBytes);
+  const std::uint64_t blocks = disk->size_bytes() / kBlockBytes;
+  scheduler::IoGroup group;
+  for (std::uint64_t i = 0; i < kReadsEach; ++i) {
+    group.clear();
+    group.read(*disk, scheduler::IoClass::kRead, random() % blocks * kBlockBytes, buffer.span());
+    co_await group.run();
+    if (!group.result()) co_return false;
+  }
+  co_return true;
+}
+
+Task<bool> readers(scheduler::Disk* disk, std::uint64_t count, std::uint64_t seed) {
+  std::vector<Task<bool>> all;
+  for (std::uint64_t i = 0; i < count; ++i) all.push_back(reader(disk, seed * 1000 + i));
+  const std::vector<bool> good = co_await when_all(std::move(all));
+  co_return std::ranges::all_of(good, [](bool one) { return one; });
+}
+
+void random_reads(benchmark::State& state) {
+  const char* const device = std::getenv("DYNAMICFS_DEVICE");
+  if (device == nullptr) return state.SkipWithError("DYNAMICFS_DEVICE names no device");
+  const auto executor = make_thread_executor();
+  const auto target = scheduler::inspect_volume(device);
+  if (!target) return state.SkipWithError("the device cannot be looked at");
+  auto opened = scheduler::open_uring_disk(*executor, *target, {.name = "bench"});
+  if (!opened) return state.SkipWithError("the device cannot be opened");
+  scheduler::Disk& disk = **opened;
+  const auto depth = static_cast<std::uint64_t>(state.range(0));
+  const double cpu_before = cpu_seconds();
+  std::uint64_t round = 0;
+  for ([[maybe_unused]] auto _ : state) {
+    if (!block_on(*executor, readers(&disk, depth, ++round))) {
+      return state.SkipWithError("a read failed");
+    }
+  }
+  const auto reads = static_cast<double>(round * depth * kReadsEach);
+  const scheduler::DiskMetrics& metrics = disk.metrics();
+  state.counters["reads_per_s"] = benchmark::Counter(reads, benchmark::Counter::kIsRate);
+  state.counters["cpu_us_per_read"] = (cpu_seconds() - cpu_before) * 1e6 / reads;
+  state.counters["system_calls_per_read"] = static_cast<double>(metrics.system_calls.sum()) / reads;
+  state.counters["wake_ups_per_read"] = static_cast<double>(metrics.wake_ups.sum()) / reads;
+}
+BENCHMARK(random_reads)->Arg(1)->Arg(16)->Arg(64)->UseRealTime()->MinTime(3);
+
+}  // namespace
+}  // namespace dynamicfs
+
+BENCHMARK_MAIN();
