@@ -21,14 +21,16 @@ inline std::uint64_t scaled(std::uint64_t count) {
   return value > 0 ? value : 1;
 }
 
+#if defined(__SANITIZE_THREAD__)
+inline constexpr bool kThreadSanitizer = true;
+#else
+inline constexpr bool kThreadSanitizer = false;
+#endif
+
 // How many seeds a test in simulation tries. The thread sanitizer slows a simulation down twentyfold
 // and finds nothing in its single thread, so there a tenth will do.
 inline std::uint64_t seeds(std::uint64_t count) {
-#if defined(__SANITIZE_THREAD__)
-  return scaled(count) / 10 + 1;
-#else
-  return scaled(count);
-#endif
+  return kThreadSanitizer ? scaled(count) / 10 + 1 : scaled(count);
 }
 
 }  // namespace dynamicfs::test
