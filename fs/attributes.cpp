@@ -1,0 +1,135 @@
+// Attributes of files and directories: mode, owner, times; and extended ones.
+#include <sys/stat.h>
+
+#include <algorithm>
+
+#include "fs/filesystem.hpp"
+#include "fs/filesystem_impl.hpp"
+
+namespace dynamicfs::fs {
+
+Task<Result<Attributes>> Filesystem::getattr(InodeId id) {
+  CO_TRY_ASSIGN(const InodeRef inode, impl_->find(id));
+  LockGuard lock(inode->mutex);
+  co_return inode->attributes();
+}
+
+Task<Result<Attributes>> Filesystem::setattr(InodeId id, AttributeChange change) {
+  impl_->metrics.setattrs.add();
+  CO_TRY(impl_->writable());
+  CO_TRY_ASSIGN(const InodeRef inode, impl_->find(id));
+  const std::int64_t now = impl_->now_ns();
+  if (change.atime_now) change.atime_ns = now;
+  if (change.mtime_now) change.mtime_ns = now;
+  if (change.size_bytes) {
+    if (!inode->is_regular()) co_return Code::kInvalid;
+    CO_TRY(co_await impl_->truncate(inode, *change.size_bytes, change));
+    if (!change.mode && !change.uid && !change.gid) co_return co_await getattr(id);
+  }
+  journal::Credit credit = co_await impl_->journal->reserve(1, kNameRecordBytes);
+  const journal::ChangeScope scope(impl_->gate);
+  const InodeLockSet locks{inode.get()};
+  if (inode->removed) co_return Code::kStale;
+  impl_->capture_locked(*inode);
+  const bool owner_changes = change.uid || change.gid;
+  if ((owner_changes || change.kill_suid_sgid) && !inode->is_directory()) {
+    Impl::kill_suid_sgid(*inode);
+  }
+  if (change.mode) inode->mode = (inode->mode & S_IFMT) | (*change.mode & 07777);
+  if (change.uid) inode->uid = *change.uid;
+  if (change.gid) inode->gid = *change.gid;
+  if (change.atime_ns) inode->atime_ns = *change.atime_ns;
+  if (change.mtime_ns) inode->mtime_ns = *change.mtime_ns;
+  inode->ctime_ns = change.ctime_ns.value_or(now);
+  RecordWriter record;
+  record.inode_put(image_of(*inode));
+  impl_->append(credit, record, {inode.get()});
+  co_return inode->attributes();
+}
+
+bool Filesystem::attributes_outdated(InodeId id) {
+  const InodeRef inode = impl_->inodes.find(id);
+  return inode && inode->attributes_answered.exchange(false, std::memory_order_seq_cst);
+}
+
+bool Filesystem::has_xattrs(InodeId id) {
+  const InodeRef inode = impl_->inodes.find(id);
+  return inode && inode->has_xattrs.load(std::memory_order_acquire);
+}
+
+Task<Result<std::string>> Filesystem::getxattr(InodeId id, std::string name) {
+  CO_TRY_ASSIGN(const InodeRef inode, impl_->find(id));
+  if (!inode->has_xattrs.load(std::memory_order_acquire)) co_return Code::kNoAttribute;
+  LockGuard lock(inode->mutex);
+  if (!inode->xattrs) co_return Code::kNoAttribute;
+  const auto it = inode->xattrs->find(name);
+  if (it == inode->xattrs->end()) co_return Code::kNoAttribute;
+  co_return it->second;
+}
+
+Task<Result<void>> Filesystem::setxattr(InodeId id, std::string name, std::string value,
+                                        XattrMode mode) {
+  CO_TRY(impl_->growable());
+  if (name.empty() || name.size() > kNameBytesMax) co_return Code::kRange;
+  if (value.size() > kXattrValueBytesMax) co_return Code::kTooManyLinks;
+  CO_TRY_ASSIGN(const InodeRef inode, impl_->find(id));
+  journal::Credit credit =
+      co_await impl_->journal->reserve(1, kNameRecordBytes + name.size() + value.size());
+  const journal::ChangeScope scope(impl_->gate);
+  const InodeLockSet locks{inode.get()};
+  if (inode->removed) co_return Code::kStale;
+  const bool there = inode->xattrs && inode->xattrs->contains(name);
+  if (mode == XattrMode::kCreate && there) co_return Code::kExists;
+  if (mode == XattrMode::kReplace && !there) co_return Code::kNoAttribute;
+  if (!there) {
+    std::size_t list_bytes = name.size() + 1;
+    if (inode->xattrs) {
+      for (const auto& [other, ignored] : *inode->xattrs) list_bytes += other.size() + 1;
+    }
+    if (list_bytes > kXattrListBytesMax) co_return Code::kNoSpace;
+  }
+  impl_->capture_locked(*inode);
+  inode->ctime_ns = impl_->now_ns();
+  RecordWriter record;
+  record.xattr_put(id, name, value);
+  record.inode_put(image_of(*inode));
+  impl_->append(credit, record, {inode.get()});
+  if (!inode->xattrs) inode->xattrs = std::make_unique<std::map<std::string, std::string>>();
+  (*inode->xattrs)[std::move(name)] = std::move(value);
+  inode->has_xattrs.store(true, std::memory_order_release);
+  co_return {};
+}
+
+Task<Result<void>> Filesystem::removexattr(InodeId id, std::string name) {
+  CO_TRY(impl_->writable());
+  CO_TRY_ASSIGN(const InodeRef inode, impl_->find(id));
+  journal::Credit credit = co_await impl_->journal->reserve(1, kNameRecordBytes);
+  const journal::ChangeScope scope(impl_->gate);
+  const InodeLockSet locks{inode.get()};
+  if (inode->removed) co_return Code::kStale;
+  if (!inode->xattrs || !inode->xattrs->contains(name)) co_return Code::kNoAttribute;
+  impl_->capture_locked(*inode);
+  inode->ctime_ns = impl_->now_ns();
+  RecordWriter record;
+  record.xattr_remove(id, name);
+  record.inode_put(image_of(*inode));
+  impl_->append(credit, record, {inode.get()});
+  inode->xattrs->erase(name);
+  inode->has_xattrs.store(!inode->xattrs->empty(), std::memory_order_release);
+  co_return {};
+}
+
+Task<Result<std::string>> Filesystem::listxattr(InodeId id) {
+  CO_TRY_ASSIGN(const InodeRef inode, impl_->find(id));
+  LockGuard lock(inode->mutex);
+  std::string names;
+  if (inode->xattrs) {
+    for (const auto& [name, value] : *inode->xattrs) {
+      names += name;
+      names += '\0';
+    }
+  }
+  co_return names;
+}
+
+}  // namespace dynamicfs::fs
