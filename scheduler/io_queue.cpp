@@ -80,10 +80,15 @@ void IoQueue::let_in(Fifo& fifo, TimePoint now) {
   }
 }
 
-IoRequest* IoQueue::pop(TimePoint now) {
+// What waits counts as active, however long it has.
+void IoQueue::see_waiting(TimePoint now) {
   for (std::size_t i = 0; i < kIoClasses; ++i) {
     if (queues_[i].head != nullptr) control_.seen(static_cast<IoClass>(i), now);
   }
+}
+
+IoRequest* IoQueue::pop(TimePoint now) {
+  see_waiting(now);
   std::size_t best = kIoClasses;
   TimePoint best_due;
   bool best_owed = false;
@@ -171,7 +176,8 @@ std::size_t IoQueue::queued() const {
   return total;
 }
 
-bool IoQueue::startable(TimePoint now) const {
+bool IoQueue::startable(TimePoint now) {
+  see_waiting(now);
   for (std::size_t i = 0; i < kIoClasses; ++i) {
     if (queues_[i].head != nullptr && may_start(static_cast<IoClass>(i), now)) return true;
   }

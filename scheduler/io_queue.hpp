@@ -55,7 +55,7 @@ class IoQueue {
   IoRequest* drain();
 
   // pop() would return a request.
-  bool startable(TimePoint now) const;
+  bool startable(TimePoint now);
   std::size_t queued() const;
   std::size_t queued(IoClass io_class) const { return queues_[index(io_class)].count; }
   unsigned depth() const { return options_.depth; }
@@ -80,6 +80,7 @@ class IoQueue {
   // The queue that requests of this class wait in.
   std::size_t queue_of(IoClass io_class) const { return options_.fifo ? 0 : index(io_class); }
   void let_in(Fifo& fifo, TimePoint now);
+  void see_waiting(TimePoint now);
   bool is_owed(std::size_t queue) const;
   bool may_start(IoClass io_class, TimePoint now) const;
   IoRequest* take(std::size_t queue);

@@ -67,9 +67,11 @@ struct Queue {
 const char* wrong_with_schedule(std::uint64_t seed) {
   std::mt19937_64 random(seed);
   const auto depth = static_cast<unsigned>(1 + random() % (random() % 4 == 0 ? 64 : 6));
+  const bool rotational = random() % 2 == 0;
+  const bool fifo = random() % 16 == 0;
   IoQueue queue({.depth = depth,
-                 .rotational = random() % 2 == 0,
-                 .fifo = random() % 16 == 0,
+                 .rotational = rotational,
+                 .fifo = fifo,
                  .background_percent = static_cast<unsigned>(1 + random() % 50)});
   std::array<IoRequest, 40> requests;
   std::array<std::vector<std::size_t>, kIoClasses> waiting;  // the model
@@ -92,11 +94,10 @@ const char* wrong_with_schedule(std::uint64_t seed) {
       waiting[static_cast<std::size_t>(request.io_class)].push_back(request.tag);
       queue.push(request, now);
     } else if (choice % 2 == 0) {
+      const bool startable = queue.startable(now);
       IoRequest* const request = queue.pop(now);
-      if (request == nullptr) {
-        if (queue.queued() != 0 && at_device.empty()) return "what could start is not given";
-        continue;
-      }
+      if ((request != nullptr) != startable) return "startable() and pop() disagree";
+      if (request == nullptr) continue;
       const auto c = static_cast<std::size_t>(request->io_class);
       if (started[c] == waiting[c].size()) return "a request was started twice";
       if (waiting[c][started[c]++] != request->tag) return "a class is not first in, first out";
@@ -109,7 +110,12 @@ const char* wrong_with_schedule(std::uint64_t seed) {
       ++ended;
     }
     std::size_t queued = 0;
-    for (std::size_t c = 0; c < kIoClasses; ++c) queued += waiting[c].size() - started[c];
+    for (std::size_t c = 0; c < kIoClasses; ++c) {
+      queued += waiting[c].size() - started[c];
+      if (!fifo && queue.queued(kAll[c]) != waiting[c].size() - started[c]) {
+        return "a request is in the queue of another class";
+      }
+    }
     if (queue.queued() != queued) return "a request was lost";
     if (queue.in_flight() != at_device.size()) return "what is at the device is counted wrong";
     if (at_device.size() > depth) return "more are at the device than may be";
@@ -131,6 +137,27 @@ TEST_SUITE("io_queue") {
     CHECK(q.pop() == -1);  // all of the depth is used, none is kept
     q.complete(IoClass::kWrite);
     CHECK(q.pop() == critical);
+  }
+
+  TEST_CASE("background gets the share that is asked for beside any number of reads") {
+    for (const unsigned percent : {1U, 5U, 20U, 50U}) {
+      CAPTURE(percent);
+      Queue q({.background_percent = percent});
+      for (int i = 0; i < 4; ++i) q.push(IoClass::kBackground);
+      unsigned background = 0;
+      for (int i = 0; i < 1000; ++i) {
+        q.push(IoClass::kRead);
+        const int number = q.pop();
+        REQUIRE(number >= 0);
+        const IoClass io_class = q.requests[static_cast<std::size_t>(number)].io_class;
+        if (io_class == IoClass::kBackground) {
+          ++background;
+          q.push(IoClass::kBackground);
+        }
+        q.complete(io_class);
+      }
+      CHECK(background == 10 * percent);
+    }
   }
 
   TEST_CASE("a request has a deadline by its class, longer on a spinning disk and for a flush") {
