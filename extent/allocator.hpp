@@ -74,8 +74,9 @@ class Allocator {
 
   // Membership.
 
-  // `full` are disks whose host file system has no space: they take no new slots for now.
-  void set_disks(std::shared_ptr<const PoolView> view, std::vector<DiskId> full);
+  // Disks that are `left_alone` take nothing new for now: their host file system has no space, or they
+  // do not answer in time.
+  void set_disks(std::shared_ptr<const PoolView> view, std::vector<DiskId> left_alone);
 
   // Space.
 

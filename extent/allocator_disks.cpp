@@ -193,15 +193,15 @@ void Allocator::judge(Chunk& chunk) {
   }
 }
 
-void Allocator::set_disks(std::shared_ptr<const PoolView> view, std::vector<DiskId> full) {
+void Allocator::set_disks(std::shared_ptr<const PoolView> view, std::vector<DiskId> left_alone) {
   LockGuard lock(mutex_);
   view_ = std::move(view);
   if (view_->disks.size() > disks_.size()) disks_.resize(view_->disks.size());
   for (std::size_t i = 0; i < view_->disks.size(); ++i) {
     const DiskId disk{static_cast<std::uint16_t>(i)};
     slots_.add_disk(disk, view_->disks[i].slots);
-    disks_[i].writable =
-        view_->is_healthy(disk) && std::find(full.begin(), full.end(), disk) == full.end();
+    disks_[i].writable = view_->is_healthy(disk) &&
+                         std::find(left_alone.begin(), left_alone.end(), disk) == left_alone.end();
   }
   slots_changed();
   if (!started_) return;

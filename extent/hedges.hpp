@@ -5,10 +5,10 @@
 // is known to be the cause: away from it is free.
 //
 // Method   A list of the rounds under way with their times, and one timer for all of them, which
-//          runs only while the list is not empty and at most every kTickMin: watching costs an entry
-//          in a vector, and no wake-up of its own.
+//          runs only while the list is not empty and at most once a millisecond: watching costs an
+//          entry in a vector, and no wake-up of its own.
 // Threads  Every method may be called from any thread.
-// Locks    A leaf.
+// Locks    One, before those of the rounds.
 #pragma once
 
 #include <atomic>

@@ -225,6 +225,33 @@ TEST_SUITE("hangs") {
     REQUIRE(pool.unmount().has_value());
   }
 
+  TEST_CASE("reads take their turn at the memory for them, and what they do not need goes on") {
+    SimPoolOptions options = disks(1, 1);
+    options.read_memory_bytes = 128 * kKiB;
+    Mounted mounted(options);
+    SimPool& pool = mounted.pool;
+    const InodeId file = pool.resolve("file").value();
+    pool.disks[0]->faults().hung = true;
+    std::vector<std::optional<Result<std::string>>> reads(10);
+    for (std::size_t i = 0; i < reads.size(); ++i) {
+      spawn(keep(SimPool::read_task(&pool.fs(), file, i * 64 * kKiB, 64 * kKiB), &reads[i]));
+    }
+    pool.executor.run_for(seconds{1});
+    CHECK(pool.fs().read_memory().in_use_bytes() == 128 * kKiB);
+    CHECK(pool.fs().read_memory().waits() == 8);
+    const auto& of_reads = pool.disks[0]->metrics().classes[2];
+    CHECK(of_reads.in_flight.load() + of_reads.queued.load() == 2);
+    CHECK(pool.stat("file").has_value());
+    pool.disks[0]->release();
+    pool.executor.run_for(seconds{1});
+    for (const auto& read : reads) {
+      REQUIRE(read.has_value());
+      CHECK(read->value() == std::string(64 * kKiB, 'x'));
+    }
+    CHECK(pool.fs().read_memory().in_use_bytes() == 0);
+    REQUIRE(pool.unmount().has_value());
+  }
+
   TEST_CASE(
       "an unmount beside a hung disk ends when that is given up, with everything on the others") {
     Mounted mounted(disks(3, 2));

@@ -23,6 +23,7 @@ namespace dynamicfs::test {
 struct SimPoolOptions {
   std::vector<std::uint64_t> disk_bytes = {64 * kMiB, 64 * kMiB, 96 * kMiB};
   journal::Policy policy{.kind = journal::Policy::Kind::kReplica, .copies_or_data = 2};
+  std::uint64_t read_memory_bytes = fs::FilesystemOptions{}.read_memory_bytes;
 };
 
 class SimPool {
@@ -274,6 +275,7 @@ class SimPool {
     CO_TRY_ASSIGN(auto pool, co_await journal::Pool::open(executor, std::move(opening), &problem));
     fs::FilesystemOptions options;
     options.read_only = read_only;
+    options.read_memory_bytes = options_.read_memory_bytes;
     CO_TRY_ASSIGN(filesystem, co_await fs::Filesystem::mount(executor, std::move(pool), options));
     co_return {};
   }

@@ -498,6 +498,24 @@ def create_on_full_disk(bench):
     expect_equal([os.listdir(disk.path) for disk in disks], [[], []], "files on the disks")
 
 
+@case(GROUP, "what a mount is told of memory and order bounds what the kernel hands over", where=OWN_POOLS)
+def memory_options(bench):
+    disks = [image_disk(bench.scratch / "disk.img", DISK_BYTES)]
+    options = ["write_memory=20M", "read_memory=8M", "background=25", "order=fifo"]
+    pool = bench.pool("pool", disks, options=options).mount()
+    _, status = pool.status()
+    expect_equal(status["fuse"]["receive_buffers_max"], 22, "20 for writes and one for each reader")
+    expect_equal(status["fuse"]["max_background"], 16, "four fifths of them are for writeback")
+    daemon = status["daemon"]
+    expect_equal(daemon["read_memory_bytes"], 8 << 20, "memory for reads")
+    expect_equal((daemon["background_percent"], daemon["order"]), (25, "fifo"), "how disks are served")
+    content = bench.rng.randbytes(40 << 20)
+    (pool.root / "file").write_bytes(content)
+    pool.remount()
+    expect((pool.root / "file").read_bytes() == content, "the file is wrong")
+    pool.umount()
+
+
 @case(
     GROUP,
     "create recognises a disk that is given twice, through a link or behind a loop device",
