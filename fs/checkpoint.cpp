@@ -189,7 +189,7 @@ Task<Result<void>> Filesystem::Impl::flush_disks() {
   for (const DiskId id : *healthy) {
     scheduler::Disk* const disk = pool->disk(id);
     if (disk == nullptr || !disk->needs_flush()) continue;
-    flushes.flush(*disk, scheduler::IoClass::kBackground);
+    flushes.flush(*disk, scheduler::IoClass::kWrite);
     flushed.push_back(id);
   }
   co_await flushes.run();

@@ -197,9 +197,7 @@ Outcome<void> Daemon::open_pool(StartReport& report) {
       TRY(find_disks(*executor_, {.named = request_.disk,
                                   .others = request_.options.disks,
                                   .workers_per_disk = request_.options.workers_per_disk,
-                                  .depth = request_.options.depth,
-                                  .fifo = request_.options.fifo,
-                                  .background_percent = request_.options.background_percent,
+                                  .queue = request_.options.queue,
                                   .read_only = request_.options.read_only}));
   known_paths_ = found.known_paths;
   TRY(check_mountpoint());  // nothing was changed so far

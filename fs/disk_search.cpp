@@ -114,9 +114,12 @@ Outcome<ProbedDisk> probe_disk(Executor& executor, const std::string& path, Dura
   // Less than a block, as an empty file or a loop device without one: too little to be opened as a
   // disk, and so none of ours.
   if (target->size_bytes == 0) return refuse_superblock(path, error(Code::kFormatMagic));
-  auto disk = scheduler::open_uring_disk(
-      executor, *target,
-      {.name = "probe", .workers = 1, .depth = 4, .read_only = true, .lock_wait = lock_wait});
+  auto disk = scheduler::open_uring_disk(executor, *target,
+                                         {.name = "probe",
+                                          .workers = 1,
+                                          .queue = {.depth = 4},
+                                          .read_only = true,
+                                          .lock_wait = lock_wait});
   if (!disk) {
     if (disk.error().code == Code::kPoolBusy) return refuse_busy(path);
     return refuse_open(path, disk.error());
@@ -193,9 +196,7 @@ Outcome<FoundDisks> find_disks(Executor& executor, const DiskSearch& search) {
     auto opened = scheduler::open_uring_disk(executor, disk.target,
                                              {.name = fmt::format("{}", disk.superblock.this_disk),
                                               .workers = search.workers_per_disk,
-                                              .depth = search.depth,
-                                              .fifo = search.fifo,
-                                              .background_percent = search.background_percent,
+                                              .queue = search.queue,
                                               .read_only = search.read_only,
                                               .lock_wait = kLockPatience});
     if (!opened) {

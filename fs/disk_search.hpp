@@ -9,6 +9,7 @@
 #include "base/uuid.hpp"
 #include "fs/refusal.hpp"
 #include "journal/superblock.hpp"
+#include "scheduler/io_queue.hpp"
 #include "scheduler/uring_disk.hpp"
 
 namespace dynamicfs::fs {
@@ -25,9 +26,7 @@ struct DiskSearch {
   std::string named;                // absolute
   std::vector<std::string> others;  // -o disk=PATH, absolute
   int workers_per_disk = 2;
-  unsigned depth = 64;
-  bool fifo = false;
-  unsigned background_percent = 5;
+  scheduler::IoQueueOptions queue = {};
   bool read_only = false;
 };
 struct FoundDisks {

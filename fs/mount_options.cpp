@@ -125,7 +125,7 @@ Outcome<void> parse_word(std::string_view word, MountOptions& options) {
           fmt::format("The mount option {} is neither order=priority nor order=fifo.", word),
           "Write one of the two.");
     }
-    options.fifo = value == "fifo";
+    options.queue.fifo = value == "fifo";
     return {};
   }
   if (name == "workers") {
@@ -134,13 +134,18 @@ Outcome<void> parse_word(std::string_view word, MountOptions& options) {
     return {};
   }
   if (name == "depth") {
-    options.depth =
-        static_cast<unsigned>(TRY(number_between(name, value, kDepthMin, kDepthMax, usual.depth)));
+    options.queue.depth = static_cast<unsigned>(
+        TRY(number_between(name, value, kDepthMin, kDepthMax, usual.queue.depth)));
     return {};
   }
   if (name == "background") {
-    options.background_percent = static_cast<unsigned>(
-        TRY(number_between(name, value, 1, kBackgroundPercentMax, usual.background_percent)));
+    options.queue.background_percent = static_cast<unsigned>(
+        TRY(number_between(name, value, 1, kBackgroundPercentMax, usual.queue.background_percent)));
+    return {};
+  }
+  if (name == "background_limit") {
+    options.queue.background_limit_percent = static_cast<unsigned>(
+        TRY(number_between(name, value, 1, 100, usual.queue.background_limit_percent)));
     return {};
   }
   if (name == "write_memory") {

@@ -8,6 +8,7 @@
 
 #include "base/executor.hpp"
 #include "fs/refusal.hpp"
+#include "scheduler/io_queue.hpp"
 
 namespace dynamicfs::fs {
 
@@ -16,9 +17,7 @@ struct MountOptions {
   bool read_only = false;
   bool writeback = true;
   int workers_per_disk = 2;
-  unsigned depth = 64;              // requests at each disk at once
-  bool fifo = false;                // in the order they come, without priorities
-  unsigned background_percent = 5;  // of the requests of a disk, however busy it is
+  scheduler::IoQueueOptions queue;  // of each disk
   unsigned readers = 2;
   std::uint64_t write_memory_bytes = 160 << 20;
   std::uint64_t read_memory_bytes = 256 << 20;

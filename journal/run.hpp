@@ -43,7 +43,7 @@ class RunWriter {
  public:
   // `disks`: one copy on each. Writes go out at `io_class`.
   RunWriter(Pool& pool, SlotSource& slots, std::uint64_t run_id, std::vector<DiskId> disks,
-            scheduler::IoClass io_class = scheduler::IoClass::kBackground);
+            scheduler::IoClass io_class = scheduler::IoClass::kWrite);
   // Drops the slots unless finish() succeeded, as soon as no write to them is in flight: pool and
   // slots outlive that.
   ~RunWriter();

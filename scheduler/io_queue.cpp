@@ -20,10 +20,16 @@ constexpr Offsets kRotationalOffsets = {milliseconds{0}, milliseconds{4}, millis
                                         milliseconds{320}, milliseconds{1000}};
 
 using Owed = std::array<unsigned, kIoClasses - 1>;  // background is an option
-// After so many starts of more urgent requests a class that waits gets one. Hot reads and reads are
-// what somebody waits for; writes and background have nobody in a hurry.
+// When so many times its cost has gone to more urgent requests a request that waits is owed its
+// start. Hot reads and reads are what somebody waits for; writes and background have nobody in a
+// hurry.
 constexpr Owed kOwedAfter = {0, 2, 4, 19};
 constexpr Owed kRotationalOwedAfter = {0, 2, 4, 44};
+
+// What a request costs the device besides its transfer, as bytes of that: what a solid state disk
+// moves in the latency of a small read, a spinning one in a seek and half a turn.
+constexpr std::uint64_t kRequestCost = 16 * kKiB;
+constexpr std::uint64_t kRotationalRequestCost = kMiB;
 
 // Guesses, far beyond what a device that is well does under load: what is later is worth asking
 // another copy, and a word in the log. The offsets' rule for spinning disks holds here too.
@@ -94,7 +100,7 @@ IoRequest* IoQueue::pop(TimePoint now) {
   bool best_owed = false;
   for (std::size_t i = 0; i < kIoClasses; ++i) {
     const Fifo& fifo = queues_[i];
-    if (fifo.head == nullptr) continue;
+    if (fifo.head == nullptr || is_paced(i, now)) continue;
     if (!may_start(static_cast<IoClass>(i), now)) {
       control_.held_back();
       continue;
@@ -112,7 +118,7 @@ IoRequest* IoQueue::pop(TimePoint now) {
   ++in_flight_[best];
   ++in_flight_total_;
   for (std::size_t i = best + 1; i < kIoClasses; ++i) {
-    if (queues_[i].head != nullptr) ++queues_[i].passed_over;
+    if (queues_[i].head != nullptr) queues_[i].passed_over += cost(*queues_[best].head);
   }
   queues_[best].passed_over = 0;
   IoRequest* const request = take(best);
@@ -123,13 +129,38 @@ IoRequest* IoQueue::pop(TimePoint now) {
   return request;
 }
 
+std::uint64_t IoQueue::cost(const IoRequest& request) const {
+  return request.size_bytes + (options_.rotational ? kRotationalRequestCost : kRequestCost);
+}
+
+// Of a class that waits.
 bool IoQueue::is_owed(std::size_t queue) const {
   if (queue == 0) return false;
-  if (queue == index(IoClass::kBackground)) {
-    return queues_[queue].passed_over >= background_owed_after_;
-  }
-  const Owed& after = options_.rotational ? kRotationalOwedAfter : kOwedAfter;
-  return queues_[queue].passed_over >= after[queue];
+  const Owed& owed = options_.rotational ? kRotationalOwedAfter : kOwedAfter;
+  const std::uint64_t after =
+      queue == index(IoClass::kBackground) ? background_owed_after_ : owed[queue];
+  return queues_[queue].passed_over >= after * cost(*queues_[queue].head);
+}
+
+bool IoQueue::is_paced(std::size_t queue, TimePoint now) const {
+  return pacing_ && queue == index(IoClass::kBackground) && now < background_from_ &&
+         control_.urgent(now) != IoClass::kBackground && !is_owed(queue);
+}
+
+// A background request has come back.
+void IoQueue::pace(const IoRequest& request, TimePoint now) {
+  if (options_.fifo || !moves_data(request.op)) return;
+  // Several at once have shared the device.
+  const Duration alone = (now - request.started) / (in_flight_[index(IoClass::kBackground)] + 1);
+  const unsigned limit = options_.background_limit_percent;
+  background_from_ = std::max(background_from_, now + alone * (100 - limit) / limit);
+}
+
+std::optional<TimePoint> IoQueue::paced_until(TimePoint now) {
+  see_waiting(now);
+  const std::size_t background = index(IoClass::kBackground);
+  if (queues_[background].head == nullptr || !is_paced(background, now)) return std::nullopt;
+  return background_from_;
 }
 
 bool IoQueue::completed(const IoRequest& request, TimePoint now) {
@@ -143,6 +174,7 @@ bool IoQueue::completed(const IoRequest& request, TimePoint now) {
   --of_class;
   --in_flight_total_;
   control_.completed(request, now);
+  if (request.io_class == IoClass::kBackground) pace(request, now);
   return now - request.started >= deadline(request);
 }
 
@@ -179,13 +211,17 @@ std::size_t IoQueue::queued() const {
 bool IoQueue::startable(TimePoint now) {
   see_waiting(now);
   for (std::size_t i = 0; i < kIoClasses; ++i) {
-    if (queues_[i].head != nullptr && may_start(static_cast<IoClass>(i), now)) return true;
+    if (queues_[i].head != nullptr && !is_paced(i, now) &&
+        may_start(static_cast<IoClass>(i), now)) {
+      return true;
+    }
   }
   return false;
 }
 
 // Whatever is refused here waits for a completion that is certain to come: each limit is at least
-// one, so it is reached only while something that counts against it is at the device.
+// one, so it is reached only while something that counts against it is at the device. (What
+// is_paced() refuses waits for a time that is certain to come.)
 bool IoQueue::may_start(IoClass io_class, TimePoint now) const {
   if (in_flight_total_ >= options_.depth) return false;
   if (io_class == IoClass::kCritical) return true;

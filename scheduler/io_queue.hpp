@@ -8,8 +8,12 @@
 // Overload    Earliest deadline first turns into first come, first served when more comes than the
 //             disk can do: everybody is late. So of each class only as many requests as may be at
 //             the device together take part in that order, their arrival counting from then; the
-//             others wait behind. And lest a class get only that, it is owed one start for so many
-//             of more urgent ones: background one in 20.
+//             others wait behind. And lest a class get only that, it is owed a start after so many
+//             times its cost has gone to more urgent ones: background after 19 times.
+// Pace        What background has had of the device's time beside more urgent classes it waits out:
+//             with a limit of a fifth, four times as long. Its long transfers then meet few of the
+//             others' short ones, even where the device hands out its bandwidth in slices. It gets
+//             all when nobody else has come for a while, and what it is owed in any case.
 // At the device  One slot is always kept for critical requests. Writes get at most three quarters of
 //             the depth, background at most one quarter, each at least one. Beside more urgent
 //             requests the depth is what DepthControl allows. A class whose slots are taken is
@@ -20,6 +24,7 @@
 
 #include <array>
 #include <cstdint>
+#include <optional>
 #include <vector>
 
 #include "base/assert.hpp"
@@ -36,8 +41,10 @@ struct IoQueueOptions {
   bool rotational = false;
   // First come, first served, all classes alike, up to `depth`: what the order is measured against.
   bool fifo = false;
-  // Background gets at least so many of 100 starts while it waits; 1 to 50.
+  // Of a device that is busy background gets at least so many percent of what all requests cost, and
+  // at most so many percent of the time; 1 to 50, and 1 to 100.
   unsigned background_percent = 5;
+  unsigned background_limit_percent = 20;
 };
 
 class IoQueue {
@@ -56,6 +63,11 @@ class IoQueue {
 
   // pop() would return a request.
   bool startable(TimePoint now);
+  // When background may start that waits for its pace alone, and for nothing that comes back: the
+  // owner has to look again then. Not set: look when a request is pushed or comes back.
+  std::optional<TimePoint> paced_until(TimePoint now);
+  // From now on background starts as soon as its slots allow: the disk is closing.
+  void end_pace() { pacing_ = false; }
   std::size_t queued() const;
   std::size_t queued(IoClass io_class) const { return queues_[index(io_class)].count; }
   unsigned depth() const { return options_.depth; }
@@ -74,20 +86,26 @@ class IoQueue {
     IoRequest* waiting = nullptr;  // the first that does not take part in the order yet
     std::size_t count = 0;
     std::size_t taking_part = 0;
-    unsigned passed_over = 0;  // starts of more urgent requests since the last of this class
+    std::uint64_t passed_over =
+        0;  // cost of more urgent requests since the last start of this class
   };
   static std::size_t index(IoClass io_class) { return static_cast<std::size_t>(io_class); }
   // The queue that requests of this class wait in.
   std::size_t queue_of(IoClass io_class) const { return options_.fifo ? 0 : index(io_class); }
   void let_in(Fifo& fifo, TimePoint now);
   void see_waiting(TimePoint now);
+  std::uint64_t cost(const IoRequest& request) const;
   bool is_owed(std::size_t queue) const;
+  bool is_paced(std::size_t queue, TimePoint now) const;
+  void pace(const IoRequest& request, TimePoint now);
   bool may_start(IoClass io_class, TimePoint now) const;
   IoRequest* take(std::size_t queue);
 
   const IoQueueOptions options_;
   const unsigned background_owed_after_;
   DepthControl control_;
+  bool pacing_ = true;
+  TimePoint background_from_{};  // not before, while others are there
   std::array<Fifo, kIoClasses> queues_{};
   std::array<unsigned, kIoClasses> in_flight_{};
   unsigned in_flight_total_ = 0;

@@ -62,6 +62,7 @@ struct SimulatedDisk::Impl : std::enable_shared_from_this<SimulatedDisk::Impl> {
   void start_all();
   static dynamicfs::detail::Detached serve(std::shared_ptr<Impl> disk, std::uint64_t id,
                                            Duration after);
+  static dynamicfs::detail::Detached keep_time(std::shared_ptr<Impl> disk, TimePoint until);
   void arrive(std::uint64_t id);
   void note_completed(const IoRequest& request);
   Error apply(const IoRequest& request, Code code);
@@ -97,6 +98,7 @@ struct SimulatedDisk::Impl : std::enable_shared_from_this<SimulatedDisk::Impl> {
   std::map<std::uint64_t, IoRequest*> in_flight;  // by id, so in the order they started
   std::vector<std::coroutine_handle<>> parked;    // of requests whose time has come on a hung disk
   std::size_t refusals = 0;                       // posted, not yet run
+  bool timekeeper = false;                        // asleep until the pace lets background start
   bool failed = false;
   bool cut = false;
 
@@ -117,6 +119,16 @@ void SimulatedDisk::Impl::start_all() {
     in_flight.emplace(id, request);
     serve(shared_from_this(), id, after);
   }
+  const auto until = queue.paced_until(executor.now());
+  if (until && !timekeeper) keep_time(shared_from_this(), *until);
+}
+
+dynamicfs::detail::Detached SimulatedDisk::Impl::keep_time(std::shared_ptr<Impl> disk,
+                                                           TimePoint until) {
+  disk->timekeeper = true;
+  co_await disk->executor.sleep_until(until);
+  disk->timekeeper = false;
+  disk->start_all();
 }
 
 dynamicfs::detail::Detached SimulatedDisk::Impl::serve(std::shared_ptr<Impl> disk, std::uint64_t id,

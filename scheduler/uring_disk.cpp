@@ -26,10 +26,8 @@ class UringDisk final : public Disk {
   static Result<std::unique_ptr<Disk>> open(Executor& executor, const VolumeTarget& target,
                                             const UringDiskOptions& options) {
     OpenVolume volume = TRY(open_volume(target, options.read_only, options.lock_wait));
-    const IoQueueOptions queue{.depth = options.depth,
-                               .rotational = volume.rotational,
-                               .fifo = options.fifo,
-                               .background_percent = options.background_percent};
+    IoQueueOptions queue = options.queue;
+    queue.rotational = volume.rotational;
     std::unique_ptr<UringDisk> disk(new UringDisk(executor, target, std::move(volume), queue));
     for (int n = 0; n < options.workers; ++n) {
       auto worker = TRY(Worker::start(disk->shared_, fmt::format("io-{}-{}", options.name, n)));
@@ -43,6 +41,7 @@ class UringDisk final : public Disk {
     {
       LockGuard lock(shared_.mutex);
       shared_.stopping = true;
+      shared_.queue.end_pace();
     }
     for (const auto& worker : workers_) worker->wake();
     workers_.clear();
@@ -140,7 +139,11 @@ class UringDisk final : public Disk {
 
   // Who is to look at the queue because of what was just pushed; nullptr if somebody will anyway.
   Worker* worker_to_wake(TimePoint now) DFS_REQUIRES(shared_.mutex) {
-    if (!shared_.queue.startable(now)) return nullptr;  // the completion it waits for will look
+    // The completion that it waits for will look, or the timekeeper.
+    if (!shared_.queue.startable(now) &&
+        (shared_.has_timekeeper || !shared_.queue.paced_until(now))) {
+      return nullptr;
+    }
     // The first that sleeps: the others stay asleep as long as it keeps up.
     Worker* sleeping = nullptr;
     bool soon = false;

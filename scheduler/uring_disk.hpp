@@ -13,6 +13,7 @@
 #include "base/result.hpp"
 #include "base/unique_fd.hpp"
 #include "scheduler/disk.hpp"
+#include "scheduler/io_queue.hpp"
 
 namespace dynamicfs::scheduler {
 
@@ -40,9 +41,7 @@ Result<void> create_volume_file(const VolumeTarget& target, std::uint64_t size_b
 struct UringDiskOptions {
   std::string name;  // for thread names: "0", "1", ...
   int workers = 2;
-  unsigned depth = 64;              // requests at the device at once, over all workers
-  bool fifo = false;                // no priorities: for measurements
-  unsigned background_percent = 5;  // of the requests, however much is more urgent; 1 to 50
+  IoQueueOptions queue = {};  // for all workers; whether the disk is rotational is found out
   bool read_only = false;
   // Seconds to wait for the lock of a killed daemon whose last requests are still in the kernel.
   Duration lock_wait{std::chrono::seconds{10}};

@@ -51,16 +51,28 @@ std::string parent_of(const std::string& path) {
   return std::filesystem::path(path).parent_path().string();
 }
 
-// False when the device says nothing, as for network and memory file systems.
-bool is_rotational(dev_t device) {
+// What the device behind a store says of itself in sysfs; `otherwise` when it says nothing, as for
+// network and memory file systems.
+std::uint64_t device_limit(dev_t device, const char* name, std::uint64_t otherwise) {
   // A partition has no queue of its own; its directory lies inside that of the whole device.
   for (const char* up : {"", "../"}) {
     std::ifstream file(
-        fmt::format("/sys/dev/block/{}:{}/{}queue/rotational", major(device), minor(device), up));
-    int value = 0;
-    if (file >> value) return value == 1;
+        fmt::format("/sys/dev/block/{}:{}/{}queue/{}", major(device), minor(device), up, name));
+    std::uint64_t value = 0;
+    if (file >> value) return value;
   }
-  return false;
+  return otherwise;
+}
+
+// The longest transfer that is one request to the device, if each 4 KiB of its memory lie by themselves.
+// A longer one has to be split, which the kernel does not do without blocking: the ring tries, gives
+// up, and hands the whole to a kernel thread.
+std::uint64_t transfer_bytes_max(dev_t device) {
+  constexpr std::uint64_t kNoLimit = 1 << 20;  // in KiB, and in pages
+  const std::uint64_t sectors_kib = device_limit(device, "max_sectors_kb", kNoLimit);
+  const std::uint64_t pages = device_limit(device, "max_segments", kNoLimit);
+  return std::max(kBlockBytes,
+                  align_down(std::min(sectors_kib * 1024, pages * kBlockBytes), kBlockBytes));
 }
 
 // Whether O_DIRECT works can be told only by a transfer: overlay and some network file systems take
@@ -217,7 +229,9 @@ Result<OpenVolume> open_volume(const VolumeTarget& target, bool read_only, Durat
     if (::fcntl(fd, F_SETFL, flags & ~O_DIRECT) != 0) return open_error();
     log_info("{}: the store refuses direct I/O; going through the page cache", target.path);
   }
-  volume.rotational = is_rotational(S_ISBLK(of.st_mode) ? of.st_rdev : of.st_dev);
+  const dev_t device = S_ISBLK(of.st_mode) ? of.st_rdev : of.st_dev;
+  volume.rotational = device_limit(device, "rotational", 0) == 1;
+  if (volume.direct) volume.transfer_bytes_max = transfer_bytes_max(device);
   if (S_ISREG(of.st_mode) && !read_only && takes_space_ahead(fd)) {
     volume.space_step_bytes = space_step(volume.size_bytes);
   }

@@ -15,6 +15,8 @@ struct OpenVolume {
   std::uint64_t size_bytes = 0;  // whole blocks
   bool direct = false;           // O_DIRECT is on
   bool rotational = false;
+  // What goes to the kernel at once; a longer transfer goes in pieces. A multiple of kBlockBytes.
+  std::uint64_t transfer_bytes_max = 1 << 30;
   // The unit in which the backing file takes space ahead of writes; 0: it needs or allows none.
   std::uint64_t space_step_bytes = 0;
 };

@@ -146,6 +146,8 @@ bool Worker::take_work() {
   {
     const TimePoint now = shared_.executor.now();
     LockGuard lock(shared_.mutex);
+    if (wake_at_) shared_.has_timekeeper = false;
+    wake_at_.reset();
     while (IoRequest* const request = shared_.queue.pop(now)) {
       taken_.push_back(request);
     }
@@ -164,6 +166,9 @@ bool Worker::take_work() {
       flush_here_ = take_slot();
       state = WorkerState::kAway;
       --shared_.workers_here;
+    } else if (!shared_.has_timekeeper) {
+      wake_at_ = shared_.queue.paced_until(now);
+      shared_.has_timekeeper = wake_at_.has_value();
     }
   }
   for (IoRequest* const request : taken_) {
@@ -243,10 +248,20 @@ void Worker::take_away(std::vector<IoRequest*>& requests) {
 void Worker::enter() {
   shared_.metrics.system_calls.add();
   // What is finished already, because the disk has failed, does not wait for the kernel.
-  const int result = io_uring_submit_and_wait(&ring_, finished_.empty() ? 1 : 0);
+  const unsigned at_least = finished_.empty() ? 1 : 0;
+  int result = 0;
+  if (wake_at_ && at_least != 0) {
+    const std::int64_t left_ns =
+        std::max<std::int64_t>((*wake_at_ - shared_.executor.now()).count(), 0);
+    __kernel_timespec left{.tv_sec = left_ns / 1'000'000'000, .tv_nsec = left_ns % 1'000'000'000};
+    io_uring_cqe* first = nullptr;
+    result = io_uring_submit_and_wait_timeout(&ring_, &first, at_least, &left, nullptr);
+  } else {
+    result = io_uring_submit_and_wait(&ring_, at_least);
+  }
   // What was not submitted stays in the ring for the next time round.
   DFS_ASSERT(result >= 0 || result == -EINTR || result == -EAGAIN || result == -EBUSY ||
-             result == -ENOMEM);
+             result == -ENOMEM || result == -ETIME);
 }
 
 void Worker::reap() {
@@ -314,7 +329,7 @@ void Worker::start_request(IoRequest& request) {
   prepare(request);
 }
 
-// The rest of the transfer, from done_bytes on.
+// The rest of the transfer, from done_bytes on, or the next piece of it.
 void Worker::prepare(IoRequest& request) {
   if (shared_.failed.load(std::memory_order_relaxed)) {
     request.error = error(Code::kDiskGone);
@@ -323,7 +338,8 @@ void Worker::prepare(IoRequest& request) {
   }
   const std::uint32_t slot = take_slot();
   io_uring_sqe* const sqe = next_sqe();
-  const auto size = static_cast<unsigned>(request.size_bytes - request.done_bytes);
+  const auto size = static_cast<unsigned>(std::min<std::uint64_t>(
+      request.size_bytes - request.done_bytes, shared_.volume.transfer_bytes_max));
   const std::uint64_t offset = request.offset_bytes + request.done_bytes;
   switch (request.op) {
     case IoOp::kRead:

@@ -60,6 +60,8 @@ struct WorkerShared {
   // What writes is not waited for any more: Disk::fail(). Changes under the mutex.
   std::atomic<bool> failed{false};
   int workers_here DFS_GUARDED_BY(mutex) = 0;  // those that are not kAway
+  bool has_timekeeper DFS_GUARDED_BY(mutex) =
+      false;  // a worker sleeps no longer than the pace asks
 };
 
 class Worker {
@@ -119,7 +121,8 @@ class Worker {
 
   // The thread's own.
   io_uring ring_{};
-  std::uint64_t wake_value_ = 0;  // where the kernel stores what it read from wake_event_
+  std::uint64_t wake_value_ = 0;      // where the kernel stores what it read from wake_event_
+  std::optional<TimePoint> wake_at_;  // the timekeeper's: it looks at the queue then
   std::vector<IoRequest*> taken_;
   std::vector<IoRequest*> finished_;
   std::vector<std::uint32_t> free_slots_;

@@ -72,7 +72,8 @@ const char* wrong_with_schedule(std::uint64_t seed) {
   IoQueue queue({.depth = depth,
                  .rotational = rotational,
                  .fifo = fifo,
-                 .background_percent = static_cast<unsigned>(1 + random() % 50)});
+                 .background_percent = static_cast<unsigned>(1 + random() % 50),
+                 .background_limit_percent = static_cast<unsigned>(1 + random() % 100)});
   std::array<IoRequest, 40> requests;
   std::array<std::vector<std::size_t>, kIoClasses> waiting;  // the model
   std::array<std::size_t, kIoClasses> started{};
@@ -119,7 +120,12 @@ const char* wrong_with_schedule(std::uint64_t seed) {
     if (queue.queued() != queued) return "a request was lost";
     if (queue.in_flight() != at_device.size()) return "what is at the device is counted wrong";
     if (at_device.size() > depth) return "more are at the device than may be";
-    if (queued != 0 && at_device.empty() && !queue.startable(now)) return "all wait for nothing";
+    const auto paced_until = queue.paced_until(now);
+    if (paced_until && *paced_until <= now) return "background waits for a time that is over";
+    if (queued != 0 && at_device.empty() && !queue.startable(now) && !paced_until) {
+      return "all wait for nothing";
+    }
+    if (paced_until && pushed == requests.size() && at_device.empty()) now = *paced_until;
   }
   return nullptr;
 }
@@ -158,6 +164,66 @@ TEST_SUITE("io_queue") {
       }
       CHECK(background == 10 * percent);
     }
+  }
+
+  TEST_CASE("background waits four times as long as it was at the device, while others are there") {
+    Queue q;
+    const int first = q.push(IoClass::kBackground);
+    const int second = q.push(IoClass::kBackground);
+    CHECK(q.pop() == first);
+    CHECK(q.pop() == second);  // nobody else: no pace
+    q.now = TimePoint{milliseconds{20}};
+    q.complete(IoClass::kBackground);  // 20 ms beside one other: 10 ms of its own
+    q.complete(IoClass::kBackground);  // 20 ms
+    CHECK_FALSE(q.queue.paced_until(q.now).has_value());
+    const int third = q.push(IoClass::kBackground, milliseconds{20});
+    const int read = q.push(IoClass::kRead, milliseconds{20});
+    CHECK(q.pop() == read);
+    CHECK(q.pop() == -1);
+    CHECK_FALSE(q.queue.startable(q.now));
+    CHECK(q.queue.paced_until(q.now) == TimePoint{milliseconds{20 + 4 * 20}});
+    q.now = TimePoint{milliseconds{100}};
+    CHECK_FALSE(q.queue.paced_until(q.now).has_value());
+    CHECK(q.pop() == third);
+    q.complete(IoClass::kBackground);  // in no time
+    CHECK_FALSE(q.queue.paced_until(q.now).has_value());
+  }
+
+  TEST_CASE(
+      "the pace is over when nobody else has come for 100 ms, or background is owed a start") {
+    for (const bool owed : {false, true}) {
+      Queue q;
+      const int first = q.push(IoClass::kBackground);
+      CHECK(q.pop() == first);
+      q.now = TimePoint{std::chrono::seconds{1}};
+      q.complete(IoClass::kBackground);
+      const int second = q.push(IoClass::kBackground, std::chrono::seconds{1});
+      for (int i = 0; i < (owed ? 19 : 18); ++i) {
+        const int read = q.push(IoClass::kRead, std::chrono::seconds{1});
+        CHECK(q.pop() == read);
+        q.complete(IoClass::kRead);
+      }
+      CHECK(q.queue.startable(q.now) == owed);
+      CHECK(q.queue.paced_until(q.now).has_value() != owed);
+      q.now = TimePoint{std::chrono::seconds{1} + milliseconds{101}};
+      CHECK(q.pop() == second);
+    }
+  }
+
+  TEST_CASE("what is owed counts by the size of requests") {
+    Queue q;
+    q.push(IoClass::kBackground);
+    const int large = 0;
+    q.requests.back().size_bytes = 240 * 1024;  // 256 KiB with what a request costs: 16 empty ones
+    unsigned reads = 0;
+    while (true) {
+      q.push(IoClass::kRead);
+      if (q.pop() == large) break;
+      q.complete(IoClass::kRead);
+      ++reads;
+      REQUIRE(reads < 1000);
+    }
+    CHECK(reads == 16 * 19);
   }
 
   TEST_CASE("a request has a deadline by its class, longer on a spinning disk and for a flush") {
@@ -295,7 +361,7 @@ TEST_SUITE("io_queue") {
   }
 
   TEST_CASE("a class whose slots are taken is passed over, and is next when one comes back") {
-    Queue q({.depth = 4, .rotational = false});
+    Queue q({.depth = 4, .background_limit_percent = 100});
     const int first = q.push(IoClass::kBackground);
     const int second = q.push(IoClass::kBackground);
     CHECK(q.pop() == first);

@@ -96,7 +96,7 @@ Outcome simulate(const Device& device, const std::vector<Load>& loads, Duration 
       served.push({now + device.service(random), inside.front()});
       inside.pop_front();
     }
-    if (served.empty()) FAIL("nothing is at the device");
+    if (served.empty()) FAIL("nothing is at the device");  // nor a load of background alone
     const auto [at, request] = served.top();
     served.pop();
     now = at;

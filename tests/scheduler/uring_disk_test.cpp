@@ -112,7 +112,11 @@ class Mounted {
 };
 
 UringDiskOptions options_for_test() {
-  return {.name = "t", .workers = 2, .depth = 32, .read_only = false, .lock_wait = Duration{0}};
+  return {.name = "t",
+          .workers = 2,
+          .queue = {.depth = 32},
+          .read_only = false,
+          .lock_wait = Duration{0}};
 }
 
 std::unique_ptr<Executor> executor = make_thread_executor();
@@ -305,7 +309,7 @@ TEST_SUITE("uring_disk") {
         CAPTURE(depth);
         UringDiskOptions options = options_for_test();
         options.workers = workers;
-        options.depth = depth;
+        options.queue.depth = depth;
         auto disk = open_at(directory / "image", options).value();
         CHECK(block_on(*executor, Run::all(disk.get())) == 0);
       }
@@ -646,7 +650,7 @@ TEST_SUITE("uring_disk") {
     for (std::uint64_t round = 0; round < test::scaled(150); ++round) {
       UringDiskOptions options = options_for_test();
       options.workers = 1 + static_cast<int>(round % 3);
-      options.depth = round % 4 == 0 ? 2 : 32;
+      options.queue.depth = round % 4 == 0 ? 2 : 32;
       auto disk = open_at(directory / "image", options).value();
       Stress::run(*disk, seed + round, [&](const std::atomic<std::uint64_t>& answered) {
         while (answered.load() < (seed + round) * 37 % 500) std::this_thread::yield();
@@ -714,7 +718,7 @@ TEST_SUITE("uring_disk") {
       std::atomic<int> completed{0};
       std::vector<Pending> all(500);
       UringDiskOptions options = options_for_test();
-      options.depth = depth;
+      options.queue.depth = depth;
       auto disk = open_at(directory / "image", options).value();
       for (std::size_t i = 0; i < all.size(); ++i) {
         Pending& pending = all[i];
@@ -753,12 +757,63 @@ TEST_SUITE("uring_disk") {
     CHECK(names == std::set<std::string>{"io-17-0", "io-17-1", "io-17-2"});
   }
 
+  TEST_CASE("background that waits for its pace alone starts though nothing else comes") {
+    const TemporaryDirectory directory;
+    create_at(directory / "image");
+    for (const int workers : {1, 2}) {
+      UringDiskOptions options = options_for_test();
+      options.workers = workers;
+      options.queue.background_limit_percent = 1;  // 99 times as long as it takes
+      auto disk = open_at(directory / "image", options).value();
+      struct Run {
+        static Task<Result<void>> run(Disk* on, std::span<std::byte> into) {
+          for (int round = 0; round < 20; ++round) {
+            CO_TRY(co_await scheduler::read(*on, IoClass::kRead, 0, into));
+            CO_TRY(co_await scheduler::read(*on, IoClass::kBackground, 0, into));
+          }
+          co_return Result<void>{};
+        }
+      };
+      Buffer buffer(kBlockBytes);
+      CHECK(block_on(*executor, Run::run(disk.get(), buffer.span())).has_value());
+      // And from a thread that is none of the disk's, while all workers sleep.
+      for (int round = 0; round < 20; ++round) {
+        CHECK(read(*disk, 0, buffer.span()).has_value());
+        CHECK(block_on(*executor, scheduler::read(*disk, IoClass::kBackground, 0, buffer.span()))
+                  .has_value());
+      }
+    }
+  }
+
+  TEST_CASE("a transfer goes to the kernel in pieces that the device takes at once") {
+    const TemporaryDirectory directory;
+    create_at(directory / "backing");
+    const LoopDevice device(directory / "backing");
+    if (device.empty()) {
+      MESSAGE("no loop device here");
+      return;
+    }
+    std::ofstream("/sys/block/" + fs::path(device.path()).filename().string() +
+                  "/queue/max_sectors_kb")
+        << 64;
+    auto disk = open_at(device.path()).value();
+    Buffer out(kMiB);
+    Buffer in(kMiB);
+    fill(out.span(), 1, 1);
+    CHECK(write(*disk, kMiB, out.span()).has_value());
+    const std::uint64_t before = disk->metrics().system_calls.sum();
+    CHECK(read(*disk, kMiB, in.span()).has_value());
+    CHECK(disk->metrics().system_calls.sum() - before >= 16);
+    CHECK(disk->metrics().reads.sum() == 1);
+    CHECK(is_filled(in.span(), 1, 1));
+  }
+
   TEST_CASE("a batch is one system call and one wake-up, not one for each request") {
     const TemporaryDirectory directory;
     create_at(directory / "image");
     UringDiskOptions options = options_for_test();
     options.workers = 1;
-    options.depth = 64;
+    options.queue.depth = 64;
     auto disk = open_at(directory / "image", options).value();
     struct Run {
       // Resumes on the worker; what it submits there needs no wake-up.
