@@ -206,7 +206,7 @@ Outcome<ControlClient> ControlClient::connect(const std::string& socket) {
 
 Outcome<Json> ControlClient::ask(const std::string& command, Patience patience) {
   if (!send_all(connection_.get(), Json{{"command", command}}.dump() + "\n")) {
-    return failed("The daemon has closed the connection.", "");
+    return Refusal{ExitCode::kNotMounted, "The daemon has closed the connection.", ""};
   }
   Json answer = TRY(next_line(patience));
   if (!answer.value("ok", false)) {
@@ -231,7 +231,10 @@ Outcome<Json> ControlClient::next_line(Patience patience) {
     char buffer[16384];
     const ssize_t got = ::recv(connection_.get(), buffer, sizeof buffer, 0);
     if (got < 0 && errno == EINTR) continue;
-    if (got <= 0) return failed("The daemon has ended without an answer.", "Its log says why.");
+    if (got <= 0) {
+      return Refusal{ExitCode::kNotMounted, "The daemon has ended without an answer.",
+                     "Its log says why."};
+    }
     received_.append(buffer, static_cast<std::size_t>(got));
   }
 }
@@ -254,7 +257,8 @@ RunningDaemons running_daemons() {
       }
       auto hello = client->ask("hello", kPatience);
       if (!hello) {
-        daemons.silent = true;
+        // Not one that has just ended: its socket takes connections until the kernel is done with it.
+        daemons.silent |= hello.error().code != ExitCode::kNotMounted;
         continue;
       }
       daemons.answering.push_back({.socket = socket,

@@ -111,6 +111,7 @@ class ControlClient {
   using Patience = std::optional<std::chrono::milliseconds>;  // none: for ever
 
   static Outcome<ControlClient> connect(const std::string& socket);
+  // Refused with kFailed when the daemon is silent for that long, with kNotMounted when it has ended.
   Outcome<Json> ask(const std::string& command, Patience patience = {});
   Outcome<Json> next_line(Patience patience = {});
   // For poll(2).

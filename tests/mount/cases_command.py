@@ -2,11 +2,14 @@
 changed.
 """
 
+import contextlib
 import json
 import os
+import socket
 import stat
 import struct
 import subprocess
+import threading
 from pathlib import Path
 
 from case import OWN_POOLS, case
@@ -354,6 +357,28 @@ def not_mounted(bench):
         expect_refusal(dynamicfs(word, folder), EXIT_NOT_MOUNTED, folder)
 
 
+@contextlib.contextmanager
+def closing_socket(path):
+    """Takes every connection and closes it without an answer."""
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen()
+
+        def serve():
+            with contextlib.suppress(OSError):
+                while True:
+                    listener.accept()[0].close()
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        try:
+            yield
+        finally:
+            path.unlink()
+            listener.shutdown(socket.SHUT_RDWR)
+            thread.join()
+
+
 @case(
     GROUP,
     "status without a mountpoint lists a mount whose daemon is dead, alone and beside a healthy one",
@@ -385,6 +410,9 @@ def status_of_dead_mount(bench):
         return found
 
     expect_dead_mount()
+    # A process that has just died: its socket still takes connections, and closes them.
+    with closing_socket(Path("/run/dynamicfs/just-died.sock")):
+        expect_dead_mount()
     alive = bench.pool("alive", [image_disk(bench.scratch / "alive.img", DISK_BYTES)]).mount()
     expect_equal(
         expect_dead_mount()[str(alive.root)]["pool"]["state"], "healthy", "state of the other pool"
@@ -501,14 +529,15 @@ def create_on_full_disk(bench):
 @case(GROUP, "what a mount is told of memory and order bounds what the kernel hands over", where=OWN_POOLS)
 def memory_options(bench):
     disks = [image_disk(bench.scratch / "disk.img", DISK_BYTES)]
-    options = ["write_memory=20M", "read_memory=8M", "background=25", "order=fifo"]
+    options = ["write_memory=20M", "read_memory=8M", "background=25", "background_limit=60", "order=fifo"]
     pool = bench.pool("pool", disks, options=options).mount()
     _, status = pool.status()
     expect_equal(status["fuse"]["receive_buffers_max"], 22, "20 for writes and one for each reader")
     expect_equal(status["fuse"]["max_background"], 16, "four fifths of them are for writeback")
     daemon = status["daemon"]
     expect_equal(daemon["read_memory_bytes"], 8 << 20, "memory for reads")
-    expect_equal((daemon["background_percent"], daemon["order"]), (25, "fifo"), "how disks are served")
+    expect_equal((daemon["background_percent"], daemon["background_limit_percent"], daemon["order"]),
+                 (25, 60, "fifo"), "how disks are served")
     content = bench.rng.randbytes(40 << 20)
     (pool.root / "file").write_bytes(content)
     pool.remount()
@@ -613,6 +642,7 @@ def values_missing(bench):
         ((*mount, "depth=0"), "-o depth=64."),
         ((*mount, "workers=17"), "-o workers=2."),
         ((*mount, "background=0"), "-o background=5."),
+        ((*mount, "background_limit=101"), "-o background_limit=20."),
         ((*mount, "write_memory=1M"), "-o write_memory=160M."),
         ((*mount, "read_memory=lots"), "-o read_memory=256M."),
         ((*mount, "order=lifo"), "neither order=priority nor order=fifo."),
