@@ -302,14 +302,15 @@ Outcome<void> Daemon::enter_tree() {
   auto session = FuseSession::start(*executor_, *filesystem_, std::move(device_),
                                     {.readers = request_.options.readers,
                                      .writeback = request_.options.writeback,
-                                     .write_memory_bytes = request_.options.write_memory_bytes});
+                                     .write_memory_bytes = request_.options.write_memory_bytes,
+                                     .dirty_limited = can_limit_dirty_memory(facts_.device)});
   if (!session)
     return failed(fmt::format("The FUSE session cannot start: {}.", describe(session.error())));
   session_ = std::move(*session);
   if (!session_->wait_for_init(kInitPatience))
     return failed("The kernel did not open the FUSE session.");
   // Not from the handler of INIT, where it would deadlock; the kernel is past that now.
-  facts_.knobs = raise_kernel_knobs(facts_.device);
+  facts_.knobs = raise_kernel_knobs(facts_.device, session_->dirty_bytes_max());
   facts_.since = std::chrono::steady_clock::now();
   const FuseSession::State state = session_->state();
   log_info("fuse {}.{}, libfuse {}: {}", state.offered.major, state.offered.minor,

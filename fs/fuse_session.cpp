@@ -23,16 +23,18 @@ namespace {
 
 // One WRITE fills one extent window.
 constexpr unsigned kWriteBytesMax = kWindowBytes;
-// Readahead, asynchronous direct I/O and writeback in flight at once, at most. Enough that one
-// stream keeps every disk busy (FAST'17 found 100 enough for 32 threads on a hard disk), little
-// enough that writeback waits in the kernel rather than in our memory.
-constexpr std::size_t kBackgroundMax = 128;
+// Writeback in flight from where on the kernel starts no more of its own accord, only what an fsync
+// asks for. Enough that one stream keeps every disk busy (FAST'17 found 100 enough for 32 threads on a
+// hard disk).
+constexpr std::size_t kCongestedAt = 96;
 
-// So few of the buffers for writes that writeback cannot take the last one, and lookups, reads and
-// fsync go on: the others are for synchronous writes, each of which is a thread that waits.
-unsigned background_max(std::size_t write_buffers) {
-  return static_cast<unsigned>(std::clamp<std::size_t>(write_buffers * 4 / 5, 1, kBackgroundMax));
-}
+// Of the buffers for writes, in fifths. The largest writeback at once, where it can be limited: an
+// fsync of all that is dirty.
+constexpr std::size_t kFifthsDirty = 3;
+// Readahead, direct I/O and writeback at once, at most: so few that writeback cannot take the last
+// buffer and lookups, reads and fsync go on; the others are for synchronous writes, each of which is
+// a thread that waits. And more than writeback alone, because all reads wait when there are so many.
+constexpr std::size_t kFifthsBackground = 4;
 
 // Wakes a reader out of read(2); it does nothing, being delivered is the point.
 constexpr int kWakeSignal = SIGUSR1;
@@ -229,6 +231,11 @@ void FuseSession::handle(std::span<std::byte> message) {
   }
 }
 
+std::optional<std::uint64_t> FuseSession::dirty_bytes_max() const {
+  if (!options_.dirty_limited) return std::nullopt;
+  return write_buffers() * kFifthsDirty / 5 * kWriteBytesMax;
+}
+
 // Called by libfuse while it answers INIT.
 void FuseSession::negotiate(fuse_conn_info* connection) {
   // Not ATOMIC_O_TRUNC: an open that we never hear of cannot truncate; without it the kernel sends
@@ -242,8 +249,14 @@ void FuseSession::negotiate(fuse_conn_info* connection) {
   connection->want = wanted & connection->capable;
   kernel_keeps_times_ = (connection->want & FUSE_CAP_WRITEBACK_CACHE) != 0;
   connection->max_write = kWriteBytesMax;
-  connection->max_background = background_max(buffers_.count_max() - options_.readers);
-  connection->congestion_threshold = std::max(1U, connection->max_background * 3 / 4);
+  const std::size_t background =
+      std::min<std::size_t>(write_buffers() * kFifthsBackground / 5, 0xFFFF);
+  const std::size_t congested = std::min(background * 3 / 4, kCongestedAt);
+  connection->congestion_threshold = static_cast<unsigned>(std::max<std::size_t>(congested, 1));
+  // Without a limit of what is dirty writeback takes them all; then few, so that it waits in the
+  // kernel rather than in our memory.
+  connection->max_background = static_cast<unsigned>(
+      options_.dirty_limited ? background : std::min(background, kCongestedAt * 4 / 3));
   // As large as the kernel offers, which is what the bdi has: kernel_knobs raises that afterwards.
   connection->time_gran = 1;
 }

@@ -21,6 +21,7 @@
 #include <cstdint>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <thread>
 #include <vector>
@@ -46,6 +47,8 @@ struct SessionOptions {
   bool writeback = true;
   // Payload of writes that wait; beyond that no request is taken from the kernel.
   std::uint64_t write_memory_bytes = 160 * kMiB;
+  // The kernel will keep no more dirty than dirty_bytes_max().
+  bool dirty_limited = false;
 };
 
 // The one place where a Code becomes an errno.
@@ -63,6 +66,8 @@ class FuseSession {
   // Waits until the kernel's INIT was answered. kShutdown: the session ended before, or nothing
   // came in `patience`.
   Result<void> wait_for_init(std::chrono::milliseconds patience);
+  // What the kernel may have dirty, if that can be limited: see kernel_knobs.hpp.
+  std::optional<std::uint64_t> dirty_bytes_max() const;
   // Becomes readable when the kernel has ended the session (unmounted, or aborted).
   int end_fd() const { return end_fd_.get(); }
 
@@ -94,6 +99,7 @@ class FuseSession {
   friend void on_init(void* session, fuse_conn_info* connection);
   FuseSession(Executor& executor, Filesystem& filesystem, SessionOptions options);
 
+  std::size_t write_buffers() const { return buffers_.count_max() - options_.readers; }
   void read_requests(unsigned index);
   void handle(std::span<std::byte> message);
   void negotiate(fuse_conn_info* connection);

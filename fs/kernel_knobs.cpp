@@ -17,18 +17,8 @@
 namespace dynamicfs::fs {
 namespace {
 
-struct Setting {
-  const char* name;
-  const char* value;
-};
-constexpr Setting kSettings[] = {
-    // One extent window, and one request of the largest size.
-    {"read_ahead_kb", "1024"},
-    // The kernel gives a FUSE mount 1 % of the dirty limit, which stalls writers for no reason of
-    // ours: backpressure comes from the disks.
-    {"max_ratio", "40"},
-    {"strict_limit", "0"},
-};
+// Linux 6.2 and later.
+constexpr const char* kDirtyLimit = "max_bytes";
 
 std::string read_word(const std::string& path) {
   std::ifstream file(path);
@@ -37,26 +27,46 @@ std::string read_word(const std::string& path) {
   return word;
 }
 
-bool write_word(const std::string& path, const char* value) {
+bool write_word(const std::string& path, const std::string& value) {
   std::ofstream file(path);
   file << value << std::flush;
   return file.good();
 }
 
+std::string knob_path(const std::string& device, const char* name) {
+  return "/sys/class/bdi/" + device + "/" + name;
+}
+
 }  // namespace
 
-std::vector<Knob> raise_kernel_knobs(const std::string& device) {
+bool can_limit_dirty_memory(const std::string& device) {
+  return ::access(knob_path(device, kDirtyLimit).c_str(), W_OK) == 0;
+}
+
+std::vector<Knob> raise_kernel_knobs(const std::string& device,
+                                     std::optional<std::uint64_t> dirty_bytes_max) {
   std::vector<Knob> knobs;
-  const std::string directory = "/sys/class/bdi/" + device + "/";
-  for (const Setting& setting : kSettings) {
-    const std::string path = directory + setting.name;
-    Knob knob{.name = setting.name, .before = read_word(path), .after = {}};
-    if (knob.before != setting.value && ::geteuid() == 0 && !write_word(path, setting.value)) {
-      log_warning("cannot set {} to {}: {}", path, setting.value, std::strerror(errno));
+  const auto set = [&](const char* name, const std::string& value) {
+    const std::string path = knob_path(device, name);
+    Knob knob{.name = name, .before = read_word(path), .after = {}};
+    errno = 0;
+    const bool done = knob.before == value || (::geteuid() == 0 && write_word(path, value));
+    if (!done && errno != 0) {
+      log_warning("cannot set {} to {}: {}", path, value, std::strerror(errno));
     }
     knob.after = read_word(path);
     knobs.push_back(std::move(knob));
+    return done;
+  };
+  // One extent window, and one request of the largest size.
+  set("read_ahead_kb", "1024");
+  if (dirty_bytes_max && set(kDirtyLimit, std::to_string(*dirty_bytes_max))) {
+    set("strict_limit", "1");
+    return knobs;
   }
+  // Refused where it is more than all file systems may have together: then that is the limit.
+  set("max_ratio", "40");
+  set("strict_limit", "0");
   return knobs;
 }
 

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 #include <sys/mount.h>
+#include <sys/sysinfo.h>
 
 #include <algorithm>
 #include <array>
@@ -172,6 +173,13 @@ Outcome<void> parse_word(std::string_view word, MountOptions& options) {
 }
 
 }  // namespace
+
+std::uint64_t usual_write_memory_bytes() {
+  struct sysinfo machine {};
+  if (::sysinfo(&machine) != 0) return 128 * kMiB;
+  const std::uint64_t memory = std::uint64_t{machine.totalram} * machine.mem_unit;
+  return std::clamp(align_down(memory / 16, kMiB), 128 * kMiB, 512 * kMiB);
+}
 
 Outcome<void> parse_mount_options(std::string_view text, MountOptions& options) {
   while (!text.empty()) {

@@ -12,6 +12,9 @@
 
 namespace dynamicfs::fs {
 
+// A sixteenth of the machine's memory, 128 to 512 MiB.
+std::uint64_t usual_write_memory_bytes();
+
 struct MountOptions {
   unsigned long flags = 0;  // MS_RDONLY ... of mount(2)
   bool read_only = false;
@@ -19,7 +22,7 @@ struct MountOptions {
   int workers_per_disk = 2;
   scheduler::IoQueueOptions queue;  // of each disk
   unsigned readers = 2;
-  std::uint64_t write_memory_bytes = 160 << 20;
+  std::uint64_t write_memory_bytes = usual_write_memory_bytes();
   std::uint64_t read_memory_bytes = 256 << 20;
   Duration commit_interval{std::chrono::seconds{5}};
   std::vector<std::string> disks;  // disk=PATH, made absolute

@@ -72,7 +72,8 @@ struct IoRequest {
   IoRequest* next = nullptr;
   TimePoint arrival{};  // at the queue
   TimePoint due{};
-  TimePoint started{};  // at the device
+  TimePoint started{};           // at the device
+  std::uint64_t cost_there = 0;  // of all that was at the device then
   std::uint64_t tag = 0;
   std::size_t done_bytes = 0;
 };

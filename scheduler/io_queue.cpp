@@ -14,7 +14,7 @@ using Offsets = std::array<Duration, kIoClasses>;
 // what a person waits for; on spinning disks a seek costs about a hundred times as much, the
 // offsets only four times, so that a queue of ordinary length still shows the classes. But writes
 // more: each that goes first there delays an urgent request by its whole length.
-constexpr Offsets kOffsets = {milliseconds{0}, milliseconds{1}, milliseconds{4}, milliseconds{20},
+constexpr Offsets kOffsets = {milliseconds{0}, milliseconds{1}, milliseconds{4}, milliseconds{100},
                               milliseconds{250}};
 constexpr Offsets kRotationalOffsets = {milliseconds{0}, milliseconds{4}, milliseconds{16},
                                         milliseconds{320}, milliseconds{1000}};
@@ -30,6 +30,11 @@ constexpr Owed kRotationalOwedAfter = {0, 2, 4, 44};
 // moves in the latency of a small read, a spinning one in a seek and half a turn.
 constexpr std::uint64_t kRequestCost = 16 * kKiB;
 constexpr std::uint64_t kRotationalRequestCost = kMiB;
+
+// How much work of writes and background may be inside the device. Twice the latency that Seastar's
+// scheduler aims at for ten times as large requests; spinning disks order what they have inside.
+constexpr Duration kInside = milliseconds{20};
+constexpr Duration kRotationalInside = milliseconds{100};
 
 // Guesses, far beyond what a device that is well does under load: what is later is worth asking
 // another copy, and a word in the log. The offsets' rule for spinning disks holds here too.
@@ -74,11 +79,14 @@ void IoQueue::push(IoRequest& request, TimePoint now) {
   let_in(fifo, now);
 }
 
-// Into the order, as long as there are fewer than may be at the device.
+// Into the order, as long as there are fewer than may be at the device, and no more than it does in
+// time.
 void IoQueue::let_in(Fifo& fifo, TimePoint now) {
   const std::size_t window = control_.depth(now);
   while (fifo.waiting != nullptr && fifo.taking_part < window) {
     IoRequest& request = *fifo.waiting;
+    if (fifo.taking_part > 0 && is_too_much(fifo.cost_taking_part + cost(request))) return;
+    fifo.cost_taking_part += cost(request);
     const Offsets& offsets = options_.rotational ? kRotationalOffsets : kOffsets;
     request.due = now + offsets[index(request.io_class)];
     fifo.waiting = request.next;
@@ -101,7 +109,7 @@ IoRequest* IoQueue::pop(TimePoint now) {
   for (std::size_t i = 0; i < kIoClasses; ++i) {
     const Fifo& fifo = queues_[i];
     if (fifo.head == nullptr || is_paced(i, now)) continue;
-    if (!may_start(static_cast<IoClass>(i), now)) {
+    if (!may_start(i, now)) {
       control_.held_back();
       continue;
     }
@@ -124,6 +132,8 @@ IoRequest* IoQueue::pop(TimePoint now) {
   IoRequest* const request = take(best);
   request->started = now;
   at_device_.push_back(request);
+  if (moves_data(request->op)) cost_at_device_ += cost(*request);
+  request->cost_there = cost_at_device_;
   if (request->op == IoOp::kFlush) ++flushes_in_flight_;
   let_in(queues_[best], now);
   return request;
@@ -156,6 +166,25 @@ void IoQueue::pace(const IoRequest& request, TimePoint now) {
   background_from_ = std::max(background_from_, now + alone * (100 - limit) / limit);
 }
 
+void IoQueue::measure(const IoRequest& request, TimePoint now) {
+  const auto took_ns =
+      static_cast<double>(std::max<std::int64_t>((now - request.started).count(), 1));
+  const double rate = static_cast<double>(request.cost_there) / took_ns;
+  cost_per_ns_ += cost_per_ns_ == 0 ? rate : (rate - cost_per_ns_) / 8;
+}
+
+// One more of this class would be more than the device does in time.
+bool IoQueue::fills_device(const IoRequest& request) const {
+  return !options_.fifo && request.io_class >= IoClass::kWrite &&
+         is_too_much(cost_at_device_ + cost(request));
+}
+
+bool IoQueue::is_too_much(std::uint64_t cost) const {
+  const Duration inside = options_.rotational ? kRotationalInside : kInside;
+  return cost_per_ns_ != 0 &&
+         static_cast<double>(cost) > cost_per_ns_ * static_cast<double>(inside.count());
+}
+
 std::optional<TimePoint> IoQueue::paced_until(TimePoint now) {
   see_waiting(now);
   const std::size_t background = index(IoClass::kBackground);
@@ -169,6 +198,10 @@ bool IoQueue::completed(const IoRequest& request, TimePoint now) {
   *found = at_device_.back();
   at_device_.pop_back();
   if (request.op == IoOp::kFlush) --flushes_in_flight_;
+  if (moves_data(request.op)) {
+    measure(request, now);
+    cost_at_device_ -= cost(request);
+  }
   unsigned& of_class = in_flight_[queue_of(request.io_class)];
   DFS_ASSERT(of_class > 0);
   --of_class;
@@ -211,8 +244,7 @@ std::size_t IoQueue::queued() const {
 bool IoQueue::startable(TimePoint now) {
   see_waiting(now);
   for (std::size_t i = 0; i < kIoClasses; ++i) {
-    if (queues_[i].head != nullptr && !is_paced(i, now) &&
-        may_start(static_cast<IoClass>(i), now)) {
+    if (queues_[i].head != nullptr && !is_paced(i, now) && may_start(i, now)) {
       return true;
     }
   }
@@ -222,7 +254,8 @@ bool IoQueue::startable(TimePoint now) {
 // Whatever is refused here waits for a completion that is certain to come: each limit is at least
 // one, so it is reached only while something that counts against it is at the device. (What
 // is_paced() refuses waits for a time that is certain to come.)
-bool IoQueue::may_start(IoClass io_class, TimePoint now) const {
+bool IoQueue::may_start(std::size_t queue, TimePoint now) const {
+  const auto io_class = static_cast<IoClass>(queue);
   if (in_flight_total_ >= options_.depth) return false;
   if (io_class == IoClass::kCritical) return true;
   const unsigned others = in_flight_total_ - in_flight_[index(IoClass::kCritical)];
@@ -230,12 +263,13 @@ bool IoQueue::may_start(IoClass io_class, TimePoint now) const {
   unsigned depth = options_.depth;
   // What a class is owed it gets beside any number of more urgent requests, which are not bound by
   // the shared depth and could fill it for ever.
-  if (index(io_class) > index(control_.urgent(now)) && !is_owed(index(io_class))) {
+  if (queue > index(control_.urgent(now)) && !is_owed(queue)) {
     depth = control_.depth(now);
     // A flush takes its time, whatever goes beside it.
     if (in_flight_total_ - flushes_in_flight_ >= depth) return false;
   }
-  const unsigned own = in_flight_[index(io_class)];
+  const unsigned own = in_flight_[queue];
+  if (own > 0 && !is_owed(queue) && fills_device(*queues_[queue].head)) return false;
   if (io_class == IoClass::kWrite) return own < std::max(1U, depth * 3 / 4);
   if (io_class == IoClass::kBackground) return own < std::max(1U, depth / 4);
   return true;
@@ -250,6 +284,7 @@ IoRequest* IoQueue::take(std::size_t queue) {
     fifo.waiting = request->next;
   } else {
     --fifo.taking_part;
+    fifo.cost_taking_part -= cost(*request);
   }
   --fifo.count;
   if (fifo.head == nullptr) fifo.passed_over = 0;

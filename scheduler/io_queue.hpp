@@ -18,6 +18,10 @@
 //             the depth, background at most one quarter, each at least one. Beside more urgent
 //             requests the depth is what DepthControl allows. A class whose slots are taken is
 //             passed over.
+//             Of writes and background, which nobody waits for one by one, the device also gets only
+//             what it does in 20 ms: an urgent request that comes next is behind them, and a longer
+//             queue makes no device faster. What it does it shows by Little's law: what was there
+//             when a request started, divided by how long that took.
 //
 // Locks  None: the owner guards it.
 #pragma once
@@ -86,6 +90,7 @@ class IoQueue {
     IoRequest* waiting = nullptr;  // the first that does not take part in the order yet
     std::size_t count = 0;
     std::size_t taking_part = 0;
+    std::uint64_t cost_taking_part = 0;
     std::uint64_t passed_over =
         0;  // cost of more urgent requests since the last start of this class
   };
@@ -97,8 +102,11 @@ class IoQueue {
   std::uint64_t cost(const IoRequest& request) const;
   bool is_owed(std::size_t queue) const;
   bool is_paced(std::size_t queue, TimePoint now) const;
+  bool fills_device(const IoRequest& request) const;
+  bool is_too_much(std::uint64_t cost) const;
+  void measure(const IoRequest& request, TimePoint now);
   void pace(const IoRequest& request, TimePoint now);
-  bool may_start(IoClass io_class, TimePoint now) const;
+  bool may_start(std::size_t queue, TimePoint now) const;
   IoRequest* take(std::size_t queue);
 
   const IoQueueOptions options_;
@@ -111,6 +119,8 @@ class IoQueue {
   unsigned in_flight_total_ = 0;
   std::vector<const IoRequest*> at_device_;  // in no order
   unsigned flushes_in_flight_ = 0;           // of those
+  std::uint64_t cost_at_device_ = 0;         // of those that move data
+  double cost_per_ns_ = 0;                   // what the device does; 0: not known
 };
 
 }  // namespace dynamicfs::scheduler

@@ -10,10 +10,11 @@ writes.
 import errno
 import mmap
 import os
+import subprocess
 from concurrent.futures import ThreadPoolExecutor
 
 from case import OWN_POOLS, case
-from harness import command, expect, expect_equal, wait_until
+from harness import Skip, command, expect, expect_equal, wait_until
 from snapshot import expect_same, expect_sound, snapshot
 from syscalls import fsync_path, read_direct, shut_down
 from targets import (
@@ -470,6 +471,49 @@ def stalled_disk(bench):
     expect(str(slow.path) in listed.out and "read p99" in listed.out, f"disk list: {listed}")
     files |= write_set(pool.root, "after", bench.rng, count=5)
     expect_files(files, "after the stall")
+    pool.umount()
+    slow.end()
+
+
+@case(
+    GROUP,
+    "reads from the disks go on while the fsync of a large file waits for a disk",
+    where=OWN_POOLS,
+    timeout_s=180,
+)
+def large_fsync(bench):
+    slow = StallingDisk(bench.workspace, bench.scratch / "disk-slow")
+    disks = [image_disk(bench.scratch / "disk-a.img", 512 * MIB), slow]
+    # 192 MiB of it may be dirty.
+    pool = bench.pool("pool", disks, "replica:2", options=["write_memory=320M"]).mount()
+    if not os.path.exists(f"/sys/class/bdi/{pool.status()[1]['daemon']['device']}/max_bytes"):
+        raise Skip("this kernel does not limit what one file system has dirty")
+    files = write_set(pool.root, "before", bench.rng)
+    pool.remount()
+    slow.stall()
+    content = bench.random_bytes(MIB) * 180
+    (bench.scratch / "source").write_bytes(content)
+    # A process of its own: what waits for a mount in this one may keep it from starting others.
+    copy = ["dd", f"if={bench.scratch / 'source'}", f"of={pool.root / 'large'}", "bs=1M", "conv=fsync"]
+    with subprocess.Popen(copy, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as writer:
+
+        counts = []
+
+        def stands_still():
+            disk = pool.status()[1]["disks"][1]
+            counts.append(disk["queued"] + disk["in_flight"])
+            return len(counts) > 3 and counts[-1] >= 20 and counts[-1] == counts[-4]
+
+        try:
+            wait_until(stands_still, 20, "writes wait for the disk", 0.3)
+            read_all_beside(files, 8)
+            expect(disk_states(pool)[str(slow.path)] != "failed", "the reads waited until the disk was given up")
+            expect(writer.poll() is None, "the fsync did not wait")
+        finally:
+            slow.go_on()
+        expect_equal(writer.wait(60), 0, "exit code of dd")
+    pool.remount()
+    expect_files(files | {pool.root / "large": content}, "after the stall")
     pool.umount()
     slow.end()
 

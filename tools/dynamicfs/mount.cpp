@@ -20,7 +20,7 @@ constexpr const char* kFooter = R"(Options for -o, separated by commas:
   order=priority|fifo   who is served first at a disk; fifo is for measurements
   background=N          a scrub gets at least N percent of what a busy disk does (5)
   background_limit=N    ... and beyond that at most N percent of its time (20)
-  write_memory=SIZE     of writes that wait; beyond that the kernel holds them (160M)
+  write_memory=SIZE     of writes that wait; beyond that programs do (a sixteenth, up to 512M)
   read_memory=SIZE      of reads under way; beyond that they wait (256M)
   readers=N             threads that take requests from the kernel (2)
 
