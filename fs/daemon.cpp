@@ -450,7 +450,10 @@ Outcome<void> Daemon::serve() {
   pollfd events[3] = {{.fd = signals_.get(), .events = POLLIN, .revents = 0},
                       {.fd = session_->end_fd(), .events = POLLIN, .revents = 0},
                       {.fd = shutdown_event_.get(), .events = POLLIN, .revents = 0}};
-  while (::poll(events, 3, kRefreshMilliseconds) <= 0) session_->refresh_attributes();
+  while (::poll(events, 3, kRefreshMilliseconds) <= 0) {
+    session_->refresh_attributes();
+    if (const auto dirty = session_->dirty_bytes_max()) hold_dirty_limit(facts_.device, *dirty);
+  }
   const bool by_kernel = events[1].revents != 0;
   log_info("ending: {}", by_kernel                ? "unmounted"
                          : events[2].revents != 0 ? "asked to by the command"

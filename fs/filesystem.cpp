@@ -438,7 +438,7 @@ Task<void> Filesystem::Impl::check_disks() {
 Task<void> Filesystem::Impl::check_disk(DiskId id, std::uint64_t bit) {
   scheduler::IoGroup check;
   if (scheduler::Disk* const disk = pool->disk(id)) {
-    check.check(*disk, scheduler::IoClass::kBackground);
+    check.check(*disk, scheduler::IoClass::kWrite);
     co_await check.run();
     if (!check.result()) {
       const Result<void> reported = co_await pool->report_failure(id, check.error(0));

@@ -46,7 +46,7 @@ struct SessionOptions {
   // Buffered writes stay in the page cache until the kernel writes them back.
   bool writeback = true;
   // Payload of writes that wait; beyond that no request is taken from the kernel.
-  std::uint64_t write_memory_bytes = 160 * kMiB;
+  std::uint64_t write_memory_bytes = 0;
   // The kernel will keep no more dirty than dirty_bytes_max().
   bool dirty_limited = false;
 };

@@ -7,6 +7,7 @@
 #include <cerrno>
 #include <cstring>
 #include <fstream>
+#include <string_view>
 
 #include "base/log.hpp"
 
@@ -18,7 +19,7 @@ namespace dynamicfs::fs {
 namespace {
 
 // Linux 6.2 and later.
-constexpr const char* kDirtyLimit = "max_bytes";
+constexpr std::string_view kDirtyLimit = "max_bytes";
 
 std::string read_word(const std::string& path) {
   std::ifstream file(path);
@@ -33,8 +34,8 @@ bool write_word(const std::string& path, const std::string& value) {
   return file.good();
 }
 
-std::string knob_path(const std::string& device, const char* name) {
-  return "/sys/class/bdi/" + device + "/" + name;
+std::string knob_path(const std::string& device, std::string_view name) {
+  return fmt::format("/sys/class/bdi/{}/{}", device, name);
 }
 
 }  // namespace
@@ -46,12 +47,12 @@ bool can_limit_dirty_memory(const std::string& device) {
 std::vector<Knob> raise_kernel_knobs(const std::string& device,
                                      std::optional<std::uint64_t> dirty_bytes_max) {
   std::vector<Knob> knobs;
-  const auto set = [&](const char* name, const std::string& value) {
+  const auto set = [&](std::string_view name, const std::string& value) {
     const std::string path = knob_path(device, name);
-    Knob knob{.name = name, .before = read_word(path), .after = {}};
+    Knob knob{.name = std::string{name}, .before = read_word(path), .after = {}};
     errno = 0;
     const bool done = knob.before == value || (::geteuid() == 0 && write_word(path, value));
-    if (!done && errno != 0) {
+    if (!done && errno != 0 && name != kDirtyLimit) {
       log_warning("cannot set {} to {}: {}", path, value, std::strerror(errno));
     }
     knob.after = read_word(path);
@@ -64,10 +65,22 @@ std::vector<Knob> raise_kernel_knobs(const std::string& device,
     set("strict_limit", "1");
     return knobs;
   }
-  // Refused where it is more than all file systems may have together: then that is the limit.
+  // Refused where it is more than all file systems may have together now: then that is the limit.
   set("max_ratio", "40");
   set("strict_limit", "0");
   return knobs;
+}
+
+void hold_dirty_limit(const std::string& device, std::uint64_t dirty_bytes_max) {
+  std::uint64_t now = 0;
+  if (!(std::ifstream(knob_path(device, kDirtyLimit)) >> now)) return;
+  if (now >= dirty_bytes_max - dirty_bytes_max / 10 &&
+      now <= dirty_bytes_max + dirty_bytes_max / 10) {
+    return;
+  }
+  if (write_word(knob_path(device, kDirtyLimit), std::to_string(dirty_bytes_max))) {
+    write_word(knob_path(device, "strict_limit"), "1");
+  }
 }
 
 std::vector<std::string> protect_from_memory_pressure() {

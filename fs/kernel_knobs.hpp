@@ -29,6 +29,10 @@ bool can_limit_dirty_memory(const std::string& device);
 std::vector<Knob> raise_kernel_knobs(const std::string& device,
                                      std::optional<std::uint64_t> dirty_bytes_max);
 
+// The kernel keeps the limit as a part of what all file systems may have, which follows the memory
+// that is free: to be called every few seconds.
+void hold_dirty_limit(const std::string& device, std::uint64_t dirty_bytes_max);
+
 // Before any thread is made: allocations of this process do not wait for writeback through itself,
 // and it is the last to be killed when memory runs out. Returns what could not be done, for the
 // log.

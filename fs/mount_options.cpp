@@ -10,6 +10,7 @@
 #include <cmath>
 #include <cstdint>
 #include <filesystem>
+#include <fstream>
 
 #include "base/ids.hpp"
 #include "base/result.hpp"
@@ -177,7 +178,13 @@ Outcome<void> parse_word(std::string_view word, MountOptions& options) {
 std::uint64_t usual_write_memory_bytes() {
   struct sysinfo machine {};
   if (::sysinfo(&machine) != 0) return 128 * kMiB;
-  const std::uint64_t memory = std::uint64_t{machine.totalram} * machine.mem_unit;
+  std::uint64_t memory = std::uint64_t{machine.totalram} * machine.mem_unit;
+  // Of a container, which sees its own group there.
+  for (const char* limit :
+       {"/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"}) {
+    std::uint64_t bytes = 0;
+    if (std::ifstream(limit) >> bytes) memory = std::min(memory, bytes);
+  }
   return std::clamp(align_down(memory / 16, kMiB), 128 * kMiB, 512 * kMiB);
 }
 

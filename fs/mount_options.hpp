@@ -12,7 +12,7 @@
 
 namespace dynamicfs::fs {
 
-// A sixteenth of the machine's memory, 128 to 512 MiB.
+// A sixteenth of the memory that the machine or our control group has, 128 to 512 MiB.
 std::uint64_t usual_write_memory_bytes();
 
 struct MountOptions {

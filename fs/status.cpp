@@ -155,6 +155,7 @@ std::uint64_t put_disk_metrics(Json& metrics, const std::string& prefix,
   metrics[prefix + "_device_read_bytes"] = disk.read_bytes.sum();
   metrics[prefix + "_device_written_bytes"] = disk.written_bytes.sum();
   metrics[prefix + "_system_calls"] = disk.system_calls.sum();
+  metrics[prefix + "_polls"] = disk.polls.sum();
   metrics[prefix + "_wake_ups"] = disk.wake_ups.sum();
   metrics[prefix + "_depth"] = disk.depth.load(std::memory_order_relaxed);
   return completed;

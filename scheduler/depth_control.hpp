@@ -37,13 +37,15 @@ class DepthControl {
   void seen(IoClass io_class, TimePoint now) {
     last_seen_[static_cast<std::size_t>(io_class)] = now;
   }
-  // One that is less urgent than urgent() could not start because of depth().
+  // One that is less urgent than urgent() could not start because of depth(), and of nothing else.
   void held_back() { held_back_ = true; }
   // A request has come back; `request.started` is when the device got it.
   void completed(const IoRequest& request, TimePoint now);
 
   // The most urgent class with requests lately (in the last 100 ms).
   IoClass urgent(TimePoint now) const;
+  // Until then requests more urgent than background count as there, if no more come.
+  TimePoint others_until() const;
   // At how many requests at the device those less urgent than that may no longer start. `max` while
   // one class is alone.
   unsigned depth(TimePoint now) const { return mixed(now) ? depth_ : options_.max; }

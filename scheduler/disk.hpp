@@ -94,6 +94,7 @@ struct DiskMetrics {
   Counter reads, writes, flushes;  // requests given to the device
   Counter read_bytes, written_bytes;
   Counter system_calls;            // io_uring_enter and the like, by our workers
+  Counter polls;                   // looks for a completion without sleeping, a system call each
   Counter wake_ups;                // times a sleeping worker was woken
   std::atomic<unsigned> depth{0};  // at the device at once, as of the last completion
 };

@@ -31,10 +31,11 @@ constexpr Owed kRotationalOwedAfter = {0, 2, 4, 44};
 constexpr std::uint64_t kRequestCost = 16 * kKiB;
 constexpr std::uint64_t kRotationalRequestCost = kMiB;
 
-// How much work of writes and background may be inside the device. Twice the latency that Seastar's
-// scheduler aims at for ten times as large requests; spinning disks order what they have inside.
+// How much work of writes and background may be inside the device: what a read that comes next waits
+// at most. Spinning disks are the faster the more they have to choose from.
 constexpr Duration kInside = milliseconds{20};
 constexpr Duration kRotationalInside = milliseconds{100};
+constexpr Duration kPaceMax = std::chrono::seconds{1};
 
 // Guesses, far beyond what a device that is well does under load: what is later is worth asking
 // another copy, and a word in the log. The offsets' rule for spinning disks holds here too.
@@ -59,7 +60,7 @@ IoQueue::IoQueue(IoQueueOptions options)
     : options_(options),
       background_owed_after_(100 / options.background_percent - 1),
       control_(depth_options(options)) {
-  DFS_ASSERT(options.depth > 0);
+  DFS_ASSERT(options.depth > 0 && options.background_limit_percent > 0);
   at_device_.reserve(options.depth);
 }
 
@@ -109,10 +110,7 @@ IoRequest* IoQueue::pop(TimePoint now) {
   for (std::size_t i = 0; i < kIoClasses; ++i) {
     const Fifo& fifo = queues_[i];
     if (fifo.head == nullptr || is_paced(i, now)) continue;
-    if (!may_start(i, now)) {
-      control_.held_back();
-      continue;
-    }
+    if (!may_start(i, now)) continue;
     const TimePoint due = fifo.head->due;
     const bool owed = is_owed(i);
     // Strictly smaller, so that of two that are due together the more urgent class goes first.
@@ -132,7 +130,10 @@ IoRequest* IoQueue::pop(TimePoint now) {
   IoRequest* const request = take(best);
   request->started = now;
   at_device_.push_back(request);
-  if (moves_data(request->op)) cost_at_device_ += cost(*request);
+  if (moves_data(request->op)) {
+    cost_at_device_ += cost(*request);
+    ++transfers_[best];
+  }
   request->cost_there = cost_at_device_;
   if (request->op == IoOp::kFlush) ++flushes_in_flight_;
   let_in(queues_[best], now);
@@ -163,33 +164,42 @@ void IoQueue::pace(const IoRequest& request, TimePoint now) {
   // Several at once have shared the device.
   const Duration alone = (now - request.started) / (in_flight_[index(IoClass::kBackground)] + 1);
   const unsigned limit = options_.background_limit_percent;
-  background_from_ = std::max(background_from_, now + alone * (100 - limit) / limit);
+  const Duration wait = std::min(alone * (100 - limit) / limit, kPaceMax);
+  background_from_ = std::max(background_from_, now + wait);
 }
 
 void IoQueue::measure(const IoRequest& request, TimePoint now) {
+  // A failure took no time that says something, and a durable write also waits for a flush.
+  if (request.error.code != Code::kOk || request.durable) return;
   const auto took_ns =
       static_cast<double>(std::max<std::int64_t>((now - request.started).count(), 1));
-  const double rate = static_cast<double>(request.cost_there) / took_ns;
-  cost_per_ns_ += cost_per_ns_ == 0 ? rate : (rate - cost_per_ns_) / 8;
+  const auto there = static_cast<double>(request.cost_there);
+  // Apart, so that each weighs by its time.
+  cost_there_ += took_ns_ == 0 ? there : (there - cost_there_) / 8;
+  took_ns_ += took_ns_ == 0 ? took_ns : (took_ns - took_ns_) / 8;
+  if (request.cost_there == cost(request)) {
+    alone_ns_ +=
+        took_ns < alone_ns_ || alone_ns_ == 0 ? took_ns - alone_ns_ : (took_ns - alone_ns_) / 16;
+  }
 }
 
 // One more of this class would be more than the device does in time.
 bool IoQueue::fills_device(const IoRequest& request) const {
-  return !options_.fifo && request.io_class >= IoClass::kWrite &&
+  return !options_.fifo && request.io_class >= IoClass::kWrite && moves_data(request.op) &&
          is_too_much(cost_at_device_ + cost(request));
 }
 
 bool IoQueue::is_too_much(std::uint64_t cost) const {
   const Duration inside = options_.rotational ? kRotationalInside : kInside;
-  return cost_per_ns_ != 0 &&
-         static_cast<double>(cost) > cost_per_ns_ * static_cast<double>(inside.count());
+  const double time_ns = static_cast<double>(inside.count()) + alone_ns_;
+  return took_ns_ != 0 && static_cast<double>(cost) * took_ns_ > cost_there_ * time_ns;
 }
 
 std::optional<TimePoint> IoQueue::paced_until(TimePoint now) {
   see_waiting(now);
   const std::size_t background = index(IoClass::kBackground);
   if (queues_[background].head == nullptr || !is_paced(background, now)) return std::nullopt;
-  return background_from_;
+  return std::min(background_from_, control_.others_until());
 }
 
 bool IoQueue::completed(const IoRequest& request, TimePoint now) {
@@ -201,6 +211,7 @@ bool IoQueue::completed(const IoRequest& request, TimePoint now) {
   if (moves_data(request.op)) {
     measure(request, now);
     cost_at_device_ -= cost(request);
+    --transfers_[queue_of(request.io_class)];
   }
   unsigned& of_class = in_flight_[queue_of(request.io_class)];
   DFS_ASSERT(of_class > 0);
@@ -254,7 +265,7 @@ bool IoQueue::startable(TimePoint now) {
 // Whatever is refused here waits for a completion that is certain to come: each limit is at least
 // one, so it is reached only while something that counts against it is at the device. (What
 // is_paced() refuses waits for a time that is certain to come.)
-bool IoQueue::may_start(std::size_t queue, TimePoint now) const {
+bool IoQueue::may_start(std::size_t queue, TimePoint now) {
   const auto io_class = static_cast<IoClass>(queue);
   if (in_flight_total_ >= options_.depth) return false;
   if (io_class == IoClass::kCritical) return true;
@@ -266,10 +277,13 @@ bool IoQueue::may_start(std::size_t queue, TimePoint now) const {
   if (queue > index(control_.urgent(now)) && !is_owed(queue)) {
     depth = control_.depth(now);
     // A flush takes its time, whatever goes beside it.
-    if (in_flight_total_ - flushes_in_flight_ >= depth) return false;
+    if (in_flight_total_ - flushes_in_flight_ >= depth) {
+      control_.held_back();
+      return false;
+    }
   }
   const unsigned own = in_flight_[queue];
-  if (own > 0 && !is_owed(queue) && fills_device(*queues_[queue].head)) return false;
+  if (transfers_[queue] > 0 && !is_owed(queue) && fills_device(*queues_[queue].head)) return false;
   if (io_class == IoClass::kWrite) return own < std::max(1U, depth * 3 / 4);
   if (io_class == IoClass::kBackground) return own < std::max(1U, depth / 4);
   return true;

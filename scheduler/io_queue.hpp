@@ -19,9 +19,10 @@
 //             requests the depth is what DepthControl allows. A class whose slots are taken is
 //             passed over.
 //             Of writes and background, which nobody waits for one by one, the device also gets only
-//             what it does in 20 ms: an urgent request that comes next is behind them, and a longer
-//             queue makes no device faster. What it does it shows by Little's law: what was there
-//             when a request started, divided by how long that took.
+//             what it does in 20 ms and in the time that one alone takes: an urgent request that
+//             comes next is behind them, and a longer queue makes no device faster. What it does it
+//             shows by Little's law: what was there when a request started, divided by how long that
+//             took.
 //
 // Locks  None: the owner guards it.
 #pragma once
@@ -106,7 +107,7 @@ class IoQueue {
   bool is_too_much(std::uint64_t cost) const;
   void measure(const IoRequest& request, TimePoint now);
   void pace(const IoRequest& request, TimePoint now);
-  bool may_start(std::size_t queue, TimePoint now) const;
+  bool may_start(std::size_t queue, TimePoint now);
   IoRequest* take(std::size_t queue);
 
   const IoQueueOptions options_;
@@ -119,8 +120,14 @@ class IoQueue {
   unsigned in_flight_total_ = 0;
   std::vector<const IoRequest*> at_device_;  // in no order
   unsigned flushes_in_flight_ = 0;           // of those
-  std::uint64_t cost_at_device_ = 0;         // of those that move data
-  double cost_per_ns_ = 0;                   // what the device does; 0: not known
+  // Of those that move data: how many of each class, and what they cost together.
+  std::array<unsigned, kIoClasses> transfers_{};
+  std::uint64_t cost_at_device_ = 0;
+  // What the device does: averages of what was there when a request started, and of how long that took
+  // (0: not known); and how long one takes that is there alone.
+  double cost_there_ = 0;
+  double took_ns_ = 0;
+  double alone_ns_ = 0;
 };
 
 }  // namespace dynamicfs::scheduler

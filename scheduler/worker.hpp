@@ -3,6 +3,11 @@
 // Its life is one loop: take every request that may start from the disk's queue, hand all of them
 // to the kernel and wait for the first completion in one system call, reap all completions, resume
 // their coroutines. What those submit to the same disk is found at the top of the loop: no wake-up.
+//
+// Polling     Where small reads are answered within some 50 us it does not sleep for one, but looks
+//             again and again for that long: to sleep and be woken takes longer than such a device
+//             does, and as much of the processor. (Linux does the same for the block layer's hybrid
+//             polling and for idle virtual processors, halt_poll_ns, whose backing off this is.)
 #pragma once
 
 #include <liburing.h>
@@ -98,11 +103,14 @@ class Worker {
   bool take_work();
   void flush_here();
   void enter();
+  bool poll_pays() const;
+  bool poll();
   void reap();
   void complete();
 
   void start_request(IoRequest& request);
   void prepare(IoRequest& request);
+  std::size_t piece_bytes(const IoRequest& request) const;
   std::uint32_t take_slot();
   void free_slot(std::uint32_t slot);
   void show(std::uint32_t slot, IoRequest& request);
@@ -123,6 +131,10 @@ class Worker {
   io_uring ring_{};
   std::uint64_t wake_value_ = 0;      // where the kernel stores what it read from wake_event_
   std::optional<TimePoint> wake_at_;  // the timekeeper's: it looks at the queue then
+  double read_ns_ = 0;                // how long small reads take lately, from start to reaping
+  unsigned small_reads_ = 0;          // at the kernel
+  unsigned polls_to_skip_ = 0;        // because the last was in vain
+  unsigned polls_skipped_last_ = 0;
   std::vector<IoRequest*> taken_;
   std::vector<IoRequest*> finished_;
   std::vector<std::uint32_t> free_slots_;
@@ -138,6 +150,7 @@ class Worker {
     std::atomic<bool> waited_for{false};  // what `request` has last pointed to: a read without
     std::shared_ptr<void> memory;         // ... this, which the kernel may write to
     struct statx checked {};
+    bool small_read = false;
   };
   std::vector<Slot> slots_;
   std::atomic<std::uint32_t> in_use_{0};  // slots, also those whose request was taken away
