@@ -143,11 +143,15 @@ Outcome<void> parse_word(std::string_view word, MountOptions& options) {
   if (name == "background") {
     options.queue.background_percent = static_cast<unsigned>(
         TRY(number_between(name, value, 1, kBackgroundPercentMax, usual.queue.background_percent)));
+    options.queue.background_limit_percent =
+        std::max(options.queue.background_limit_percent, options.queue.background_percent);
     return {};
   }
   if (name == "background_limit") {
     options.queue.background_limit_percent = static_cast<unsigned>(
         TRY(number_between(name, value, 1, 100, usual.queue.background_limit_percent)));
+    options.queue.background_percent =
+        std::min(options.queue.background_percent, options.queue.background_limit_percent);
     return {};
   }
   if (name == "write_memory") {

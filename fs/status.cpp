@@ -292,10 +292,18 @@ Json problems_json(Filesystem& filesystem, bool chosen_read_only,
     }
   }
   for (const DiskStatus& disk : disks) {
-    if (!is_suspect(filesystem.pool().disk(disk.record.id))) continue;
+    const scheduler::Disk* const present = filesystem.pool().disk(disk.record.id);
+    if (!is_suspect(present)) continue;
+    if (!present->lateness().late) {
+      problems.push_back(
+          fmt::format("{} was late and answers again. It counts as suspect until it has been in "
+                      "time for a while.",
+                      disk_name(disk)));
+      continue;
+    }
     problems.push_back(fmt::format(
         "{} is suspect: it does not answer in time. What has a copy elsewhere is read there, the "
-        "rest waits. {}",
+        "rest and every fsync wait. {}",
         disk_name(disk),
         filesystem.can_lose(disk.record.id)
             ? "When it has not answered for 30 s the pool goes on without it."

@@ -542,6 +542,14 @@ def memory_options(bench):
     expect_equal(daemon["read_memory_bytes"], 8 << 20, "memory for reads")
     expect_equal((daemon["background_percent"], daemon["background_limit_percent"], daemon["order"]),
                  (25, 60, "fifo"), "how disks are served")
+    for options, expected in ((["background=30"], (30, 30)), (["background_limit=2"], (2, 2)),
+                              (["background=30", "background_limit=2"], (2, 2))):
+        pool.umount()
+        pool.options = tuple(options)
+        pool.mount()
+        daemon = pool.status()[1]["daemon"]
+        found = (daemon["background_percent"], daemon["background_limit_percent"])
+        expect_equal(found, expected, f"background of {options}")
     content = bench.rng.randbytes(40 << 20)
     (pool.root / "file").write_bytes(content)
     pool.remount()

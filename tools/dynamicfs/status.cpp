@@ -102,6 +102,7 @@ ExitCode status_of_all(const Arguments& arguments) {
       return refuse({ExitCode::kFailed, "A daemon runs here and does not answer.",
                      "Its log says what it is doing."});
     }
+    if (arguments.json) fmt::print("[]\n");
     return refuse({ExitCode::kNotMounted, "No pool is mounted.",
                    "'dynamicfs mount DISK MOUNTPOINT' mounts one."});
   }
