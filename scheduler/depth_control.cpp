@@ -47,10 +47,10 @@ IoClass DepthControl::urgent(TimePoint now) const {
   return IoClass::kBackground;
 }
 
-TimePoint DepthControl::others_until() const {
+TimePoint DepthControl::others_seen() const {
   TimePoint seen = last_seen_[0];
   for (std::size_t i = 1; i + 1 < kIoClasses; ++i) seen = std::max(seen, last_seen_[i]);
-  return seen + kWindow;
+  return seen;
 }
 
 bool DepthControl::mixed(TimePoint now) const {

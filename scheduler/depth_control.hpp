@@ -44,8 +44,8 @@ class DepthControl {
 
   // The most urgent class with requests lately (in the last 100 ms).
   IoClass urgent(TimePoint now) const;
-  // Until then requests more urgent than background count as there, if no more come.
-  TimePoint others_until() const;
+  // When requests more urgent than background were there last.
+  TimePoint others_seen() const;
   // At how many requests at the device those less urgent than that may no longer start. `max` while
   // one class is alone.
   unsigned depth(TimePoint now) const { return mixed(now) ? depth_ : options_.max; }

@@ -35,7 +35,11 @@ constexpr std::uint64_t kRotationalRequestCost = kMiB;
 // at most. Spinning disks are the faster the more they have to choose from.
 constexpr Duration kInside = milliseconds{20};
 constexpr Duration kRotationalInside = milliseconds{100};
+// So long after the last more urgent request background is still paced: the next may come.
+constexpr Duration kOthersStay = std::chrono::seconds{1};
 constexpr Duration kPaceMax = std::chrono::seconds{1};
+constexpr Duration kRateWindow = std::chrono::seconds{1};
+constexpr double kRateFades = 0.995;  // each window: a device may have become slower for good
 
 // Guesses, far beyond what a device that is well does under load: what is later is worth asking
 // another copy, and a word in the log. The offsets' rule for spinning disks holds here too.
@@ -131,6 +135,7 @@ IoRequest* IoQueue::pop(TimePoint now) {
   request->started = now;
   at_device_.push_back(request);
   if (moves_data(request->op)) {
+    if (cost_at_device_ == 0) busy_since_ = now;
     cost_at_device_ += cost(*request);
     ++transfers_[best];
   }
@@ -155,14 +160,18 @@ bool IoQueue::is_owed(std::size_t queue) const {
 
 bool IoQueue::is_paced(std::size_t queue, TimePoint now) const {
   return pacing_ && queue == index(IoClass::kBackground) && now < background_from_ &&
-         control_.urgent(now) != IoClass::kBackground && !is_owed(queue);
+         now < control_.others_seen() + kOthersStay && !is_owed(queue);
 }
 
 // A background request has come back.
 void IoQueue::pace(const IoRequest& request, TimePoint now) {
   if (options_.fifo || !moves_data(request.op)) return;
   // Several at once have shared the device.
-  const Duration alone = (now - request.started) / (in_flight_[index(IoClass::kBackground)] + 1);
+  Duration alone = (now - request.started) / (in_flight_[index(IoClass::kBackground)] + 1);
+  if (busy_cost_per_ns_ != 0) {
+    const double at_rate_ns = static_cast<double>(cost(request)) / busy_cost_per_ns_;
+    alone = std::max(alone, Duration{static_cast<std::int64_t>(at_rate_ns)});
+  }
   const unsigned limit = options_.background_limit_percent;
   const Duration wait = std::min(alone * (100 - limit) / limit, kPaceMax);
   background_from_ = std::max(background_from_, now + wait);
@@ -183,6 +192,26 @@ void IoQueue::measure(const IoRequest& request, TimePoint now) {
   }
 }
 
+// One that moves data comes back; it still counts as there.
+void IoQueue::note_busy(const IoRequest& request, TimePoint now) {
+  done_cost_ += cost(request);
+  if (cost_at_device_ == cost(request)) busy_ += now - busy_since_;
+  const Duration age = now - window_start_;
+  if (age < kRateWindow) return;
+  if (cost_at_device_ != cost(request)) {
+    busy_ += now - std::max(busy_since_, window_start_);
+    busy_since_ = now;
+  }
+  busy_cost_per_ns_ *= kRateFades;
+  if (busy_ * 10 >= age * 9) {
+    const double rate = static_cast<double>(done_cost_) / static_cast<double>(age.count());
+    busy_cost_per_ns_ = std::max(busy_cost_per_ns_, rate);
+  }
+  window_start_ = now;
+  busy_ = Duration{0};
+  done_cost_ = 0;
+}
+
 // One more of this class would be more than the device does in time.
 bool IoQueue::fills_device(const IoRequest& request) const {
   return !options_.fifo && request.io_class >= IoClass::kWrite && moves_data(request.op) &&
@@ -199,7 +228,7 @@ std::optional<TimePoint> IoQueue::paced_until(TimePoint now) {
   see_waiting(now);
   const std::size_t background = index(IoClass::kBackground);
   if (queues_[background].head == nullptr || !is_paced(background, now)) return std::nullopt;
-  return std::min(background_from_, control_.others_until());
+  return std::min(background_from_, control_.others_seen() + kOthersStay);
 }
 
 bool IoQueue::completed(const IoRequest& request, TimePoint now) {
@@ -210,6 +239,7 @@ bool IoQueue::completed(const IoRequest& request, TimePoint now) {
   if (request.op == IoOp::kFlush) --flushes_in_flight_;
   if (moves_data(request.op)) {
     measure(request, now);
+    note_busy(request, now);
     cost_at_device_ -= cost(request);
     --transfers_[queue_of(request.io_class)];
   }

@@ -12,8 +12,10 @@
 //             times its cost has gone to more urgent ones: background after 19 times.
 // Pace        What background has had of the device's time beside more urgent classes it waits out:
 //             with a limit of a fifth, four times as long. Its long transfers then meet few of the
-//             others' short ones, even where the device hands out its bandwidth in slices. It gets
-//             all when nobody else has come for a while, and what it is owed in any case.
+//             others' short ones. It gets all when nobody else has come for a while, and what it is
+//             owed in any case. Where a device hands out its bandwidth in slices, a transfer may take
+//             next to no time and use up what comes after it: so it counts at least as what it costs
+//             at the rate the device has shown in a second that it was busy for.
 // At the device  One slot is always kept for critical requests. Writes get at most three quarters of
 //             the depth, background at most one quarter, each at least one. Beside more urgent
 //             requests the depth is what DepthControl allows. A class whose slots are taken is
@@ -106,6 +108,7 @@ class IoQueue {
   bool fills_device(const IoRequest& request) const;
   bool is_too_much(std::uint64_t cost) const;
   void measure(const IoRequest& request, TimePoint now);
+  void note_busy(const IoRequest& request, TimePoint now);
   void pace(const IoRequest& request, TimePoint now);
   bool may_start(std::size_t queue, TimePoint now);
   IoRequest* take(std::size_t queue);
@@ -128,6 +131,12 @@ class IoQueue {
   double cost_there_ = 0;
   double took_ns_ = 0;
   double alone_ns_ = 0;
+  // A window of a second: since when, what was done in it, and for how long something was there.
+  TimePoint window_start_{};
+  TimePoint busy_since_{};
+  Duration busy_{0};
+  std::uint64_t done_cost_ = 0;
+  double busy_cost_per_ns_ = 0;  // in the best window that was busy throughout, fading; 0: none yet
 };
 
 }  // namespace dynamicfs::scheduler

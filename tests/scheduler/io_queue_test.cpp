@@ -33,6 +33,15 @@ struct Queue {
     queue.push(request, now);
     return static_cast<int>(request.tag);
   }
+  // One of that length, now.
+  int push_sized(IoClass io_class, std::size_t size_bytes) {
+    IoRequest& request = requests.emplace_back();
+    request.io_class = io_class;
+    request.size_bytes = size_bytes;
+    request.tag = requests.size() - 1;
+    queue.push(request, now);
+    return static_cast<int>(request.tag);
+  }
   // The number of the next request, -1 if there is none.
   int pop() {
     const IoRequest* request = queue.pop(now);
@@ -220,8 +229,36 @@ TEST_SUITE("io_queue") {
     CHECK_FALSE(q.queue.paced_until(q.now).has_value());
   }
 
+  TEST_CASE("a transfer that took no time counts as what it costs at the rate of a busy second") {
+    for (const bool busy_before : {false, true}) {
+      Queue q;
+      const auto serve = [&](Duration took) {
+        const int number = q.push_sized(IoClass::kBackground, kMiB);
+        REQUIRE(q.pop() == number);
+        q.now = q.now + took;
+        q.complete(IoClass::kBackground);
+      };
+      q.now = TimePoint{std::chrono::seconds{10}};
+      if (busy_before) {
+        for (int i = 0; i < 300; ++i) serve(milliseconds{10});
+      }
+      serve(microseconds{100});
+      q.push_sized(IoClass::kBackground, kMiB);
+      q.push(IoClass::kRead, q.now.since_origin);
+      const auto until = q.queue.paced_until(q.now);
+      REQUIRE(until.has_value());
+      const Duration pace = *until - q.now;
+      if (busy_before) {
+        CHECK(pace > milliseconds{39});
+        CHECK(pace < milliseconds{42});
+      } else {
+        CHECK(pace == microseconds{400});
+      }
+    }
+  }
+
   TEST_CASE(
-      "the pace is over when nobody else has come for 100 ms, or background is owed a start") {
+      "the pace is over when nobody else has come for a second, or background is owed a start") {
     for (const bool owed : {false, true}) {
       Queue q;
       const int first = q.push(IoClass::kBackground);
@@ -237,17 +274,16 @@ TEST_SUITE("io_queue") {
       CHECK(q.queue.startable(q.now) == owed);
       CHECK(q.queue.paced_until(q.now).has_value() != owed);
       // Not the four seconds that its pace asks for.
-      if (!owed) CHECK(q.queue.paced_until(q.now) == q.now + milliseconds{100});
-      q.now = TimePoint{std::chrono::seconds{1} + milliseconds{101}};
+      if (!owed) CHECK(q.queue.paced_until(q.now) == q.now + std::chrono::seconds{1});
+      q.now = TimePoint{std::chrono::seconds{2}};
       CHECK(q.pop() == second);
     }
   }
 
   TEST_CASE("what is owed counts by the size of requests") {
     Queue q;
-    q.push(IoClass::kBackground);
-    const int large = 0;
-    q.requests.back().size_bytes = 240 * 1024;  // 256 KiB with what a request costs: 16 empty ones
+    // 256 KiB with what a request costs: 16 empty ones.
+    const int large = q.push_sized(IoClass::kBackground, 240 * 1024);
     unsigned reads = 0;
     while (true) {
       q.push(IoClass::kRead);
@@ -265,19 +301,13 @@ TEST_SUITE("io_queue") {
       Queue q;
       // One after the other, 48 KiB and what a request costs: 64 KiB for each.
       for (int i = 0; i < 100; ++i) {
-        q.push(IoClass::kWrite, q.now.since_origin);
-        q.requests.back().size_bytes = 48 * 1024;
+        q.push_sized(IoClass::kWrite, 48 * 1024);
         REQUIRE(q.pop() == i);
         q.now = q.now + microseconds{1000 / written_per_ms};
         q.complete(IoClass::kWrite);
       }
       unsigned started = 0;
-      for (int i = 0; i < 64; ++i) {
-        IoRequest& request = q.requests.emplace_back();
-        request.io_class = IoClass::kWrite;
-        request.size_bytes = 48 * 1024;
-        q.queue.push(request, q.now);
-      }
+      for (int i = 0; i < 64; ++i) q.push_sized(IoClass::kWrite, 48 * 1024);
       while (q.pop() >= 0) ++started;
       // Three quarters of the depth, where the device does more.
       CHECK(started == (written_per_ms == 1 ? 21 : 48));
