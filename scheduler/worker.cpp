@@ -28,11 +28,6 @@ constexpr std::uint64_t kSpace = kWakeUp + 1;
 // that does not work.
 constexpr std::uint64_t kRetriesMax = 1000;
 
-// See "Polling" in the header. A small read that took this long with a sleep in it takes half of it
-// without; and who polls for so few has not much to lose.
-constexpr double kPollPays = 100'000;
-constexpr Duration kPollLength = std::chrono::microseconds{100};
-constexpr unsigned kPolledMax = 2;
 bool is_small_read(const IoRequest& request) {
   return request.op == IoOp::kRead && request.size_bytes <= 16 * kKiB;
 }
@@ -266,7 +261,10 @@ void Worker::enter() {
   // What is finished already, because the disk has failed, does not wait for the kernel.
   const unsigned at_least = finished_.empty() ? 1 : 0;
   int result = 0;
-  if (at_least != 0 && poll_pays() && poll()) return;
+  if (at_least != 0 && poll_gate_.pays(in_use_.load(std::memory_order_relaxed), small_reads_) &&
+      poll()) {
+    return;
+  }
   shared_.metrics.system_calls.add();
   if (wake_at_ && at_least != 0) {
     const std::int64_t left_ns =
@@ -282,14 +280,8 @@ void Worker::enter() {
              result == -ENOMEM || result == -ETIME);
 }
 
-// Only a read or two are at the kernel, which have been answered fast lately, and no more threads
-// poll than there are processors for.
-bool Worker::poll_pays() const {
-  return read_ns_ != 0 && read_ns_ < kPollPays && polls_to_skip_ == 0 && small_reads_ > 0 &&
-         in_use_.load(std::memory_order_relaxed) <= kPolledMax;
-}
-
-// Submits, and looks for completions for as long as it pays. False: none came.
+// Submits, and looks for completions for as long as it pays. False: none came, or other threads poll
+// already on half of the processors.
 bool Worker::poll() {
   static const int pollers_max = static_cast<int>(std::thread::hardware_concurrency()) / 2;
   static std::atomic<int> pollers{0};
@@ -297,7 +289,7 @@ bool Worker::poll() {
     pollers.fetch_sub(1, std::memory_order_relaxed);
     return false;
   }
-  const TimePoint end = shared_.executor.now() + kPollLength;
+  const TimePoint end = shared_.executor.now() + PollGate::kLength;
   // What fails here is tried again by whoever waits.
   static_cast<void>(io_uring_submit(&ring_));
   shared_.metrics.system_calls.add();
@@ -307,8 +299,7 @@ bool Worker::poll() {
   }
   pollers.fetch_sub(1, std::memory_order_relaxed);
   const bool came = io_uring_cq_ready(&ring_) != 0;
-  polls_skipped_last_ = came ? 0 : std::clamp(polls_skipped_last_ * 2, 16U, 4096U);
-  polls_to_skip_ = polls_skipped_last_;
+  poll_gate_.polled(came);
   return came;
 }
 
@@ -342,11 +333,7 @@ void Worker::complete() {
   if (finished_.empty()) return;
   const TimePoint now = shared_.executor.now();
   for (const IoRequest* const request : finished_) {
-    if (is_small_read(*request)) {
-      const auto took_ns = static_cast<double>((now - request->started).count());
-      read_ns_ += read_ns_ == 0 ? took_ns : (took_ns - read_ns_) / 8;
-      if (polls_to_skip_ > 0) --polls_to_skip_;
-    }
+    if (is_small_read(*request)) poll_gate_.read_took(now - request->started);
     note_completed(shared_.metrics, shared_.latency, *request, now);
   }
   {

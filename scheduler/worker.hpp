@@ -3,11 +3,7 @@
 // Its life is one loop: take every request that may start from the disk's queue, hand all of them
 // to the kernel and wait for the first completion in one system call, reap all completions, resume
 // their coroutines. What those submit to the same disk is found at the top of the loop: no wake-up.
-//
-// Polling     Where small reads are answered within some 50 us it does not sleep for one, but looks
-//             again and again for that long: to sleep and be woken takes longer than such a device
-//             does, and as much of the processor. (Linux does the same for the block layer's hybrid
-//             polling and for idle virtual processors, halt_poll_ns, whose backing off this is.)
+// While only a small read or two are at a fast device it looks for them instead (scheduler/poll_gate).
 #pragma once
 
 #include <liburing.h>
@@ -26,6 +22,7 @@
 #include "base/unique_fd.hpp"
 #include "scheduler/disk.hpp"
 #include "scheduler/io_queue.hpp"
+#include "scheduler/poll_gate.hpp"
 #include "scheduler/space_ahead.hpp"
 #include "scheduler/volume.hpp"
 
@@ -103,7 +100,6 @@ class Worker {
   bool take_work();
   void flush_here();
   void enter();
-  bool poll_pays() const;
   bool poll();
   void reap();
   void complete();
@@ -131,10 +127,8 @@ class Worker {
   io_uring ring_{};
   std::uint64_t wake_value_ = 0;      // where the kernel stores what it read from wake_event_
   std::optional<TimePoint> wake_at_;  // the timekeeper's: it looks at the queue then
-  double read_ns_ = 0;                // how long small reads take lately, from start to reaping
   unsigned small_reads_ = 0;          // at the kernel
-  unsigned polls_to_skip_ = 0;        // because the last was in vain
-  unsigned polls_skipped_last_ = 0;
+  PollGate poll_gate_;
   std::vector<IoRequest*> taken_;
   std::vector<IoRequest*> finished_;
   std::vector<std::uint32_t> free_slots_;
