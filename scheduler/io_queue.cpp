@@ -12,8 +12,8 @@ using std::chrono::milliseconds;
 using Offsets = std::array<Duration, kIoClasses>;
 // How long a request may be overtaken by every later critical one. Guesses that keep the order of
 // what a person waits for; on spinning disks a seek costs about a hundred times as much, the
-// offsets only four times, so that a queue of ordinary length still shows the classes. But writes
-// more: each that goes first there delays an urgent request by its whole length.
+// offsets only four times, so that a queue of ordinary length still shows the classes. Writes wait
+// long in both: each that goes first delays an urgent request by its whole length.
 constexpr Offsets kOffsets = {milliseconds{0}, milliseconds{1}, milliseconds{4}, milliseconds{100},
                               milliseconds{250}};
 constexpr Offsets kRotationalOffsets = {milliseconds{0}, milliseconds{4}, milliseconds{16},

@@ -7,8 +7,8 @@
 //             and Layland 1973.)
 // Overload    Earliest deadline first turns into first come, first served when more comes than the
 //             disk can do: everybody is late. So of each class only as many requests as may be at
-//             the device together take part in that order, their arrival counting from then; the
-//             others wait behind. And lest a class get only that, it is owed a start after so many
+//             the device together, and as it does in 20 ms, take part in that order, their arrival
+//             counting from then; the others wait behind. And lest a class get only that, it is owed a start after so many
 //             times its cost has gone to more urgent ones: background after 19 times.
 // Pace        What background has had of the device's time beside more urgent classes it waits out:
 //             with a limit of a fifth, four times as long. Its long transfers then meet few of the

@@ -162,13 +162,7 @@ TEST_SUITE("uring_disk") {
       MESSAGE("no loop device here");
       return;
     }
-    // The sixteenth number of a block device's statistics: flushes it completed.
-    const auto flushes = [&] {
-      std::ifstream file("/sys/block/" + fs::path(device.path()).filename().string() + "/stat");
-      std::uint64_t value = 0;
-      for (int i = 0; i < 16; ++i) file >> value;
-      return value;
-    };
+    const auto flushes = [&] { return device.statistic(16); };
     auto disk = open_at(device.path()).value();
     Buffer buffer(kBlockBytes);
     const std::uint64_t at_start = flushes();

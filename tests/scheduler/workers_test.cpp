@@ -269,13 +269,7 @@ TEST_SUITE("uring_disk workers") {
       MESSAGE("no loop device here");
       return;
     }
-    // The fifth number of a block device's statistics: writes it completed.
-    const auto writes = [&] {
-      std::ifstream file("/sys/block/" + fs::path(device.path()).filename().string() + "/stat");
-      std::uint64_t value = 0;
-      for (int i = 0; i < 5; ++i) file >> value;
-      return value;
-    };
+    const auto writes = [&] { return device.statistic(5); };
     UringDiskOptions options = options_for_test();
     options.workers = 1;
     auto disk = open_at(device.path(), options).value();
