@@ -40,7 +40,7 @@ struct Piece {
   bool operator==(const Piece&) const = default;
 };
 
-// How the bytes of an extent are stored. Version 1 writes plain only; readers refuse others by
+// How the bytes of an extent are stored. Only plain is written so far; readers refuse others by
 // name.
 enum class Encoding : std::uint8_t { kPlain = 0 };
 

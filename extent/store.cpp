@@ -106,6 +106,10 @@ Result<void> Store::replay(const ChunkPut& change) { return impl_->allocator.loa
 
 Result<void> Store::replay(const ChunkRemove& change) { return impl_->allocator.load(change); }
 
+Task<std::optional<std::size_t>> Store::first_missing(Claims claims) {
+  return impl_->first_missing(std::move(claims));
+}
+
 void Store::keep_run(const journal::Manifest& manifest) { impl_->allocator.keep_run(manifest); }
 
 Result<void> Store::note_live(const Mapping& mapping) {

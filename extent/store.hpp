@@ -20,6 +20,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -65,6 +66,21 @@ struct Written {
   std::vector<std::uint32_t> crcs;  // one per block
 };
 
+// What some records of the journal say of data, when it takes the data to believe them.
+struct Claims {
+  struct Claim {
+    std::size_t record = 0;  // the caller's number of it, ascending
+    Generation generation;
+    ExtentPut put;
+  };
+  std::vector<Claim> claims;
+  std::vector<ChunkPut> chunks;  // that the same records make
+
+  // Takes one change of record `record` if it says anything of the kind. kFormatInvalid.
+  Result<void> take(std::size_t record, Lsn lsn, std::uint8_t type,
+                    std::span<const std::byte> body);
+};
+
 class Store final : public journal::SlotSource {
  public:
   // Recovery comes first: load and replay chunks and mappings, then start().
@@ -75,6 +91,10 @@ class Store final : public journal::SlotSource {
 
   Result<void> replay(const ChunkPut& change);
   Result<void> replay(const ChunkRemove& change);
+  // The first record whose data is not there: no copy is right, and one that could be read is wrong.
+  // In a pool that can be written every copy of what the records before it claim is right afterwards
+  // (not flushed) on disks that are here. Reads all that is claimed, 8 MiB at a time.
+  Task<std::optional<std::size_t>> first_missing(Claims claims);
   // The run named by the manifest keeps its slots.
   void keep_run(const journal::Manifest& manifest);
   // Called once for every data mapping of the recovered state. kFormatInvalid: unknown chunk, block

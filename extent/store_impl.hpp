@@ -87,6 +87,8 @@ struct Store::Impl {
   Task<Result<void>> scrub_once(const FileMap& map, InodeId inode, FileBlock first,
                                 std::uint64_t count, journal::ScrubCounts* counts, bool* changed);
 
+  Task<std::optional<std::size_t>> first_missing(Claims claims);
+
   Task<void> reclaim();
   // Waits for pending space; false if there is nothing left to wait for.
   Task<Result<bool>> make_room(unsigned round);

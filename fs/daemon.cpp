@@ -249,10 +249,13 @@ Outcome<void> Daemon::open_pool(StartReport& report) {
   }
   filesystem_ = std::move(*mounted);
   const MountReport& recovery = filesystem_->mount_report();
-  log_info("recovered {} inodes, {} records in {} ms{}", recovery.inodes,
-           recovery.journal.records_replayed,
+  const journal::RecoveryReport& log = recovery.journal;
+  log_info("recovered {} inodes, {} records in {} ms{}{}", recovery.inodes, log.records_replayed,
            std::chrono::duration_cast<milliseconds>(recovery.took).count(),
-           recovery.journal.torn_tail ? ", a torn tail was dropped" : "");
+           log.torn_tail ? ", a torn tail was dropped" : "",
+           log.records_checked == 0
+               ? ""
+               : fmt::format(", {} looked for on the disks", log.records_checked));
   return {};
 }
 

@@ -74,10 +74,14 @@ Task<Result<void>> Filesystem::Impl::load() {
     report.run_entries = run.entries;
     store->keep_run(manifest);
   }
-  auto on_record = [this](Lsn lsn, std::span<const std::byte> record) {
+  journal::Replay replay;
+  replay.apply = [this](Lsn lsn, std::span<const std::byte> record) {
     return apply_record(lsn, record);
   };
-  CO_TRY_ASSIGN(journal, co_await journal::Journal::open(executor, *pool, on_record));
+  replay.count_whole = [this](std::vector<journal::TailRecord> tail) {
+    return count_whole(std::move(tail));
+  };
+  CO_TRY_ASSIGN(journal, co_await journal::Journal::open(executor, *pool, std::move(replay)));
   report.journal = journal->recovery();
   CO_TRY(note_all_live());
   store->start(*journal);
@@ -192,6 +196,19 @@ Result<InodeRef> Filesystem::Impl::put_inode(const InodeImage& image) {
     next_inode = std::max(next_inode.load(), image.inode.raw + 1);
   }
   return inode;
+}
+
+// See journal::Replay.
+Task<Result<std::size_t>> Filesystem::Impl::count_whole(std::vector<journal::TailRecord> tail) {
+  extent::Claims claims;
+  for (std::size_t i = 0; i < tail.size(); ++i) {
+    CO_TRY(
+        for_each_change(tail[i].payload, [&](std::uint8_t type, std::span<const std::byte> body) {
+          return claims.take(i, tail[i].lsn, type, body);
+        }));
+  }
+  const std::optional<std::size_t> missing = co_await store->first_missing(std::move(claims));
+  co_return missing.value_or(tail.size());
 }
 
 Result<void> Filesystem::Impl::apply_record(Lsn lsn, std::span<const std::byte> record) {

@@ -83,6 +83,7 @@ struct Filesystem::Impl {
   Task<Result<void>> unmount();
   Task<Result<void>> write_everything();
   Task<void> quiesce();
+  Task<Result<std::size_t>> count_whole(std::vector<journal::TailRecord> tail);
   Result<void> apply_record(Lsn lsn, std::span<const std::byte> record);
   Result<void> apply_change(Lsn lsn, std::uint8_t type, std::span<const std::byte> body);
   Result<void> apply_run_entry(std::span<const std::byte> key, std::span<const std::byte> value);

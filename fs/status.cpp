@@ -455,6 +455,8 @@ Json build_status(Filesystem& filesystem, const FuseSession& session, const Moun
                         {"batches_replayed", report.journal.batches_replayed},
                         {"batches_repaired", report.journal.batches_repaired},
                         {"torn_tail", report.journal.torn_tail},
+                        {"records_checked", report.journal.records_checked},
+                        {"records_dropped", report.journal.records_dropped},
                         {"last_lsn", report.journal.last.raw},
                         {"inodes", report.inodes},
                         {"orphans_removed", report.orphans_removed},

@@ -191,8 +191,8 @@ Task<bool> Journal::Impl::find_room(Batch* batch) {
   }
 }
 
-// Makes the batch durable: flush, write, and again under a new epoch for each disk that fails.
-// False: the pool is read-only, or somebody has stopped the journal.
+// Makes the batch durable, and again under a new epoch for each disk that fails. False: the pool is
+// read-only, or somebody has stopped the journal.
 Task<bool> Journal::Impl::write_batch(Batch* batch) {
   while (true) {
     // Settling may announce an epoch, which is a change: then once more round.
@@ -203,40 +203,33 @@ Task<bool> Journal::Impl::write_batch(Batch* batch) {
       if (pool.read_only()) co_return false;
     }
     if (pool.read_only() || stopped.load(std::memory_order_acquire)) co_return false;
-    const bool flushed = co_await flush_disks();
-    if (!flushed) continue;
-    const bool written = co_await write_members(batch);
-    if (!written) continue;
-    if (finish(*batch)) co_return true;
+    const bool written = co_await write_once(batch);
+    if (written && finish(*batch)) co_return true;
   }
 }
 
-// Data before log: every write that a record of this batch tells of has completed before the record
-// was appended, so one flush per disk with unflushed writes covers them. False: a disk failed.
-Task<bool> Journal::Impl::flush_disks() {
-  IoGroup flushes;
+// Every write that a record of this batch tells of has completed before the record was appended, so
+// one flush per disk with unflushed writes covers them. A short batch is written beside the flushes,
+// and says so; a long one behind them. False: a disk failed.
+Task<bool> Journal::Impl::write_once(Batch* batch) {
+  IoGroup group;
   std::vector<DiskId> ids;
   const auto healthy = pool.healthy();
   for (const DiskId id : *healthy) {
     scheduler::Disk* const disk = pool.disk(id);
     if (disk == nullptr || !disk->needs_flush()) continue;
-    flushes.flush(*disk, IoClass::kCritical);
+    group.flush(*disk, IoClass::kCritical);
     ids.push_back(id);
   }
-  if (ids.empty()) co_return true;
   metrics.flushes.add(ids.size());
-  co_await flushes.run();
-  bool good = true;
-  for (std::size_t i = 0; i < ids.size(); ++i) {
-    if (flushes.error(i).code == Code::kOk) continue;
-    good = false;
-    const Result<void> reported = co_await pool.report_failure(ids[i], flushes.error(i));
-    reported.ignore("read_only() is asked before the next attempt");
+  batch->header.beside_flush = !ids.empty() && batch->bytes.size() <= kBesideFlushBytesMax;
+  if (!ids.empty() && !batch->header.beside_flush) {
+    const bool flushed = co_await run(group, ids);
+    if (!flushed) co_return false;
+    group.clear();
+    ids.clear();
   }
-  co_return good;
-}
 
-Task<bool> Journal::Impl::write_members(Batch* batch) {
   const std::shared_ptr<const LogSet> set = log_set;
   BatchHeader& header = batch->header;
   header.pool = pool_uuid;
@@ -244,18 +237,23 @@ Task<bool> Journal::Impl::write_members(Batch* batch) {
   header.epoch_tag = set->epoch.tag;
   header.watermark = Lsn{durable.load(std::memory_order_relaxed)};
   put_header(batch->bytes.span(), header);
-
-  IoGroup writes;
   for (const LogSet::Member& member : set->members) {
-    writes.write(*member.disk, IoClass::kCritical, kJournalOffset + header.offset,
-                 batch->bytes.span(), true);
+    group.write(*member.disk, IoClass::kCritical, kJournalOffset + header.offset,
+                batch->bytes.span(), true);
+    ids.push_back(member.id);
   }
-  co_await writes.run();
+  const bool written = co_await run(group, ids);
+  co_return written;
+}
+
+// False: one or more of these disks have failed, and the pool knows.
+Task<bool> Journal::Impl::run(IoGroup& group, const std::vector<DiskId>& ids) {
+  co_await group.run();
   bool good = true;
-  for (std::size_t i = 0; i < set->members.size(); ++i) {
-    if (writes.error(i).code == Code::kOk) continue;
+  for (std::size_t i = 0; i < ids.size(); ++i) {
+    if (group.error(i).code == Code::kOk) continue;
     good = false;
-    const Result<void> reported = co_await pool.report_failure(set->members[i].id, writes.error(i));
+    const Result<void> reported = co_await pool.report_failure(ids[i], group.error(i));
     reported.ignore("read_only() is asked before the next attempt");
   }
   co_return good;

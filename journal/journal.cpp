@@ -154,9 +154,10 @@ Journal::~Journal() {
   DFS_ASSERT(!impl_->committing.load(std::memory_order_relaxed));  // somebody forgot close()
 }
 
-Task<Result<std::unique_ptr<Journal>>> Journal::open(Executor& executor, Pool& pool, Apply apply) {
+Task<Result<std::unique_ptr<Journal>>> Journal::open(Executor& executor, Pool& pool,
+                                                     Replay replay) {
   const TimePoint start = executor.now();
-  CO_TRY_ASSIGN(Recovered recovered, co_await recover(pool, std::move(apply)));
+  CO_TRY_ASSIGN(Recovered recovered, co_await recover(pool, std::move(replay)));
 
   const Superblock superblock = pool.superblock();
   LogFound found;

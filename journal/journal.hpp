@@ -3,10 +3,11 @@
 // A change to the namespace or to an extent map has happened when its record is durable here; the
 // maps in memory are a cache of checkpoint + journal.
 //
-// Commit  "Commit while busy": the first waiter starts a batch at once; whoever arrives while it is
-//         in flight shares the next. One batch in flight. Phases of a batch: take every published
-//         record from the RAM ring in LSN order; flush each disk with unflushed writes (all of them
-//         completed before their records were appended); then one durable write to every member.
+// Commit  "Commit while busy": the first waiter starts a batch at once; whoever arrives while it
+//         is in flight shares the next. One batch in flight: every published record is taken from
+//         the RAM ring in LSN order, then goes out as one durable write to every member, beside a
+//         flush of each disk with unflushed writes (all of them completed before their records were
+//         appended). One device trip; above kBesideFlushBytesMax two, data before log.
 //         Header: pool uuid, epoch number and tag, sequence, CRC of the previous header, first and
 //         last LSN, watermark, length, CRC-32C of header and payload.
 // Invariants  LSNs grow by one per record; after recovery they skip ahead by more than could have
@@ -22,7 +23,8 @@
 //             found; stops at the first sequence no member can supply. The header of a later batch
 //             within kBatchBytesMax behind that point tells rot from a torn tail: then kCorrupt.
 //             Members that lack a batch get it (or, new ones, all of them) before open() returns.
-//             Idempotent; nothing else is written. See recovery.hpp.
+//             Of the last batch, if it was written beside the flush of its data, only the records
+//             before the first whose data is not there. Idempotent. See recovery.hpp.
 // Threads     Every method may be called from any thread.
 // Locks       append() takes none; committing holds one of its own, a leaf.
 // Format      man/format.md, "Journal".
@@ -38,6 +40,7 @@
 #include "base/ids.hpp"
 #include "base/metrics.hpp"
 #include "base/result.hpp"
+#include "base/task.hpp"
 #include "journal/pool.hpp"
 #include "journal/record_format.hpp"
 
@@ -55,7 +58,7 @@ struct JournalMetrics {
   Counter group_commit_ops;      // records in them
   Counter group_commit_waiters;  // sync() calls they satisfied
   Counter batch_bytes;           // payload and header, before copies
-  Counter flushes;               // of data disks, before log writes
+  Counter flushes;               // of data disks, for commits
   Counter reserve_waits;         // reserve() had to wait
   Counter log_space_waits;       // a commit had to wait for a checkpoint
   Histogram commit_latency_us;
@@ -68,11 +71,28 @@ struct RecoveryReport {
   std::uint64_t batches_replayed = 0;
   std::uint64_t batches_repaired = 0;  // copied to a member that lacked them
   bool torn_tail = false;
-  Lsn last;  // the last LSN there is
+  std::uint64_t records_checked = 0;  // whose data had to be looked at
+  std::uint64_t records_dropped = 0;  // data was not there: never acknowledged, nor all behind it
+  Lsn last;                           // the last LSN there is
   Duration took{0};
 };
 
 class Journal;
+
+struct TailRecord {
+  Lsn lsn;
+  std::span<const std::byte> payload;
+};
+
+// What recovery does with the records behind the manifest's LSN.
+struct Replay {
+  // Called for every surviving record, oldest first.
+  std::function<Result<void>(Lsn, std::span<const std::byte> payload)> apply;
+  // How many of these, the last ones of the log, survive: those before the first that names data
+  // which is not on any disk that should have it. Called at most once, when apply() has had all
+  // records before and none of these. Not set: all do.
+  std::function<Task<Result<std::size_t>>(std::vector<TailRecord>)> count_whole;
+};
 
 // Room for records, taken before any lock so that append() never waits. Gives back what is unused.
 class Credit {
@@ -91,12 +111,9 @@ class Credit {
 
 class Journal {
  public:
-  // Called for every surviving record behind the manifest's LSN, oldest first.
-  using Apply = std::function<Result<void>(Lsn, std::span<const std::byte> payload)>;
-
   // Recovers (see above), then calls pool.begin(). With a read-only pool nothing is written.
   // `pool` outlives the journal.
-  static Task<Result<std::unique_ptr<Journal>>> open(Executor& executor, Pool& pool, Apply apply);
+  static Task<Result<std::unique_ptr<Journal>>> open(Executor& executor, Pool& pool, Replay replay);
   // No call may be outstanding, and close() has completed since the last append() or reserve(). A
   // sync() or drain() does as well, if nobody else called meanwhile.
   ~Journal();

@@ -96,8 +96,8 @@ struct Journal::Impl {
   void take_mark(Batch& batch);
   Task<bool> find_room(Batch* batch);
   Task<bool> write_batch(Batch* batch);
-  Task<bool> flush_disks();
-  Task<bool> write_members(Batch* batch);
+  Task<bool> write_once(Batch* batch);
+  Task<bool> run(scheduler::IoGroup& group, const std::vector<DiskId>& ids);
   bool finish(const Batch& batch);
 };
 

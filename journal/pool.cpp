@@ -279,6 +279,7 @@ Task<Result<void>> Pool::begin(LogFound found) {
       superblock.members = found.members;
       superblock.lsn_floor = found.lsn_floor;
       superblock.clean = false;
+      superblock.reader_min = superblock.writer_min = kFormatVersion;
       impl.log_end = found.end;
       impl.begun = true;
       impl.update();

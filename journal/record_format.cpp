@@ -12,9 +12,11 @@ constexpr std::string_view kMagic{"dynfslog"};
 // The header's checksum covers what follows it.
 constexpr std::size_t kCrcOffset = 8;
 constexpr std::size_t kCrcCoversFrom = kCrcOffset + 4;
+// The only flag there is.
+constexpr std::uint32_t kBesideFlush = 1;
 
 // The rows of man/format.md, "Journal".
-static_assert(8 + 4 + 4 + 16 + 8 + 8 + 8 + 8 + 8 + 8 + 8 + 4 + 4 + 4 + 28 == kBatchHeaderBytes);
+static_assert(8 + 4 + 4 + 16 + 8 + 8 + 8 + 8 + 8 + 8 + 8 + 4 + 4 + 4 + 4 + 24 == kBatchHeaderBytes);
 static_assert(4 + 4 + 8 == kFrameHeaderBytes);
 
 }  // namespace
@@ -56,6 +58,7 @@ void put_header(std::span<std::byte> batch, BatchHeader& header) {
   out.put(header.previous_crc);
   out.put(header.payload_bytes);
   out.put(header.records);
+  out.put(header.beside_flush ? kBesideFlush : std::uint32_t{0});
   bytes.resize(kBatchHeaderBytes);
   header.crc = crc32c(std::span<const std::byte>{bytes}.subspan(kCrcCoversFrom));
   store(bytes.data() + kCrcOffset, header.crc);
@@ -84,6 +87,9 @@ std::optional<BatchHeader> get_header(std::span<const std::byte> bytes) {
   header.previous_crc = in.get<std::uint32_t>();
   header.payload_bytes = in.get<std::uint32_t>();
   header.records = in.get<std::uint32_t>();
+  const auto flags = in.get<std::uint32_t>();
+  if ((flags & ~kBesideFlush) != 0) return std::nullopt;
+  header.beside_flush = flags != 0;
   // Reserved bytes are zero; a length beyond the largest batch would lead out of the buffer.
   for (const std::byte b : in.get_bytes(in.left())) {
     if (b != std::byte{0}) return std::nullopt;

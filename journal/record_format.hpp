@@ -26,6 +26,9 @@ namespace dynamicfs::journal {
 inline constexpr std::size_t kRecordBytesMax = 128 * kKiB;
 // A batch, header and padding included.
 inline constexpr std::size_t kBatchBytesMax = 1 * kMiB;
+// A larger one is not written beside the flush of its data. 4 bytes of a record name at most 4 KiB of
+// data, so this bounds what a mount after a crash reads to check the last batch: 64 MiB of each copy.
+inline constexpr std::size_t kBesideFlushBytesMax = 64 * kKiB;
 inline constexpr std::size_t kBatchHeaderBytes = 128;
 inline constexpr std::size_t kFrameHeaderBytes = 16;
 
@@ -42,6 +45,9 @@ struct BatchHeader {
   std::uint32_t payload_bytes = 0;  // of all frames
   std::uint32_t payload_crc = 0;
   std::uint32_t records = 0;
+  // Written beside the flush that its data waited for, not behind it: of the last batch of a log it
+  // takes the data itself to tell whether that is there (recovery.hpp).
+  bool beside_flush = false;
   std::uint32_t crc = 0;  // of the header, and so of everything; set by put_header()
   bool operator==(const BatchHeader&) const = default;
 

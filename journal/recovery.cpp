@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "base/buffer.hpp"
+#include "base/crc32c.hpp"
 #include "base/log.hpp"
 #include "journal/record_format.hpp"
 
@@ -35,7 +36,7 @@ struct Copy {
 
 class Recovery {
  public:
-  Recovery(Pool& pool, Journal::Apply apply) : pool_(pool), apply_(std::move(apply)) {}
+  Recovery(Pool& pool, Replay replay) : pool_(pool), replay_(std::move(replay)) {}
   Task<Result<Recovered>> run();
 
  private:
@@ -53,7 +54,10 @@ class Recovery {
   Finding find_batch(std::uint64_t offset) const;
   Task<Result<bool>> take_batch(std::uint64_t offset);
   Task<Result<void>> check_end();
-  Result<void> apply_batch(const BatchHeader& header, std::span<const std::byte> batch);
+  Result<void> hold_newest(const BatchHeader& header, std::span<const std::byte> batch);
+  Result<void> apply_newest();
+  Task<Result<void>> end_log();
+  Task<Result<void>> cut_newest(std::size_t records);
   Result<void> look_for_later(std::uint64_t from, std::uint64_t end) const;
 
   // The part of `copy` that the window shows from `offset` on.
@@ -63,16 +67,25 @@ class Recovery {
         .subspan(offset - window_from_);
   }
   bool readable(const Copy& copy, std::uint64_t offset, std::uint64_t size_bytes) const;
-  Task<Result<void>> drop(std::size_t index, Error cause);
+  Task<Result<void>> drop(DiskId id, Error cause);
+  Task<Result<void>> drop_failed(const IoGroup& group, std::vector<DiskId> ids);
 
   Pool& pool_;
-  Journal::Apply apply_;
+  Replay replay_;
   Superblock superblock_;
   std::vector<std::unique_ptr<Copy>> copies_;
   std::uint64_t window_from_ = 0;
   std::uint64_t window_bytes_ = 0;  // 0: nothing is shown
   std::uint64_t window_wanted_ = 0;
   LogPosition next_;
+  // The newest batch found, not applied yet: it may be the last one. `records`: those that are not
+  // in the run, of `bytes`.
+  struct Newest {
+    BatchHeader header;
+    Bytes bytes;
+    std::vector<TailRecord> records;
+  };
+  std::optional<Newest> newest_;
   Recovered recovered_;
 };
 
@@ -97,13 +110,21 @@ void Recovery::find_copies() {
 }
 
 // A disk that fails here leaves the pool; begin() makes that durable.
-Task<Result<void>> Recovery::drop(std::size_t index, Error cause) {
-  const DiskId id = copies_[index]->id;
+Task<Result<void>> Recovery::drop(DiskId id, Error cause) {
   // Its window may be the source of repairs, but those are written before anything is dropped.
   for (const auto& copy : copies_) DFS_ASSERT(copy->repair_from == copy->repair_end);
-  copies_.erase(copies_.begin() + static_cast<std::ptrdiff_t>(index));
+  std::erase_if(copies_, [id](const auto& copy) { return copy->id == id; });
   const Result<void> reported = co_await pool_.report_failure(id, cause);
   co_return reported;
+}
+
+// `ids`: whose requests `group` has, in its order.
+Task<Result<void>> Recovery::drop_failed(const IoGroup& group, std::vector<DiskId> ids) {
+  for (std::size_t i = 0; i < ids.size(); ++i) {
+    if (group.error(i).code == Code::kOk) continue;
+    CO_TRY(co_await drop(ids[i], group.error(i)));
+  }
+  co_return Result<void>{};
 }
 
 bool Recovery::readable(const Copy& copy, std::uint64_t offset, std::uint64_t size_bytes) const {
@@ -172,11 +193,7 @@ Task<Result<void>> Recovery::show(std::uint64_t offset) {
     }
   }
   for (const auto& [id, failure] : gone) {
-    for (std::size_t i = 0; i < copies_.size(); ++i) {
-      if (copies_[i]->id != id) continue;
-      CO_TRY(co_await drop(i, failure));
-      break;
-    }
+    CO_TRY(co_await drop(id, failure));
   }
   co_return Result<void>{};
 }
@@ -184,27 +201,18 @@ Task<Result<void>> Recovery::show(std::uint64_t offset) {
 Task<Result<void>> Recovery::write_repairs() {
   IoGroup group;
   std::vector<Copy*> written;
+  std::vector<DiskId> ids;
   for (const auto& copy : copies_) {
     if (copy->repair_from == copy->repair_end) continue;
     const auto bytes = shown(*copy->source, copy->repair_from);
     group.write(*copy->disk, IoClass::kCritical, kJournalOffset + copy->repair_from,
                 bytes.first(copy->repair_end - copy->repair_from));
     written.push_back(copy.get());
+    ids.push_back(copy->id);
   }
   co_await group.run();
-  std::vector<std::pair<DiskId, Error>> failed;
-  for (std::size_t i = 0; i < written.size(); ++i) {
-    written[i]->repair_from = written[i]->repair_end = 0;
-    if (group.error(i).code != Code::kOk) failed.emplace_back(written[i]->id, group.error(i));
-  }
-  for (const auto& [id, failure] : failed) {
-    for (std::size_t i = 0; i < copies_.size(); ++i) {
-      if (copies_[i]->id != id) continue;
-      CO_TRY(co_await drop(i, failure));
-      break;
-    }
-  }
-  co_return Result<void>{};
+  for (Copy* const copy : written) copy->repair_from = copy->repair_end = 0;
+  co_return co_await drop_failed(group, ids);
 }
 
 // Every disk, whether we wrote to it or not: what a killed daemon wrote last may be in a volatile
@@ -214,25 +222,101 @@ Task<Result<void>> Recovery::flush_all() {
   std::vector<DiskId> ids = *pool_.healthy();
   for (const DiskId id : ids) group.flush(*pool_.disk(id), IoClass::kCritical);
   co_await group.run();
-  for (std::size_t i = 0; i < ids.size(); ++i) {
-    if (group.error(i).code == Code::kOk) continue;
-    std::erase_if(copies_, [&](const auto& copy) { return copy->id == ids[i]; });
-    CO_TRY(co_await pool_.report_failure(ids[i], group.error(i)));
+  co_return co_await drop_failed(group, std::move(ids));
+}
+
+Result<void> Recovery::hold_newest(const BatchHeader& header, std::span<const std::byte> batch) {
+  newest_ = Newest{.header = header, .bytes = {}, .records = {}};
+  const auto bytes = batch.first(header.batch_bytes());
+  newest_->bytes.assign(bytes.begin(), bytes.end());
+  return for_each_record(header, newest_->bytes,
+                         [&](Lsn lsn, std::span<const std::byte> payload) -> Result<void> {
+                           if (lsn > superblock_.manifest.lsn)
+                             newest_->records.push_back({lsn, payload});
+                           return {};
+                         });
+}
+
+// There is a batch behind the newest, or its records are all true.
+Result<void> Recovery::apply_newest() {
+  if (!newest_) return {};
+  for (const TailRecord& record : newest_->records) TRY(replay_.apply(record.lsn, record.payload));
+  recovered_.report.records_replayed += newest_->records.size();
+  ++recovered_.report.batches_replayed;
+  recovered_.report.last = std::max(recovered_.report.last, newest_->header.last);
+  newest_.reset();
+  return {};
+}
+
+// Nothing follows the newest batch.
+Task<Result<void>> Recovery::end_log() {
+  if (newest_ && newest_->header.beside_flush && replay_.count_whole) {
+    const std::size_t records = newest_->records.size();
+    recovered_.report.records_checked = records;
+    CO_TRY_ASSIGN(const std::size_t whole, co_await replay_.count_whole(newest_->records));
+    DFS_ASSERT(whole <= records);
+    if (whole < records) {
+      recovered_.report.records_dropped = records - whole;
+      log_warning(
+          "the last {} records of the journal are dropped: data of theirs had not reached the "
+          "disks, and nobody was told it had",
+          records - whole);
+      CO_TRY(co_await cut_newest(whole));
+    }
   }
+  CO_TRY(apply_newest());
   co_return Result<void>{};
 }
 
-Result<void> Recovery::apply_batch(const BatchHeader& header, std::span<const std::byte> batch) {
-  const Lsn behind = superblock_.manifest.lsn;
-  TRY(for_each_record(header, batch,
-                      [&](Lsn lsn, std::span<const std::byte> payload) -> Result<void> {
-                        if (lsn <= behind) return {};
-                        ++recovered_.report.records_replayed;
-                        return apply_(lsn, payload);
-                      }));
-  ++recovered_.report.batches_replayed;
-  recovered_.report.last = std::max(recovered_.report.last, header.last);
-  return {};
+// Writes the last batch anew with the first of its records, in its old place on every copy. The
+// blocks of the others are as good as free, so they must not come back.
+Task<Result<void>> Recovery::cut_newest(std::size_t records) {
+  const BatchHeader old = newest_->header;
+  const Bytes old_bytes = std::move(newest_->bytes);
+  const Lsn end = newest_->records[records].lsn;  // the first that goes
+  BatchHeader header = old;
+  header.records = 0;
+  header.payload_bytes = 0;
+  std::size_t at = kBatchHeaderBytes;
+  const Result<void> counted = for_each_record(
+      old, old_bytes, [&](Lsn lsn, std::span<const std::byte> payload) -> Result<void> {
+        if (lsn >= end) return {};
+        header.last = lsn;
+        ++header.records;
+        at += frame_bytes(payload.size());
+        return {};
+      });
+  CO_TRY(counted);
+  if (header.records == 0) {
+    header.first = Lsn{};
+    header.last = recovered_.report.last;
+  }
+  header.payload_bytes = static_cast<std::uint32_t>(at - kBatchHeaderBytes);
+  Buffer batch{align_up(at, kBlockBytes)};
+  std::memset(batch.data(), 0, batch.size());
+  std::memcpy(batch.data() + kBatchHeaderBytes, old_bytes.data() + kBatchHeaderBytes,
+              header.payload_bytes);
+  header.payload_crc = crc32c(batch.span().subspan(kBatchHeaderBytes, header.payload_bytes));
+  put_header(batch.span(), header);
+  CO_TRY(hold_newest(header, batch.span()));
+  if (pool_.read_only()) co_return Result<void>{};
+
+  CO_TRY(co_await write_repairs());
+  IoGroup group;
+  std::vector<DiskId> ids;
+  for (const auto& copy : copies_) {
+    group.write(*copy->disk, IoClass::kCritical, kJournalOffset + header.offset, batch.span());
+    ids.push_back(copy->id);
+  }
+  co_await group.run();
+  CO_TRY(co_await drop_failed(group, ids));
+  LoggedBatch& logged = recovered_.batches.back();
+  logged.size_bytes = batch.size();
+  logged.last = header.last;
+  logged.crc = header.crc;
+  next_.offset = logged.offset + logged.size_bytes;
+  next_.previous_crc = header.crc;
+  co_return Result<void>{};
 }
 
 // Who has the next batch at `offset`, and who lacks it.
@@ -279,7 +363,8 @@ Task<Result<bool>> Recovery::take_batch(std::uint64_t offset) {
   }
 
   const BatchHeader& header = finding.header;
-  CO_TRY(apply_batch(header, shown(*finding.good, offset)));
+  CO_TRY(apply_newest());
+  CO_TRY(hold_newest(header, shown(*finding.good, offset)));
   const std::uint64_t end = offset + header.batch_bytes();
   if (!finding.lacking.empty() && !pool_.read_only()) {
     ++recovered_.report.batches_repaired;
@@ -358,6 +443,7 @@ Task<Result<Recovered>> Recovery::run() {
     if (!taken) break;
   }
   CO_TRY(co_await check_end());
+  CO_TRY(co_await end_log());
   CO_TRY(co_await write_repairs());
   if (!pool_.read_only()) {
     CO_TRY(co_await flush_all());
@@ -371,8 +457,8 @@ Task<Result<Recovered>> Recovery::run() {
 
 }  // namespace
 
-Task<Result<Recovered>> recover(Pool& pool, Journal::Apply apply) {
-  Recovery recovery{pool, std::move(apply)};
+Task<Result<Recovered>> recover(Pool& pool, Replay replay) {
+  Recovery recovery{pool, std::move(replay)};
   CO_TRY_ASSIGN(Recovered recovered, co_await recovery.run());
   co_return std::move(recovered);
 }

@@ -28,7 +28,9 @@
 
 namespace dynamicfs::journal {
 
-inline constexpr std::uint32_t kFormatVersion = 1;
+// 2: a batch of the log may have been written beside the flush of its data. A program that does not
+// know that would take such a batch for the end of the log.
+inline constexpr std::uint32_t kFormatVersion = 2;
 
 // A volume: superblock A at 0, B at kSuperblockBytes; the journal region at kJournalOffset; slots
 // from `first_slot_offset` (a multiple of kSlotBytes) to the end.

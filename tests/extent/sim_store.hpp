@@ -104,9 +104,14 @@ class SimStore {
     if (!pool_opened.has_value()) return pool_opened.error();
     pool = std::move(pool_opened).value();
     store = std::make_unique<extent::Store>(executor, *pool, gate);
-    auto log_opened = executor.run(journal::Journal::open(
-        executor, *pool,
-        [this](Lsn lsn, std::span<const std::byte> payload) { return apply(lsn, payload); }));
+    journal::Replay replay;
+    replay.apply = [this](Lsn lsn, std::span<const std::byte> payload) {
+      return apply(lsn, payload);
+    };
+    replay.count_whole = [this](std::vector<journal::TailRecord> tail) {
+      return count_whole(this, std::move(tail));
+    };
+    auto log_opened = executor.run(journal::Journal::open(executor, *pool, std::move(replay)));
     if (!log_opened.has_value()) return log_opened.error();
     log = std::move(log_opened).value();
     for (const auto& [inode, map] : files) {
@@ -318,6 +323,20 @@ class SimStore {
     return out;
   }
 
+  static Task<Result<std::size_t>> count_whole(SimStore* self,
+                                               std::vector<journal::TailRecord> tail) {
+    extent::Claims claims;
+    for (std::size_t i = 0; i < tail.size(); ++i) {
+      ByteReader reader(tail[i].payload);
+      while (!reader.at_end()) {
+        const auto type = reader.get<std::uint8_t>();
+        CO_TRY(claims.take(i, tail[i].lsn, type, reader.get_sized<std::uint32_t>()));
+      }
+    }
+    const std::optional<std::size_t> missing =
+        co_await self->store->first_missing(std::move(claims));
+    co_return missing.value_or(tail.size());
+  }
   Result<void> apply(Lsn lsn, std::span<const std::byte> payload) {
     ByteReader reader(payload);
     while (!reader.at_end()) {

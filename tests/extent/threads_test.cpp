@@ -34,10 +34,10 @@ struct ThreadStore {
     REQUIRE(opened.has_value());
     pool = std::move(opened).value();
     store = std::make_unique<Store>(*executor, *pool, gate);
-    auto log_opened = block_on(
-        *executor, journal::Journal::open(*executor, *pool, [](Lsn, std::span<const std::byte>) {
-          return Result<void>{};
-        }));
+    journal::Replay replay;
+    replay.apply = [](Lsn, std::span<const std::byte>) { return Result<void>{}; };
+    auto log_opened =
+        block_on(*executor, journal::Journal::open(*executor, *pool, std::move(replay)));
     REQUIRE(log_opened.has_value());
     log = std::move(log_opened).value();
     store->start(*log);

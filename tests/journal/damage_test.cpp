@@ -200,11 +200,12 @@ TEST_SUITE("journal damage") {
     ThreeBatches pool{2};
     REQUIRE(pool.open_pool().has_value());
     unsigned calls = 0;
-    auto opened = pool.executor.run(Journal::open(
-        pool.executor, *pool.pool, [&calls](Lsn, std::span<const std::byte>) -> Result<void> {
-          if (++calls == 2) return error(Code::kFormatInvalid, 77);
-          return {};
-        }));
+    journal::Replay replay;
+    replay.apply = [&calls](Lsn, std::span<const std::byte>) -> Result<void> {
+      if (++calls == 2) return error(Code::kFormatInvalid, 77);
+      return {};
+    };
+    auto opened = pool.executor.run(Journal::open(pool.executor, *pool.pool, std::move(replay)));
     REQUIRE_FALSE(opened.has_value());
     CHECK(opened.error() == error(Code::kFormatInvalid, 77));
     CHECK(calls == 2);

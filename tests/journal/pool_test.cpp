@@ -138,14 +138,14 @@ TEST_SUITE("opening a pool") {
     write_superblock(pool, 1, superblock);
     CHECK(pool.boot().error() == error(Code::kFormatVersion, 7));
     CHECK(says(pool,
-               "/disks/b was written by a newer dynamicfs (format 7; this program reads up to 1)"));
+               "/disks/b was written by a newer dynamicfs (format 7; this program reads up to 2)"));
   }
 
   TEST_CASE("a newer copy of a newer format outweighs an older one that could be read") {
     SimPool pool{1, sized({kSmall}, 1)};
     REQUIRE(pool.format().has_value());
     auto superblock = pool.superblock_on(0);
-    superblock.reader_min = 2;
+    superblock.reader_min = journal::kFormatVersion + 1;
     superblock.sequence = 2;
     pool.media[0]->write(journal::kSuperblockBytes, *journal::encode(superblock));
     CHECK(pool.boot().error().code == Code::kFormatVersion);
@@ -155,7 +155,7 @@ TEST_SUITE("opening a pool") {
     SimPool pool{1, sized({kSmall}, 1)};
     REQUIRE(pool.format().has_value());
     auto superblock = pool.superblock_on(0);
-    superblock.writer_min = 2;
+    superblock.writer_min = journal::kFormatVersion + 1;
     write_superblock(pool, 0, superblock);
     REQUIRE(pool.boot().has_value());
     CHECK(pool.pool->read_only());

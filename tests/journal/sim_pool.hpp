@@ -116,11 +116,13 @@ class SimPool {
   }
   Result<void> open_journal() {
     replayed.clear();
-    auto opened = executor.run(Journal::open(
-        executor, *pool, [this](Lsn lsn, std::span<const std::byte> payload) -> Result<void> {
-          replayed.push_back({lsn, std::string{as_text(payload)}});
-          return {};
-        }));
+    journal::Replay replay;
+    replay.apply = [this](Lsn lsn, std::span<const std::byte> payload) -> Result<void> {
+      replayed.push_back({lsn, std::string{as_text(payload)}});
+      return {};
+    };
+    replay.count_whole = count_whole;
+    auto opened = executor.run(Journal::open(executor, *pool, std::move(replay)));
     if (!opened.has_value()) return opened.error();
     log = std::move(opened).value();
     return {};
@@ -214,6 +216,7 @@ class SimPool {
   std::vector<std::shared_ptr<SimulatedMedia>> media;
   std::vector<bool> here;
   std::function<void(std::size_t, SimulatedDisk&)> on_new_disk;
+  std::function<Task<Result<std::size_t>>(std::vector<journal::TailRecord>)> count_whole;
 
   // Since the last boot; disks[i] is null when it was not here.
   std::vector<SimulatedDisk*> disks;

@@ -56,13 +56,12 @@ struct ThreadedPool {
     auto opened = block_on(*executor, Pool::open(*executor, std::move(opening), nullptr));
     REQUIRE(opened.has_value());
     pool = std::move(opened).value();
-    auto log_opened =
-        block_on(*executor,
-                 Journal::open(*executor, *pool,
-                               [this](Lsn lsn, std::span<const std::byte> payload) -> Result<void> {
-                                 replayed.emplace(lsn.raw, as_text(payload));
-                                 return {};
-                               }));
+    journal::Replay replay;
+    replay.apply = [this](Lsn lsn, std::span<const std::byte> payload) -> Result<void> {
+      replayed.emplace(lsn.raw, as_text(payload));
+      return {};
+    };
+    auto log_opened = block_on(*executor, Journal::open(*executor, *pool, std::move(replay)));
     REQUIRE(log_opened.has_value());
     log = std::move(log_opened).value();
   }
