@@ -1,5 +1,6 @@
 // Pending space becomes free again; empty chunks go.
 #include "base/bytes.hpp"
+#include "base/mutant.hpp"
 #include "extent/store_impl.hpp"
 #include "extent/write_path.hpp"
 
@@ -22,7 +23,7 @@ Task<void> Store::Impl::reclaim() {
     JournalChunkLog log(*journal, credit);
     allocator.remove_empty(kRemovalsAtOnce, log);
   }
-  allocator.advance(journal->covered());
+  allocator.advance(mutated(Mutant::kReuseEarly) ? journal->appended() : journal->covered());
 }
 
 Task<Result<bool>> Store::Impl::make_room(unsigned round) {

@@ -141,7 +141,12 @@ Task<std::optional<std::size_t>> Store::Impl::first_missing(Claims claims) {
       }
       if (bad && !good && missing == nullptr) missing = part;
     }
-    if (missing != nullptr) co_return missing->claim->record;
+    if (missing != nullptr) {
+      const std::size_t record = missing->claim->record;
+      std::erase_if(copies, [&](const Copy& copy) { return copy.part->claim->record >= record; });
+      if (!pool.read_only()) co_await complete_copies(pool, disks, copies);
+      co_return record;
+    }
     if (!pool.read_only()) co_await complete_copies(pool, disks, copies);
   }
   co_return std::nullopt;

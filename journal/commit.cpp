@@ -6,6 +6,7 @@
 
 #include "base/crc32c.hpp"
 #include "base/log.hpp"
+#include "base/mutant.hpp"
 #include "journal/journal_impl.hpp"
 
 namespace dynamicfs::journal {
@@ -217,7 +218,7 @@ Task<bool> Journal::Impl::write_once(Batch* batch) {
   const auto healthy = pool.healthy();
   for (const DiskId id : *healthy) {
     scheduler::Disk* const disk = pool.disk(id);
-    if (disk == nullptr || !disk->needs_flush()) continue;
+    if (disk == nullptr || !disk->needs_flush() || mutated(Mutant::kSkipFlush)) continue;
     group.flush(*disk, IoClass::kCritical);
     ids.push_back(id);
   }
@@ -238,6 +239,7 @@ Task<bool> Journal::Impl::write_once(Batch* batch) {
   header.watermark = Lsn{durable.load(std::memory_order_relaxed)};
   put_header(batch->bytes.span(), header);
   for (const LogSet::Member& member : set->members) {
+    if (mutated(Mutant::kSkipMember) && member.id != set->members.front().id) continue;
     group.write(*member.disk, IoClass::kCritical, kJournalOffset + header.offset,
                 batch->bytes.span(), true);
     ids.push_back(member.id);

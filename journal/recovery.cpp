@@ -6,6 +6,7 @@
 #include "base/buffer.hpp"
 #include "base/crc32c.hpp"
 #include "base/log.hpp"
+#include "base/mutant.hpp"
 #include "journal/record_format.hpp"
 
 namespace dynamicfs::journal {
@@ -250,7 +251,8 @@ Result<void> Recovery::apply_newest() {
 
 // Nothing follows the newest batch.
 Task<Result<void>> Recovery::end_log() {
-  if (newest_ && newest_->header.beside_flush && replay_.count_whole) {
+  if (newest_ && newest_->header.beside_flush && replay_.count_whole &&
+      !mutated(Mutant::kBelieveTail)) {
     const std::size_t records = newest_->records.size();
     recovered_.report.records_checked = records;
     CO_TRY_ASSIGN(const std::size_t whole, co_await replay_.count_whole(newest_->records));
@@ -299,7 +301,7 @@ Task<Result<void>> Recovery::cut_newest(std::size_t records) {
   header.payload_crc = crc32c(batch.span().subspan(kBatchHeaderBytes, header.payload_bytes));
   put_header(batch.span(), header);
   CO_TRY(hold_newest(header, batch.span()));
-  if (pool_.read_only()) co_return Result<void>{};
+  if (pool_.read_only() || mutated(Mutant::kKeepTail)) co_return Result<void>{};
 
   CO_TRY(co_await write_repairs());
   IoGroup group;
@@ -332,9 +334,10 @@ Recovery::Finding Recovery::find_batch(std::uint64_t offset) const {
     const auto bytes = shown(*copy, offset);
     std::optional<BatchHeader> header;
     if (readable(*copy, offset, kBlockBytes)) header = get_header(bytes);
-    const bool whole =
-        header && is_expected(*header, expected) && header->batch_bytes() <= bytes.size() &&
-        readable(*copy, offset, header->batch_bytes()) && payload_whole(*header, bytes);
+    const bool whole = header && is_expected(*header, expected) &&
+                       header->batch_bytes() <= bytes.size() &&
+                       readable(*copy, offset, header->batch_bytes()) &&
+                       (payload_whole(*header, bytes) || mutated(Mutant::kAcceptTorn));
     if (!whole || (finding.good != nullptr && *header != finding.header)) {
       finding.lacking.push_back(copy.get());
     } else if (finding.good == nullptr) {

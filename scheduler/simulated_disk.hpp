@@ -57,13 +57,14 @@ class SimulatedMedia {
   // An independent copy, for trying several futures from one state.
   SimulatedMedia clone() const { return *this; }
 
- private:
-  friend class SimulatedDisk;
-  // One whole block; nullptr stands for zeros.
+  // One whole block; nullptr stands for zeros. Shared, never changed.
   using Block = std::shared_ptr<const Bytes>;
   static Block make_block(std::span<const std::byte> bytes);
-  Block block(std::uint64_t index) const;
   void put(std::uint64_t index, Block content);
+
+ private:
+  friend class SimulatedDisk;
+  Block block(std::uint64_t index) const;
 
   std::uint64_t size_bytes_;
   std::map<std::uint64_t, Block> blocks_;  // by block index; a block is replaced, never changed

@@ -24,6 +24,7 @@ struct SimPoolOptions {
   std::vector<std::uint64_t> disk_bytes = {64 * kMiB, 64 * kMiB, 96 * kMiB};
   journal::Policy policy{.kind = journal::Policy::Kind::kReplica, .copies_or_data = 2};
   std::uint64_t read_memory_bytes = fs::FilesystemOptions{}.read_memory_bytes;
+  unsigned checkpoint_log_percent = fs::FilesystemOptions{}.checkpoint_log_percent;
 };
 
 class SimPool {
@@ -199,6 +200,10 @@ class SimPool {
   journal::Pool::Problem problem;
   // Called for each disk of the next mount, before anything is read.
   std::function<void(std::size_t index, scheduler::SimulatedDisk&)> on_open;
+  // What stands between the file system and each disk of the next mount.
+  std::function<std::unique_ptr<scheduler::Disk>(std::unique_ptr<scheduler::SimulatedDisk>,
+                                                 std::size_t index)>
+      wrap;
 
  private:
   struct Name {
@@ -262,7 +267,11 @@ class SimPool {
           executor, fmt::format("sim{}", i), media[i], seed_ * 1000 + i + 100 * ++opened_);
       disks.push_back(disk.get());
       if (on_open) on_open(i, *disk);
-      opened.push_back(std::move(disk));
+      if (wrap) {
+        opened.push_back(wrap(std::move(disk), i));
+      } else {
+        opened.push_back(std::move(disk));
+      }
     }
     return opened;
   }
@@ -276,6 +285,7 @@ class SimPool {
     fs::FilesystemOptions options;
     options.read_only = read_only;
     options.read_memory_bytes = options_.read_memory_bytes;
+    options.checkpoint_log_percent = options_.checkpoint_log_percent;
     CO_TRY_ASSIGN(filesystem, co_await fs::Filesystem::mount(executor, std::move(pool), options));
     co_return {};
   }

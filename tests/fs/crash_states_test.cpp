@@ -1,0 +1,432 @@
+// Every crash state of short workloads: see crash_states.hpp.
+#include "tests/fs/crash_states.hpp"
+
+#include "base/mutant.hpp"
+#include "tests/support/seed.hpp"
+
+namespace dynamicfs::test {
+namespace {
+
+using Type = Model::Node::Type;
+using fs::FallocateMode;
+using fs::RenameMode;
+
+// A run in the making: a pool under way beside its model.
+struct Run {
+  Run(std::uint64_t seed, SimPoolOptions options) : pool(seed, options) {
+    recording.options = std::move(options);
+    recording.seed = seed;
+    pool.wrap = [this](std::unique_ptr<scheduler::SimulatedDisk> disk, std::size_t index) {
+      return std::make_unique<RecordingDisk>(std::move(disk), index, recording.trace);
+    };
+  }
+
+  // From here on everything counts.
+  void record() {
+    REQUIRE(pool.run(pool.fs().sync()).has_value());
+    recording.before.clear();
+    for (std::size_t i = 0; i < pool.media.size(); ++i) {
+      // A power cut now would lose nothing: what has been written is flushed.
+      pool.run(flush(pool.disks[i]));
+      recording.before.push_back(pool.media[i]->clone());
+    }
+    recording.trace.forget();
+    recording.trees = {model.dump()};
+    recording.begun = {{0, 0}};
+    recording.durable = {{0, 0}};
+  }
+  static Task<int> flush(scheduler::Disk* disk) {
+    const auto done = co_await scheduler::flush(*disk, scheduler::IoClass::kCritical);
+    DFS_ASSERT(done.has_value());
+    co_return 0;
+  }
+
+  std::size_t operations() const { return recording.trees.size() - 1; }
+  void begin() { recording.begun.push_back({recording.trace.now(), operations() + 1}); }
+  void end() { recording.trees.push_back(model.dump()); }
+  void promise(std::size_t up_to) { recording.durable.push_back({recording.trace.now(), up_to}); }
+
+  SimPool pool;
+  Model model;
+  Recording recording;
+};
+
+// An operation on a small tree: a file of three blocks and a bit, a directory with a small file,
+// an empty directory, a symlink, a second name.
+struct Operation {
+  std::string name;
+  std::function<void(Run&)> apply;
+};
+
+void build_tree(Run& run) {
+  const std::string text(3 * kBlockBytes + 500, 'a');
+  const auto both = [](Result<void> real, Result<void> expected) {
+    DFS_ASSERT(real.has_value() && expected.has_value());
+  };
+  SimPool& pool = run.pool;
+  Model& model = run.model;
+  both(pool.create("a"), model.make("a", Type::kFile, "", 0644));
+  both(pool.write("a", 0, text), model.write("a", 0, text));
+  both(pool.mkdir("d"), model.make("d", Type::kDirectory, "", 0755));
+  both(pool.create("d/b"), model.make("d/b", Type::kFile, "", 0644));
+  both(pool.write("d/b", 0, "small"), model.write("d/b", 0, "small"));
+  both(pool.mkdir("e"), model.make("e", Type::kDirectory, "", 0755));
+  both(pool.symlink("s", "a"), model.make("s", Type::kSymlink, "a", 0777));
+  both(pool.link("d/b", "h"), model.link("d/b", "h"));
+}
+
+std::string parent(const std::string& path) {
+  const std::size_t slash = path.rfind('/');
+  return slash == std::string::npos ? "" : path.substr(0, slash);
+}
+
+// Changes what `paths` name, before or behind it.
+Operation change(std::string name, std::vector<std::string> paths,
+                 std::function<Result<void>(SimPool&)> real,
+                 std::function<Result<void>(Model&)> expected) {
+  return {name, [=](Run& run) {
+            run.begin();
+            std::vector<Model::NodePtr> changed;
+            const auto look = [&] {
+              for (const std::string& path : paths) {
+                const auto node = run.model.resolve(path);
+                if (node.has_value()) changed.push_back(*node);
+              }
+            };
+            look();
+            const Result<void> done = real(run.pool);
+            const Result<void> wanted = expected(run.model);
+            DFS_ASSERT(done.has_value() == wanted.has_value());
+            look();
+            const bool nothing = run.model.dump() == run.recording.trees.back();
+            if (done.has_value() && !nothing) {
+              for (const Model::NodePtr& node : changed) node->changed_by = run.operations() + 1;
+            }
+            run.end();
+          }};
+}
+
+Operation fsync_of(std::string path) {
+  return {"fsync " + path, [path](Run& run) {
+            run.begin();
+            const auto node = run.model.resolve(path);
+            const Result<void> done = run.pool.fsync(path);
+            DFS_ASSERT(done.has_value() == node.has_value());
+            if (node.has_value()) run.promise((*node)->changed_by);
+            run.end();
+          }};
+}
+
+Task<void> promise_when_done(Run* run, Task<Result<void>> task, std::size_t operations) {
+  const Result<void> done = co_await std::move(task);
+  if (done.has_value()) run->promise(operations);
+}
+
+// `begins`: what follows does not wait for it.
+Operation everything(std::string name, bool begins,
+                     std::function<Task<Result<void>>(fs::Filesystem&)> task) {
+  return {
+      name, [=](Run& run) {
+        run.begin();
+        spawn(promise_when_done(&run, task(run.pool.fs()), run.operations()));
+        if (begins) {
+          run.pool.executor.run_for(std::chrono::microseconds{run.pool.executor.random() % 400});
+        } else {
+          run.pool.executor.run_for(std::chrono::milliseconds{50});
+        }
+        run.end();
+      }};
+}
+
+const std::vector<Operation>& operations() {
+  static const std::vector<Operation> all = [] {
+    const auto write = [](std::string path, std::uint64_t at, std::size_t size, char letter) {
+      const std::string text(size, letter);
+      return change(
+          fmt::format("write {} at {} size {}", path, at, size), {path},
+          [=](SimPool& pool) { return pool.write(path, at, text); },
+          [=](Model& model) { return model.write(path, at, text); });
+    };
+    const auto truncate = [](std::string path, std::uint64_t size) {
+      return change(
+          fmt::format("truncate {} to {}", path, size), {path},
+          [=](SimPool& pool) { return pool.truncate(path, size); },
+          [=](Model& model) { return model.truncate(path, size); });
+    };
+    const auto rename = [](std::string a, std::string b, RenameMode mode) {
+      return change(
+          fmt::format("rename {} {} {}", a, b, static_cast<int>(mode)),
+          {parent(a), parent(b), a, b}, [=](SimPool& pool) { return pool.rename(a, b, mode); },
+          [=](Model& model) { return model.rename(a, b, mode); });
+    };
+    const auto fallocate = [](std::string path, FallocateMode mode, std::uint64_t at,
+                              std::uint64_t size) {
+      return change(
+          fmt::format("fallocate {} {} at {} size {}", path, static_cast<int>(mode), at, size),
+          {path},
+          [=](SimPool& pool) -> Result<void> {
+            const InodeId inode = TRY(pool.resolve(path));
+            return pool.run(pool.fs().fallocate(inode, mode, at, size));
+          },
+          [=](Model& model) { return model.fallocate(path, mode, at, size); });
+    };
+    const auto make = [](std::string path, Type type) {
+      return change(
+          fmt::format("make {} {}", static_cast<int>(type), path), {parent(path), path},
+          [=](SimPool& pool) -> Result<void> {
+            switch (type) {
+              case Type::kFile: return pool.create(path);
+              case Type::kDirectory: return pool.mkdir(path);
+              case Type::kSymlink: return pool.symlink(path, "to");
+            }
+            return {};
+          },
+          [=](Model& model) {
+            const bool link = type == Type::kSymlink;
+            const std::uint32_t mode = link ? 0777 : type == Type::kFile ? 0644 : 0755;
+            return model.make(path, type, link ? "to" : "", mode);
+          });
+    };
+    std::vector<Operation> out{
+        make("c", Type::kFile),
+        make("e/c", Type::kFile),
+        make("e/n", Type::kDirectory),
+        make("y", Type::kSymlink),
+        write("a", 0, kBlockBytes, 'w'),
+        write("a", 3 * kBlockBytes + 500, 3000, 'x'),
+        write("a", 100, 6000, 'o'),
+        write("d/b", 2, 10, 'p'),
+        truncate("a", 1000),
+        truncate("a", 30'000),
+        rename("a", "d/b", RenameMode::kReplace),
+        rename("h", "a", RenameMode::kReplace),
+        rename("a", "h", RenameMode::kExchange),
+        rename("d", "e", RenameMode::kReplace),
+        fallocate("a", FallocateMode::kPunchHole, 2000, 7000),
+        fallocate("a", FallocateMode::kAllocate, 20'000, 9000),
+        fsync_of("a"),
+        fsync_of("d/b"),
+        fsync_of("d"),
+        fsync_of(""),
+        everything("sync", false, [](fs::Filesystem& fs) { return fs.sync(); }),
+        everything("sync begins", true, [](fs::Filesystem& fs) { return fs.sync(); }),
+        everything("checkpoint", false, [](fs::Filesystem& fs) { return fs.checkpoint(); }),
+        everything("checkpoint begins", true, [](fs::Filesystem& fs) { return fs.checkpoint(); }),
+    };
+    out.push_back(change(
+        "link a e/l", {"a", "e"}, [](SimPool& pool) { return pool.link("a", "e/l"); },
+        [](Model& model) { return model.link("a", "e/l"); }));
+    for (const std::string path : {"a", "d/b"}) {
+      out.push_back(change(
+          "unlink " + path, {path, parent(path)},
+          [path](SimPool& pool) { return pool.unlink(path); },
+          [path](Model& model) { return model.unlink(path); }));
+    }
+    out.push_back(change(
+        "setxattr a", {"a"},
+        [](SimPool& pool) -> Result<void> {
+          const InodeId inode = TRY(pool.resolve("a"));
+          return pool.run(pool.fs().setxattr(inode, "user.test", "v", fs::XattrMode::kEither));
+        },
+        [](Model& model) -> Result<void> {
+          TRY(model.resolve("a"))->xattrs["user.test"] = "v";
+          return {};
+        }));
+    return out;
+  }();
+  return all;
+}
+
+// The first whose name begins so.
+const Operation& named(std::string_view name) {
+  return *std::ranges::find_if(operations(), [name](const Operation& operation) {
+    return std::string_view{operation.name}.starts_with(name);
+  });
+}
+
+SimPoolOptions disks(std::size_t count) {
+  SimPoolOptions options;
+  options.disk_bytes.assign(count, 40 * kMiB);
+  options.policy.copies_or_data = count == 1 ? 1 : 2;
+  return options;
+}
+
+// The disks with the small tree on them, unmounted in order: made once for each number of disks.
+void start(Run& run) {
+  run.pool.format();
+  REQUIRE(run.pool.mount().has_value());
+  build_tree(run);
+}
+
+Recording record(std::size_t disk_count, std::uint64_t seed,
+                 const std::vector<const Operation*>& sequence) {
+  Run run(seed, disks(disk_count));
+  start(run);
+  run.record();
+  run.recording.text = fmt::format("{} disks", disk_count);
+  for (const Operation* const operation : sequence) {
+    run.recording.text += ", " + operation->name;
+    operation->apply(run);
+  }
+  // In the end everything becomes durable by itself, and the log is closed.
+  const std::size_t all = run.operations();
+  run.pool.executor.run_for(std::chrono::seconds{12});
+  run.promise(all);
+  return std::move(run.recording);
+}
+
+// A file that is rewritten again and again where there is little room: blocks are used again.
+Recording churn(std::uint64_t seed) {
+  std::mt19937_64 random(seed);
+  Run run(seed, disks(1 + seed % 2));
+  start(run);
+  run.record();
+  run.recording.text = "churn";
+  const auto write = [&](char letter) {
+    const std::uint64_t at = random() % 4 * 64 * kBlockBytes;
+    const std::string text(256 * kBlockBytes, letter);
+    run.begin();
+    (*run.model.resolve("a"))->changed_by = run.operations() + 1;
+    run.pool.write("a", at, text).ignore("there is room");
+    run.model.write("a", at, text).ignore("it is there");
+    run.end();
+  };
+  for (int i = 0; i < 14; ++i) {
+    write(static_cast<char>('A' + i));
+    if (random() % 3 == 0) fsync_of("a").apply(run);
+  }
+  return std::move(run.recording);
+}
+
+// Records that fill the log several times, beside checkpoints that begin when it is nearly full.
+Recording fill_log(std::uint64_t seed) {
+  std::mt19937_64 random(seed);
+  SimPoolOptions options = disks(1 + seed % 2);
+  options.checkpoint_log_percent = 65;  // a batch must fit all the same
+  Run run(seed, options);
+  start(run);
+  // Near the end of the log first: what is recorded shall be about that.
+  const auto step = [&](int i) {
+    const std::string value(60'000 + random() % 5000, static_cast<char>('a' + i % 26));
+    return change(
+        "setxattr a", {"a"},
+        [value](SimPool& pool) -> Result<void> {
+          const InodeId inode = TRY(pool.resolve("a"));
+          return pool.run(pool.fs().setxattr(inode, "user.test", value, fs::XattrMode::kEither));
+        },
+        [value](Model& model) -> Result<void> {
+          TRY(model.resolve("a"))->xattrs["user.test"] = value;
+          return {};
+        });
+  };
+  const auto sync = everything("sync", true, [](fs::Filesystem& fs) { return fs.sync(); });
+  run.record();
+  const std::uint64_t log_bytes = journal::kJournalBytesMin;
+  int i = 0;
+  for (std::uint64_t bytes = 0; bytes < log_bytes * 60 / 100; bytes += 65'000, ++i) {
+    step(i).apply(run);
+    if (i % 8 == 0) fsync_of("a").apply(run);
+  }
+  run.record();
+  run.recording.text = "fill the log";
+  // More than there is room for, at once: commits wait for the checkpoint.
+  for (const int end = i + 60; i < end; ++i) step(i).apply(run);
+  sync.apply(run);
+  run.pool.executor.run_for(std::chrono::seconds{1});
+  return std::move(run.recording);
+}
+
+// The thread sanitizer finds nothing in a simulation, and all sanitizers are slow.
+#if defined(__SANITIZE_THREAD__)
+constexpr std::uint64_t kCrashStates = 1'000;
+#elif defined(__SANITIZE_ADDRESS__)
+constexpr std::uint64_t kCrashStates = 5'000;
+#else
+constexpr std::uint64_t kCrashStates = 100'000;
+#endif
+
+}  // namespace
+
+// Runs until enough states have been tried, or one is bad and that is what is looked for.
+struct Campaign {
+  Campaign(std::uint64_t first_seed, std::uint64_t states, bool until_bad)
+      : seed(first_seed), wanted(states), stop_at_bad(until_bad), crash(first_seed, 200) {}
+
+  bool enough() const {
+    return crash.counts.states >= wanted || (stop_at_bad && crash.counts.bad > 0);
+  }
+  // What is rare takes work made for it.
+  void special() {
+    for (std::uint64_t i = 0; i < 8 && !enough(); ++i) {
+      crash.try_all(churn(seed + i));
+      crash.try_all(fill_log(seed + i));
+      crash.try_all(record(1 + i % 3, seed + i, {&named("write a at 0"), &named("checkpoint")}));
+    }
+  }
+  void one_and_two() {
+    const std::vector<Operation>& all = operations();
+    for (std::size_t i = 0; i < all.size() && !enough(); ++i) {
+      crash.try_all(record(1 + i % 3, seed, {&all[i]}));
+      for (std::size_t k = 0; k < all.size() && !enough(); ++k) {
+        crash.try_all(record(1 + (i + k) % 3, seed, {&all[i], &all[k]}));
+      }
+    }
+  }
+  // Threes and eights of the same operations.
+  void longer() {
+    const std::vector<Operation>& all = operations();
+    std::mt19937_64 random(seed);
+    for (std::uint64_t round = 0; !enough(); ++round) {
+      std::vector<const Operation*> sequence(round % 2 == 0 ? 3 : 8);
+      for (const Operation*& operation : sequence) operation = &all[random() % all.size()];
+      crash.try_all(record(1 + random() % 3, seed + round, sequence));
+      if (round % 64 == 63) special();
+    }
+  }
+
+  std::uint64_t seed;
+  std::uint64_t wanted;
+  bool stop_at_bad;
+  CrashStates crash;
+};
+
+TEST_SUITE("crash states") {
+  TEST_CASE("whatever a power cut leaves of a run is a state that it went through") {
+    const std::uint64_t seed = seed_from_environment(1);
+    const char* const wanted = std::getenv("DYNAMICFS_CRASH_STATES");
+    const std::uint64_t states =
+        wanted != nullptr ? std::strtoull(wanted, nullptr, 0) : kCrashStates;
+    const auto begun = std::chrono::steady_clock::now();
+    Campaign campaign(seed, states, false);
+    campaign.special();
+    campaign.one_and_two();
+    campaign.longer();
+    const CrashCounts& counts = campaign.crash.counts;
+    const std::chrono::duration<double> took = std::chrono::steady_clock::now() - begun;
+    MESSAGE(counts.states, " crash states of ", counts.sequences, " sequences, ", counts.recovering,
+            " of them during recovery, ", counts.degraded, " without one of the disks; ",
+            static_cast<std::uint64_t>(static_cast<double>(counts.states) / took.count()),
+            " per second, seed ", seed);
+    INFO(counts.first_bad);
+    CHECK(counts.bad == 0);
+  }
+
+#if defined(DYNAMICFS_MUTANTS) && !defined(__SANITIZE_THREAD__)
+  TEST_CASE("each defect that is made on purpose is noticed") {
+    const std::uint64_t seed = seed_from_environment(1);
+    for (std::uint8_t i = 1; i < static_cast<std::uint8_t>(Mutant::kCount); ++i) {
+      const std::string name = kMutantNames[i];
+      CAPTURE(name);
+      Campaign campaign(seed, 20'000, true);
+      active_mutant = Mutant{i};
+      campaign.special();
+      campaign.one_and_two();
+      active_mutant = Mutant::kNone;
+      MESSAGE(name, ": noticed after ", campaign.crash.counts.states, " states");
+      CHECK(campaign.crash.counts.bad > 0);
+    }
+  }
+#endif
+}
+
+}  // namespace dynamicfs::test
