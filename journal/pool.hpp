@@ -17,6 +17,7 @@
 // Locks    An AsyncMutex serialises superblock writes; a leaf Mutex guards the fields.
 #pragma once
 
+#include <algorithm>
 #include <functional>
 #include <memory>
 #include <optional>
@@ -79,6 +80,9 @@ struct LogSet {
   };
   EpochRecord epoch;
   std::vector<Member> members;
+  bool has(DiskId id) const {
+    return std::ranges::find(members, id, &Member::id) != members.end();
+  }
 };
 
 class Pool {

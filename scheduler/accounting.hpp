@@ -47,6 +47,7 @@ inline void note_started(DiskMetrics& metrics, const IoRequest& request) {
     case IoOp::kWrite:
       metrics.writes.add();
       metrics.written_bytes.add(request.size_bytes);
+      if (request.flushes) metrics.flushes.add();
       break;
     case IoOp::kFlush: metrics.flushes.add(); break;
     case IoOp::kCheck: break;

@@ -31,6 +31,13 @@ std::size_t IoGroup::write(Disk& disk, IoClass io_class, std::uint64_t offset_by
   return add(disk, request);
 }
 
+std::size_t IoGroup::write_and_flush(Disk& disk, IoClass io_class, std::uint64_t offset_bytes,
+                                     std::span<const std::byte> from) {
+  const std::size_t index = write(disk, io_class, offset_bytes, from, true);
+  entries_[index].request.flushes = true;
+  return index;
+}
+
 std::size_t IoGroup::flush(Disk& disk, IoClass io_class) {
   IoRequest request;
   request.op = IoOp::kFlush;

@@ -55,6 +55,9 @@ struct IoRequest {
   IoClass io_class = IoClass::kRead;
   // Writes only: on stable storage when it completes (FUA or a flush of its own).
   bool durable = false;
+  // With `durable`: by a flush behind the write, which covers all that a flush submitted now would,
+  // for the price of one.
+  bool flushes = false;
   std::uint64_t offset_bytes = 0;
   std::byte* data = nullptr;  // a write only reads from it
   std::size_t size_bytes = 0;
@@ -76,6 +79,7 @@ struct IoRequest {
   std::uint64_t cost_there = 0;  // of all that was at the device then
   std::uint64_t tag = 0;
   std::size_t done_bytes = 0;
+  bool flushing = false;  // written, the flush behind it is not done
 };
 
 struct ClassMetrics {
@@ -164,6 +168,9 @@ class IoGroup {
                    std::span<std::byte> into, std::shared_ptr<void> memory = nullptr);
   std::size_t write(Disk& disk, IoClass io_class, std::uint64_t offset_bytes,
                     std::span<const std::byte> from, bool durable = false);
+  // A durable write that is a flush as well.
+  std::size_t write_and_flush(Disk& disk, IoClass io_class, std::uint64_t offset_bytes,
+                              std::span<const std::byte> from);
   std::size_t flush(Disk& disk, IoClass io_class);
   std::size_t check(Disk& disk, IoClass io_class);
 

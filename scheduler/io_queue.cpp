@@ -255,7 +255,7 @@ bool IoQueue::completed(const IoRequest& request, TimePoint now) {
 Duration IoQueue::deadline(const IoRequest& request) const {
   Duration deadline = kDeadlines[index(request.io_class)];
   if (options_.rotational) deadline *= kRotationalDeadlineFactor;
-  if (request.op == IoOp::kFlush) deadline *= kFlushDeadlineFactor;
+  if (request.op == IoOp::kFlush || request.flushes) deadline *= kFlushDeadlineFactor;
   return deadline;
 }
 

@@ -201,6 +201,11 @@ Error SimulatedDisk::Impl::apply(const IoRequest& request, Code code) {
         write.first_block = elsewhere / kBlockBytes;
       }
       cache(std::move(write));
+      if (request.flushes && code != Code::kOk) flush_badly(request.tag);
+      if (request.flushes && code == Code::kOk) {
+        flush(request.tag);
+        flushed_until = std::max(flushed_until, request.tag);
+      }
       break;
     }
     case IoOp::kFlush: {
@@ -420,7 +425,7 @@ void SimulatedDisk::submit(IoRequest& request) {
     Impl::refuse(impl_, &request, error(Code::kDiskRange, request.offset_bytes));
     return;
   }
-  if (request.op == IoOp::kFlush) request.tag = impl_->next_sequence;
+  if (request.op == IoOp::kFlush || request.flushes) request.tag = impl_->next_sequence;
   note_queued(impl_->metrics, request);
   impl_->queue.push(request, impl_->executor.now());
   impl_->start_all();

@@ -13,8 +13,8 @@
 //                   write (stored elsewhere) on demand.
 //   latency         per operation, drawn from a range; a hang until released.
 //
-// Not milder than the letter of disk.hpp: a flush covers the writes that had completed when it was
-// submitted and no other; a durable write covers its own range and no other; a failed read leaves
+// Not milder than the letter of disk.hpp: a flush, or a write that flushes, covers the writes that had
+// completed when it was submitted and no other; a durable write covers its own range and no other; a failed read leaves
 // rubbish in the buffer.
 //
 // Requests complete from coroutines of the executor, never inside submit(), except that a disk that

@@ -63,6 +63,7 @@ class UringDisk final : public Disk {
       return;
     }
     request.done_bytes = 0;
+    request.flushing = false;
     request.tag =
         request.op == IoOp::kFlush ? shared_.writes_completed.load(std::memory_order_acquire) : 0;
     const TimePoint now = shared_.executor.now();

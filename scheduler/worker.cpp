@@ -153,6 +153,7 @@ Result<void> Worker::set_up_ring() {
 
 // Takes what may start and prepares it. False when the disk is to stop and nothing is left to do.
 bool Worker::take_work() {
+  std::size_t fresh = 0;  // of those taken; the others have been written and want their flush
   {
     const TimePoint now = shared_.executor.now();
     LockGuard lock(shared_.mutex);
@@ -161,6 +162,9 @@ bool Worker::take_work() {
     while (IoRequest* const request = shared_.queue.pop(now)) {
       taken_.push_back(request);
     }
+    fresh = taken_.size();
+    taken_.insert(taken_.end(), to_flush_.begin(), to_flush_.end());
+    to_flush_.clear();
     // What is left in the queue then waits for a completion at another worker, who will take it.
     if (shared_.stopping && taken_.empty() && !kept()) return false;
     // From here on whoever submits wakes us, though we are on our way into the kernel only: the
@@ -171,7 +175,7 @@ bool Worker::take_work() {
     // call itself makes it 9 to 11 us and two. So a worker that has nothing else to wait for calls,
     // if another is there for what comes meanwhile. (Not so a durable write: as a call of its own it
     // made 4 KiB write + fdatasync on a mount 18 % slower.)
-    if (taken_.size() == 1 && taken_[0]->op == IoOp::kFlush && !kept() &&
+    if (taken_.size() == 1 && (taken_[0]->op == IoOp::kFlush || taken_[0]->flushing) && !kept() &&
         shared_.workers_here > 1 && !shared_.stopping &&
         (shared_.has_timekeeper || !shared_.queue.paced_until(now))) {
       flush_here_ = take_slot();
@@ -182,12 +186,15 @@ bool Worker::take_work() {
       shared_.has_timekeeper = wake_at_.has_value();
     }
   }
-  for (IoRequest* const request : taken_) {
-    note_started(shared_.metrics, *request);
+  for (std::size_t i = 0; i < taken_.size(); ++i) {
+    IoRequest& request = *taken_[i];
+    if (i < fresh) note_started(shared_.metrics, request);
     if (flush_here_) {
-      show(*flush_here_, *request);
+      show(*flush_here_, request);
+    } else if (request.flushing) {
+      prepare(request);
     } else {
-      start_request(*request);
+      start_request(request);
     }
   }
   taken_.clear();
@@ -374,7 +381,7 @@ void Worker::start_request(IoRequest& request) {
 std::size_t Worker::piece_bytes(const IoRequest& request) const {
   const std::size_t left = request.size_bytes - request.done_bytes;
   const std::uint64_t max = shared_.volume.transfer_bytes_max;
-  if (left <= max || request.durable) return left;
+  if (left <= max || (request.durable && !request.flushes)) return left;
   const std::uint64_t pieces = (left + max - 1) / max;
   return align_up(left / pieces, kBlockBytes);
 }
@@ -392,15 +399,16 @@ void Worker::prepare(IoRequest& request) {
     ++small_reads_;
   }
   io_uring_sqe* const sqe = next_sqe();
+  const IoOp op = request.flushing ? IoOp::kFlush : request.op;
   const auto size = static_cast<unsigned>(piece_bytes(request));
   const std::uint64_t offset = request.offset_bytes + request.done_bytes;
-  switch (request.op) {
+  switch (op) {
     case IoOp::kRead:
       io_uring_prep_read(sqe, kVolumeFile, request.data + request.done_bytes, size, offset);
       break;
     case IoOp::kWrite:
       io_uring_prep_write(sqe, kVolumeFile, request.data + request.done_bytes, size, offset);
-      if (request.durable) sqe->rw_flags = RWF_DSYNC;
+      if (request.durable && !request.flushes) sqe->rw_flags = RWF_DSYNC;
       break;
     case IoOp::kFlush: io_uring_prep_fsync(sqe, kVolumeFile, IORING_FSYNC_DATASYNC); break;
     case IoOp::kCheck:
@@ -415,7 +423,7 @@ void Worker::prepare(IoRequest& request) {
 }
 
 void Worker::finish(IoRequest& request, int result) {
-  if (request.op != IoOp::kFlush) return finish_transfer(request, result);
+  if (request.op != IoOp::kFlush && !request.flushing) return finish_transfer(request, result);
   if (result < 0) {
     // Whatever the errno is: the kernel reports a failed write-back once and then forgets it, so a
     // flush after this one would lie.
@@ -467,9 +475,15 @@ void Worker::finish_transfer(IoRequest& request, int result) {
   } else {
     request.done_bytes = request.size_bytes;
   }
-  if (request.op == IoOp::kWrite && !request.durable) {
+  if (request.op == IoOp::kWrite && (!request.durable || request.flushes)) {
     // A failed one counts too: part of it may be in the cache.
-    shared_.writes_completed.fetch_add(1, std::memory_order_release);
+    const std::uint64_t before = shared_.writes_completed.fetch_add(1, std::memory_order_acq_rel);
+    if (request.flushes && request.error.code == Code::kOk) {
+      request.flushing = true;
+      request.tag = before + 1;
+      to_flush_.push_back(&request);
+      return;
+    }
   }
   finished_.push_back(&request);
 }

@@ -130,6 +130,7 @@ class Worker {
   unsigned small_reads_ = 0;          // at the kernel
   PollGate poll_gate_;
   std::vector<IoRequest*> taken_;
+  std::vector<IoRequest*> to_flush_;  // written, want the flush behind it; in no slot
   std::vector<IoRequest*> finished_;
   std::vector<std::uint32_t> free_slots_;
   std::optional<std::uint32_t> flush_here_;    // to be done by this thread itself

@@ -360,15 +360,15 @@ struct Campaign {
     for (std::uint64_t i = 0; i < 8 && !enough(); ++i) {
       crash.try_all(churn(seed + i));
       crash.try_all(fill_log(seed + i));
-      crash.try_all(record(1 + i % 3, seed + i, {&named("write a at 0"), &named("checkpoint")}));
+      crash.try_all(record(1 + i % 4, seed + i, {&named("write a at 0"), &named("checkpoint")}));
     }
   }
   void one_and_two() {
     const std::vector<Operation>& all = operations();
     for (std::size_t i = 0; i < all.size() && !enough(); ++i) {
-      crash.try_all(record(1 + i % 3, seed, {&all[i]}));
+      crash.try_all(record(1 + i % 4, seed, {&all[i]}));
       for (std::size_t k = 0; k < all.size() && !enough(); ++k) {
-        crash.try_all(record(1 + (i + k) % 3, seed, {&all[i], &all[k]}));
+        crash.try_all(record(1 + (i + k) % 4, seed, {&all[i], &all[k]}));
       }
     }
   }
@@ -379,7 +379,7 @@ struct Campaign {
     for (std::uint64_t round = 0; !enough(); ++round) {
       std::vector<const Operation*> sequence(round % 2 == 0 ? 3 : 8);
       for (const Operation*& operation : sequence) operation = &all[random() % all.size()];
-      crash.try_all(record(1 + random() % 3, seed + round, sequence));
+      crash.try_all(record(1 + random() % 4, seed + round, sequence));
       if (round % 64 == 63) special();
     }
   }

@@ -27,6 +27,7 @@ class Trace {
     std::uint64_t offset_bytes = 0;
     std::vector<scheduler::SimulatedMedia::Block> blocks;
     bool durable = false;
+    bool flushes = false;  // ... and everything that was done when it was submitted
     std::uint32_t submitted = 0;
     std::uint32_t done = kNever;
     std::uint32_t sure = kNever;  // from then on nothing takes it away
@@ -42,6 +43,7 @@ class Trace {
   std::size_t write_submitted(std::size_t disk, const scheduler::IoRequest& request) {
     Write write;
     write.disk = disk;
+    write.flushes = request.flushes;
     write.offset_bytes = request.offset_bytes;
     for (std::size_t at = 0; at < request.size_bytes; at += kBlockBytes) {
       write.blocks.push_back(
@@ -56,18 +58,23 @@ class Trace {
     if (index >= writes.size()) return;  // of before forget()
     writes[index].done = ++events_;
     if (writes[index].durable) writes[index].sure = events_;
+    if (writes[index].flushes) cover(writes[index].disk, writes[index].submitted);
   }
   // `submitted`: now() when the flush was.
   void flush_done(std::size_t disk, std::uint32_t submitted) {
     ++events_;
-    for (Write& write : writes) {
-      if (write.disk == disk && write.done <= submitted) write.sure = std::min(write.sure, events_);
-    }
+    cover(disk, submitted);
   }
 
   std::vector<Write> writes;
 
  private:
+  void cover(std::size_t disk, std::uint32_t done_by) {
+    for (Write& write : writes) {
+      if (write.disk == disk && write.done <= done_by) write.sure = std::min(write.sure, events_);
+    }
+  }
+
   std::uint32_t events_ = 0;
 };
 

@@ -27,9 +27,11 @@ struct Started : SimPool {
   DiskHealth health(std::size_t disk) { return pool->status()[disk].health; }
 };
 
+// A write that flushes is a flush too.
 auto fail_every(scheduler::IoOp op, Code code) {
   return [op, code](const scheduler::IoRequest& request) {
-    return request.op == op ? code : Code::kOk;
+    const bool flush = op == scheduler::IoOp::kFlush && request.flushes;
+    return request.op == op || flush ? code : Code::kOk;
   };
 }
 

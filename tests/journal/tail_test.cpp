@@ -62,6 +62,27 @@ TEST_SUITE("journal, last batch") {
     }
   }
 
+  TEST_CASE("a member with data flushes once for that and its log") {
+    SimPool pool{3, one_trip_is_a_millisecond(4)};
+    REQUIRE(pool.format().has_value());
+    REQUIRE(pool.boot().has_value());
+    pool.write_data(1);
+    pool.write_data(3);  // no member
+    std::vector<std::pair<std::uint64_t, std::uint64_t>> before;
+    for (const auto* disk : pool.disks)
+      before.emplace_back(disk->metrics().writes.sum(), disk->metrics().flushes.sum());
+    const Lsn lsn = pool.append("record");
+    const TimePoint start = pool.executor.now();
+    REQUIRE(pool.sync(lsn).has_value());
+    CHECK(pool.executor.now() - start == kTrip);
+    for (std::size_t i = 0; i < 4; ++i) {
+      CAPTURE(i);
+      CHECK(pool.disks[i]->metrics().writes.sum() - before[i].first == (i < 3 ? 1 : 0));
+      CHECK(pool.disks[i]->metrics().flushes.sum() - before[i].second == i % 2);
+      CHECK_FALSE(pool.disks[i]->needs_flush());
+    }
+  }
+
   TEST_CASE("a long batch is written behind the flush, and its data is not asked for") {
     SimPool pool{3, one_trip_is_a_millisecond(2)};
     REQUIRE(pool.format().has_value());

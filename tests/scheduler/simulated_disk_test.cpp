@@ -402,6 +402,26 @@ TEST_SUITE("simulated_disk") {
     }
   }
 
+  TEST_CASE("a write that flushes covers itself and what had completed when it was submitted") {
+    struct Flush {
+      static Task<Result<void>> run(Disk& disk, std::span<const std::byte> data) {
+        IoGroup group;
+        group.write_and_flush(disk, IoClass::kCritical, 2 * kBlockBytes, data);
+        co_await group.run();
+        co_return group.result();
+      }
+    };
+    Machine m;
+    m.write(0, 'a').value();
+    Buffer data(kBlockBytes);
+    std::ranges::fill(data.span(), static_cast<std::byte>('c'));
+    CHECK(m.executor.run(Flush::run(*m.disk, data.span())).has_value());
+    CHECK_FALSE(m.disk->needs_flush());
+    m.power_cut();
+    CHECK(m.on_media(0) == repeated('a'));
+    CHECK(m.on_media(2) == repeated('c'));
+  }
+
   TEST_CASE("a failed flush loses a random part of the cache, and the next flush lies") {
     const auto seen = outcomes([](Machine& m) {
       m.write(0, 'a').value();

@@ -154,6 +154,50 @@ TEST_SUITE("uring_disk") {
     });
   }
 
+  TEST_CASE("a write that flushes makes durable what was written before it, with one flush") {
+    struct Run {
+      static Task<Result<void>> one(Disk* disk, std::span<std::byte> data) {
+        IoGroup group;
+        group.write_and_flush(*disk, IoClass::kCritical, 0, data);
+        co_await group.run();
+        co_return group.result();
+      }
+      static Task<int> many(Disk* disk) {
+        Buffer data(2 * kMiB);
+        fill(data.span(), 0, 1);
+        IoGroup group;
+        for (std::uint64_t i = 0; i < 16; ++i) {
+          group.write_and_flush(*disk, IoClass::kCritical, i * kMiB, data.span().first(kMiB));
+          group.write(*disk, IoClass::kWrite, (16 + i) * kMiB / 4, data.span().first(kMiB / 4));
+        }
+        co_await group.run();
+        co_return group.result().has_value() ? 0 : 1;
+      }
+    };
+    on_each_kind([](const std::string& path) {
+      for (const int workers : {1, 2}) {
+        UringDiskOptions options = options_for_test();
+        options.workers = workers;
+        auto disk = open_at(path, options).value();
+        Buffer buffer(kBlockBytes);
+        fill(buffer.span(), 0, 0);
+        CHECK(write(*disk, kBlockBytes, buffer.span()).has_value());
+        CHECK(disk->needs_flush());
+        CHECK(block_on(*executor, Run::one(disk.get(), buffer.span())).has_value());
+        CHECK_FALSE(disk->needs_flush());
+        CHECK(disk->metrics().writes.sum() == 2);
+        CHECK(disk->metrics().flushes.sum() == 1);
+        Buffer read_back(kBlockBytes);
+        CHECK(read(*disk, 0, read_back.span()).has_value());
+        CHECK(std::ranges::equal(read_back.span(), buffer.span()));
+        CHECK(block_on(*executor, Run::many(disk.get())) == 0);
+        CHECK(disk->metrics().flushes.sum() == 17);
+        CHECK(block_on(*executor, Run::one(disk.get(), buffer.span())).has_value());
+        CHECK_FALSE(disk->needs_flush());
+      }
+    });
+  }
+
   TEST_CASE("a durable write and a flush reach the device as such, a plain write does not") {
     const TemporaryDirectory directory;
     create_at(directory / "backing");
