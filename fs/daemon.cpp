@@ -237,6 +237,7 @@ Outcome<void> Daemon::open_pool(StartReport& report) {
   FilesystemOptions options;
   options.read_memory_bytes = request_.options.read_memory_bytes;
   options.commit_interval = request_.options.commit_interval;
+  options.group_commit = request_.options.group_commit;
   options.read_only = request_.options.read_only;
   auto mounted = block_on(*executor_, Filesystem::mount(*executor_, std::move(*pool), options));
   if (!mounted) {

@@ -81,7 +81,8 @@ Task<Result<void>> Filesystem::Impl::load() {
   replay.count_whole = [this](std::vector<journal::TailRecord> tail) {
     return count_whole(std::move(tail));
   };
-  CO_TRY_ASSIGN(journal, co_await journal::Journal::open(executor, *pool, std::move(replay)));
+  CO_TRY_ASSIGN(journal, co_await journal::Journal::open(executor, *pool, std::move(replay),
+                                                         options.group_commit));
   report.journal = journal->recovery();
   CO_TRY(note_all_live());
   store->start(*journal);

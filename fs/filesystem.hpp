@@ -116,6 +116,7 @@ struct StatFs {
 struct FilesystemOptions {
   // Data and metadata written without fsync are durable after this.
   Duration commit_interval{std::chrono::seconds{5}};
+  journal::CommitOptions group_commit;
   // A checkpoint starts when the log is this full (percent): what bounds replay is its size.
   unsigned checkpoint_log_percent = 50;
   // Answers of reads that are being fetched or sent; a read beyond that waits.

@@ -57,6 +57,8 @@ constexpr int kBackgroundPercentMax = 50;
 constexpr std::uint64_t kMemoryMin = 8 * kMiB;
 constexpr std::uint64_t kMemoryMax = 64 * kGiB;
 constexpr int kCommitSecondsMax = 300;
+constexpr int kGroupCommitOpsMax = 16384;
+constexpr int kGroupCommitMicrosecondsMax = 1'000'000;
 
 std::optional<std::int64_t> parse_integer(std::string_view text) {
   std::int64_t value = 0;
@@ -171,6 +173,16 @@ Outcome<void> parse_word(std::string_view word, MountOptions& options) {
     options.commit_interval = std::chrono::seconds{TRY(number_between(
         name, value, 1, kCommitSecondsMax,
         std::chrono::duration_cast<std::chrono::seconds>(usual.commit_interval).count()))};
+    return {};
+  }
+  if (name == "group_commit_ops") {
+    options.group_commit.ops = static_cast<std::size_t>(TRY(number_between(
+        name, value, 1, kGroupCommitOpsMax, static_cast<std::int64_t>(usual.group_commit.ops))));
+    return {};
+  }
+  if (name == "group_commit_wait") {
+    options.group_commit.wait = std::chrono::microseconds{
+        TRY(number_between(name, value, 0, kGroupCommitMicrosecondsMax, 0))};
     return {};
   }
   return usage(fmt::format("The mount option '{}' is unknown.", word),

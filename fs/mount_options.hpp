@@ -8,6 +8,7 @@
 
 #include "base/executor.hpp"
 #include "fs/refusal.hpp"
+#include "journal/settle.hpp"
 #include "scheduler/io_queue.hpp"
 
 namespace dynamicfs::fs {
@@ -25,6 +26,7 @@ struct MountOptions {
   std::uint64_t write_memory_bytes = usual_write_memory_bytes();
   std::uint64_t read_memory_bytes = 256 << 20;
   Duration commit_interval{std::chrono::seconds{5}};
+  journal::CommitOptions group_commit;
   std::vector<std::string> disks;  // disk=PATH, made absolute
 };
 

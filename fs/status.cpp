@@ -90,6 +90,15 @@ void put_journal_metrics(Json& metrics, const journal::Journal& journal) {
   metrics["group_commit_ops"] = operations;
   metrics["group_commit_average"] = ratio(operations, commits);
   metrics["group_commit_waiters"] = counted.group_commit_waiters.sum();
+  for (std::size_t i = 0; i < counted.commits_by_waiters.size(); ++i) {
+    const unsigned from = 1U << i;
+    const bool last = i + 1 == counted.commits_by_waiters.size();
+    metrics[last     ? fmt::format("group_commits_for_{}_or_more", from)
+            : i == 0 ? std::string{"group_commits_for_1"}
+                     : fmt::format("group_commits_for_{}_to_{}", from, 2 * from - 1)] =
+        counted.commits_by_waiters[i].sum();
+  }
+  metrics["group_commit_settles"] = counted.settle_waits.sum();
   put_percentiles(metrics, "commit_latency_us", counted.commit_latency_us);
   put_percentiles(metrics, "group_commit_records", counted.batch_records);
   metrics["journal_appends"] = counted.appends.sum();
@@ -439,6 +448,8 @@ Json build_status(Filesystem& filesystem, const FuseSession& session, const Moun
                       {"read_memory_bytes", facts.options.read_memory_bytes},
                       {"readers", facts.options.readers},
                       {"commit_interval_s", facts.options.commit_interval.count() / 1'000'000'000},
+                      {"group_commit_ops", facts.options.group_commit.ops},
+                      {"group_commit_wait_us", facts.options.group_commit.wait.count() / 1000},
                       {"uptime_s", std::chrono::duration_cast<std::chrono::seconds>(
                                        std::chrono::steady_clock::now() - facts.since)
                                        .count()},

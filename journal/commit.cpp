@@ -2,6 +2,7 @@
 // somebody waits for them. See the head of journal.hpp.
 
 #include <algorithm>
+#include <bit>
 #include <cstring>
 
 #include "base/crc32c.hpp"
@@ -42,6 +43,7 @@ Journal::Impl::Work Journal::Impl::next_work() const {
 
 Task<void> Journal::Impl::commit_loop() {
   Executor& to = executor;
+  std::optional<Duration> batch_took;
   while (true) {
     Work work = Work::kNone;
     Handles wake;
@@ -56,14 +58,22 @@ Task<void> Journal::Impl::commit_loop() {
         ++count;
         return true;
       });
-      if (count != 0) metrics.group_commit_waiters.add(count);
+      if (count != 0) {
+        metrics.group_commit_waiters.add(count);
+        const auto size = static_cast<std::size_t>(std::bit_width(count)) - 1;
+        metrics.commits_by_waiters[std::min(size, metrics.commits_by_waiters.size() - 1)].add();
+      }
+      if (batch_took) settle.committed(executor.now(), *batch_took, count, waiters.size());
     }
     // Once nobody commits any more the journal may be destroyed, by a waiter as soon as it is woken
     // or by anybody who finds it idle: only locals from here on.
     for (const auto handle : wake) to.post(handle);
     if (work == Work::kNone) co_return;
 
+    co_await await_company();
+    const TimePoint start = to.now();
     const bool done = co_await commit_one(work);
+    batch_took = to.now() - start;
     if (!done) {
       stop();
       continue;
@@ -75,6 +85,63 @@ Task<void> Journal::Impl::commit_loop() {
     }
     for (const auto& listener : to_call) listener();
   }
+}
+
+// See settle.hpp. Not while somebody waits for room: that comes from committing.
+Task<void> Journal::Impl::await_company() {
+  // Too short for a timer: then only those are waited for who are about to run on this thread.
+  constexpr Duration kShortestSleep = std::chrono::microseconds{50};
+  constexpr int kYields = 4;
+  std::optional<Settle::Plan> plan;
+  const auto count = [this] {
+    LockGuard lock(mutex);
+    return waiters.size();
+  };
+  {
+    LockGuard lock(mutex);
+    if (room_waiters.empty() && !ring.filling()) plan = settle.plan(executor.now(), waiters.size());
+  }
+  if (!plan) co_return;
+  metrics.settle_waits.add();
+  for (int i = 0; i < kYields && count() < plan->until; ++i) co_await executor.yield();
+  if (count() < plan->until && plan->deadline - executor.now() >= kShortestSleep) {
+    struct Timer {
+      static Task<void> run(Executor& executor, TimePoint when,
+                            std::shared_ptr<SettleWaiter> waiter) {
+        co_await executor.sleep_until(when);
+        const auto handle = waiter->take();
+        if (handle) executor.post(handle);
+      }
+    };
+    struct Awaiter {
+      Impl& impl;
+      Settle::Plan plan;
+      bool await_ready() const noexcept { return false; }
+      bool await_suspend(std::coroutine_handle<> handle) {
+        const auto waiter = std::make_shared<SettleWaiter>();
+        waiter->until = plan.until;
+        waiter->handle.store(handle.address());
+        // The awaiter may be gone as soon as the lock is released.
+        Executor& executor = impl.executor;
+        const TimePoint deadline = plan.deadline;
+        {
+          LockGuard lock(impl.mutex);
+          if (impl.stopped.load(std::memory_order_relaxed) || impl.waiters.size() >= plan.until) {
+            return false;
+          }
+          impl.settle_waiter = waiter;
+        }
+        spawn(Timer::run(executor, deadline, waiter));
+        return true;
+      }
+      void await_resume() const noexcept {}
+    };
+    Awaiter awaiter{*this, *plan};
+    co_await awaiter;
+  }
+  LockGuard lock(mutex);
+  settle_waiter.reset();
+  settle.settled(waiters.size());
 }
 
 Task<bool> Journal::Impl::commit_one(Work work) {

@@ -29,7 +29,8 @@ Credit::~Credit() {
     journal_->impl_->give_back(records_, bytes_);
 }
 
-Journal::Impl::Impl(Executor& executor_in, Pool& pool_in, LogSpace space_in, Lsn last)
+Journal::Impl::Impl(Executor& executor_in, Pool& pool_in, LogSpace space_in, Lsn last,
+                    CommitOptions options)
     : executor(executor_in),
       pool(pool_in),
       pool_uuid(pool_in.uuid()),
@@ -38,6 +39,7 @@ Journal::Impl::Impl(Executor& executor_in, Pool& pool_in, LogSpace space_in, Lsn
       covered(last.raw),
       taken(last),
       log_set(pool_in.log_set()),
+      settle(options),
       space(std::move(space_in)) {}
 
 bool Journal::Impl::satisfied(const CommitWaiter& waiter) const {
@@ -59,7 +61,9 @@ Task<Result<void>> Journal::Impl::wait(CommitWaiter::Until until, Lsn target) {
     bool await_suspend(std::coroutine_handle<> handle) {
       // The waiter, and this awaiter with it, may be gone as soon as the lock is released.
       Impl& journal = impl;
+      Executor& executor = journal.executor;
       bool leads = false;
+      std::coroutine_handle<> settled;
       {
         LockGuard lock(journal.mutex);
         if (journal.satisfied(waiter)) return false;
@@ -72,8 +76,11 @@ Task<Result<void>> Journal::Impl::wait(CommitWaiter::Until until, Lsn target) {
         }
         waiter.handle = handle;
         journal.waiters.push_back(&waiter);
+        if (journal.settle_waiter && journal.waiters.size() >= journal.settle_waiter->until)
+          settled = journal.settle_waiter->take();
       }
       if (leads) spawn(journal.commit_loop());
+      if (settled) executor.post(settled);
       return true;
     }
     void await_resume() const noexcept {}
@@ -142,6 +149,9 @@ void Journal::Impl::stop() {
     });
     grant_room(wake);
     if (space_waiter) wake.push_back(std::exchange(space_waiter, {}));
+    if (settle_waiter) {
+      if (const auto settled = settle_waiter->take()) wake.push_back(settled);
+    }
   }
   log_error("the journal has stopped: nothing can be made durable any more");
   post(wake);
@@ -155,8 +165,8 @@ Journal::~Journal() {
   DFS_ASSERT(!impl_->committing.load(std::memory_order_relaxed));  // somebody forgot close()
 }
 
-Task<Result<std::unique_ptr<Journal>>> Journal::open(Executor& executor, Pool& pool,
-                                                     Replay replay) {
+Task<Result<std::unique_ptr<Journal>>> Journal::open(Executor& executor, Pool& pool, Replay replay,
+                                                     CommitOptions options) {
   const TimePoint start = executor.now();
   CO_TRY_ASSIGN(Recovered recovered, co_await recover(pool, std::move(replay)));
 
@@ -171,7 +181,7 @@ Task<Result<std::unique_ptr<Journal>>> Journal::open(Executor& executor, Pool& p
 
   LogSpace space{superblock.log_bytes, superblock.manifest.log_start};
   for (const LoggedBatch& batch : recovered.batches) space.add(batch);
-  auto impl = std::make_unique<Impl>(executor, pool, std::move(space), found.lsn_floor);
+  auto impl = std::make_unique<Impl>(executor, pool, std::move(space), found.lsn_floor, options);
   impl->report = recovered.report;
   impl->report.took = executor.now() - start;
   impl->stopped.store(pool.read_only(), std::memory_order_release);

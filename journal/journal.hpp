@@ -4,7 +4,7 @@
 // maps in memory are a cache of checkpoint + journal.
 //
 // Commit  "Commit while busy": the first waiter starts a batch at once; whoever arrives while it
-//         is in flight shares the next. One batch in flight: every published record is taken from
+//         is in flight shares the next, which waits a moment for those that it woke (settle.hpp). One batch in flight: every published record is taken from
 //         the RAM ring in LSN order, then goes out as one durable write to every member, beside a
 //         flush of each disk with unflushed writes (all of them completed before their records were
 //         appended). One device trip; above kBesideFlushBytesMax two, data before log.
@@ -30,6 +30,7 @@
 // Format      man/format.md, "Journal".
 #pragma once
 
+#include <array>
 #include <atomic>
 #include <cstdint>
 #include <functional>
@@ -43,6 +44,7 @@
 #include "base/task.hpp"
 #include "journal/pool.hpp"
 #include "journal/record_format.hpp"
+#include "journal/settle.hpp"
 
 namespace dynamicfs::journal {
 
@@ -57,10 +59,13 @@ struct JournalMetrics {
   Counter group_commits;         // batches made durable
   Counter group_commit_ops;      // records in them
   Counter group_commit_waiters;  // sync() calls they satisfied
-  Counter batch_bytes;           // payload and header, before copies
-  Counter flushes;               // of data disks, for commits
-  Counter reserve_waits;         // reserve() had to wait
-  Counter log_space_waits;       // a commit had to wait for a checkpoint
+  // ... and how often they were one, 2 to 3, 4 to 7, and so on; the last: 64 and more.
+  std::array<Counter, 7> commits_by_waiters;
+  Counter batch_bytes;      // payload and header, before copies
+  Counter flushes;          // of data disks, for commits
+  Counter reserve_waits;    // reserve() had to wait
+  Counter log_space_waits;  // a commit had to wait for a checkpoint
+  Counter settle_waits;     // a commit waited for company
   Histogram commit_latency_us;
   Histogram batch_records;
 };
@@ -113,7 +118,8 @@ class Journal {
  public:
   // Recovers (see above), then calls pool.begin(). With a read-only pool nothing is written.
   // `pool` outlives the journal.
-  static Task<Result<std::unique_ptr<Journal>>> open(Executor& executor, Pool& pool, Replay replay);
+  static Task<Result<std::unique_ptr<Journal>>> open(Executor& executor, Pool& pool, Replay replay,
+                                                     CommitOptions options = {});
   // No call may be outstanding, and close() has completed since the last append() or reserve(). A
   // sync() or drain() does as well, if nobody else called meanwhile.
   ~Journal();

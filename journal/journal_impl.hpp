@@ -13,6 +13,7 @@
 #include "journal/journal.hpp"
 #include "journal/log_space.hpp"
 #include "journal/record_ring.hpp"
+#include "journal/settle.hpp"
 
 namespace dynamicfs::journal {
 
@@ -33,13 +34,23 @@ struct RoomWaiter {
   bool backed = false;  // room was taken; false: the journal has stopped and appends go nowhere
 };
 
+// The commit loop while it waits for company. Who takes the handle resumes it: the last one that is
+// waited for, stop(), or a timer, which may outlive the journal.
+struct SettleWaiter {
+  std::size_t until = 0;
+  std::atomic<void*> handle{nullptr};
+  std::coroutine_handle<> take() {
+    return std::coroutine_handle<>::from_address(handle.exchange(nullptr));
+  }
+};
+
 struct Batch {
   Buffer bytes;
   BatchHeader header;
 };
 
 struct Journal::Impl {
-  Impl(Executor& executor_in, Pool& pool_in, LogSpace space_in, Lsn last);
+  Impl(Executor& executor_in, Pool& pool_in, LogSpace space_in, Lsn last, CommitOptions options);
 
   // Fixed.
   Executor& executor;
@@ -62,6 +73,7 @@ struct Journal::Impl {
   Lsn taken;  // records up to this one have left the ring
   std::shared_ptr<const LogSet> log_set;
   std::uint64_t changes_seen = 0;  // Pool::changes() that `log_set` has seen settled
+  Settle settle;
 
   mutable Mutex mutex;
   // Written under the mutex; read without it only as a hint.
@@ -69,6 +81,7 @@ struct Journal::Impl {
   LogSpace space DFS_GUARDED_BY(mutex);
   std::vector<CommitWaiter*> waiters DFS_GUARDED_BY(mutex);
   std::deque<RoomWaiter*> room_waiters DFS_GUARDED_BY(mutex);
+  std::shared_ptr<SettleWaiter> settle_waiter DFS_GUARDED_BY(mutex);
   std::coroutine_handle<> space_waiter DFS_GUARDED_BY(mutex);  // the commit loop, without log space
   std::vector<std::function<void()>> listeners DFS_GUARDED_BY(mutex);
 
@@ -91,6 +104,7 @@ struct Journal::Impl {
   enum class Work : std::uint8_t { kNone, kRecords, kMark };
   Work next_work() const DFS_REQUIRES(mutex);
   Task<void> commit_loop();
+  Task<void> await_company();
   Task<bool> commit_one(Work work);
   bool take_records(Batch& batch);
   void take_mark(Batch& batch);

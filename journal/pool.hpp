@@ -80,9 +80,7 @@ struct LogSet {
   };
   EpochRecord epoch;
   std::vector<Member> members;
-  bool has(DiskId id) const {
-    return std::ranges::find(members, id, &Member::id) != members.end();
-  }
+  bool has(DiskId id) const { return std::ranges::find(members, id, &Member::id) != members.end(); }
 };
 
 class Pool {

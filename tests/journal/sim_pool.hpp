@@ -122,7 +122,7 @@ class SimPool {
       return {};
     };
     replay.count_whole = count_whole;
-    auto opened = executor.run(Journal::open(executor, *pool, std::move(replay)));
+    auto opened = executor.run(Journal::open(executor, *pool, std::move(replay), commit_options));
     if (!opened.has_value()) return opened.error();
     log = std::move(opened).value();
     return {};
@@ -216,6 +216,7 @@ class SimPool {
   std::vector<std::shared_ptr<SimulatedMedia>> media;
   std::vector<bool> here;
   std::function<void(std::size_t, SimulatedDisk&)> on_new_disk;
+  journal::CommitOptions commit_options;
   std::function<Task<Result<std::size_t>>(std::vector<journal::TailRecord>)> count_whole;
 
   // Since the last boot; disks[i] is null when it was not here.

@@ -667,6 +667,8 @@ def values_missing(bench):
         ((*mount, "order=lifo"), "neither order=priority nor order=fifo."),
         ((*mount, "readers="), "-o readers=2."),
         ((*mount, "commit_interval=soon"), "-o commit_interval=5."),
+        ((*mount, "group_commit_ops=0"), "-o group_commit_ops=64."),
+        ((*mount, "group_commit_wait=1s"), "-o group_commit_wait=0."),
     ):
         expect_refusal(dynamicfs(*words), EXIT_USAGE, sentence)
     expect_equal(os.listdir(disk.path), [], "files in the refused directory")
