@@ -208,24 +208,34 @@ class Target:
             self.unmount()
 
 
-def make_xfs(disk):
-    run("mkfs.xfs", "-q", "-f", "-K", disk)
-
-
 class Xfs(Target):
     """The kernel's file system on the first of the disks: what the hardware can do."""
 
     name = "xfs"
-    settings = "mkfs.xfs, mount -o nodiscard, one disk"
+    make = ("mkfs.xfs", "-q", "-f", "-K")
+
+    @property
+    def settings(self):
+        return f"{' '.join(self.make)}, mount -o nodiscard, one disk"
 
     def format(self):
-        make_xfs(self.bed.disks[0])
+        run(*self.make, self.bed.disks[0])
 
     def mount(self):
-        run("mount", "-t", "xfs", "-o", "nodiscard", self.bed.disks[0], self.path)
+        run("mount", "-t", self.name, "-o", "nodiscard", self.bed.disks[0], self.path)
 
     def unmount(self):
         unmount(self.path)
+
+
+class Ext4(Xfs):
+    name = "ext4"
+    make = ("mkfs.ext4", "-q", "-F", "-E", "nodiscard")
+
+
+class Btrfs(Xfs):
+    name = "btrfs"
+    make = ("mkfs.btrfs", "-q", "-f", "-K")
 
 
 class Mergerfs(Target):
@@ -250,7 +260,7 @@ class Mergerfs(Target):
 
     def format(self):
         for disk in self.bed.disks:
-            make_xfs(disk)
+            run(*Xfs.make, disk)
 
     def mount(self):
         for disk, branch in zip(self.bed.disks, self.branches):
@@ -320,7 +330,7 @@ class Dynamicfs(Target):
                 run("umount", "-l", self.path, check=False)
 
 
-PEERS = {peer.name: peer for peer in (Xfs, Mergerfs, MergerfsDirect)}
+PEERS = {peer.name: peer for peer in (Xfs, Ext4, Btrfs, Mergerfs, MergerfsDirect)}
 
 
 def make_target(name, bed, binary=BINARY):
