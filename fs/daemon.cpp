@@ -208,26 +208,9 @@ Outcome<void> Daemon::open_pool(StartReport& report) {
   log_info("dynamicfs {}: mounting pool {} at {}", kProgramVersion, found.pool.text(),
            facts_.mountpoint);
 
-  journal::Pool::Problem problem;
-  auto pool = block_on(*executor_, journal::Pool::open(*executor_,
-                                                       {.disks = std::move(found.disks),
-                                                        .read_only = request_.options.read_only},
-                                                       &problem));
-  if (!pool) {
-    ExitCode code = ExitCode::kFailed;
-    switch (pool.error().code) {
-      case Code::kSplitBrain: code = ExitCode::kSplitBrain; break;
-      case Code::kDiskMissing: code = ExitCode::kDiskMissing; break;
-      case Code::kFormatMagic: code = ExitCode::kNotADisk; break;
-      case Code::kFormatVersion: code = ExitCode::kNewerFormat; break;
-      case Code::kNotInPool: code = ExitCode::kUsage; break;
-      default: break;
-    }
-    if (problem.text.empty())
-      problem.text = fmt::format("The pool cannot be opened: {}.", describe(pool.error()));
-    return Refusal{code, problem.text, {}};
-  }
-  for (const journal::DiskStatus& disk : (*pool)->status()) {
+  std::unique_ptr<journal::Pool> pool =
+      TRY(fs::open_pool(*executor_, std::move(found.disks), request_.options.read_only));
+  for (const journal::DiskStatus& disk : pool->status()) {
     if (disk.health == journal::DiskHealth::kHealthy) continue;
     report.warn(fmt::format("disk {} ({}) is {}{}{}; the pool is degraded.", disk.record.id,
                             disk.record.path, journal::disk_health_name(disk.health),
@@ -239,7 +222,7 @@ Outcome<void> Daemon::open_pool(StartReport& report) {
   options.commit_interval = request_.options.commit_interval;
   options.group_commit = request_.options.group_commit;
   options.read_only = request_.options.read_only;
-  auto mounted = block_on(*executor_, Filesystem::mount(*executor_, std::move(*pool), options));
+  auto mounted = block_on(*executor_, Filesystem::mount(*executor_, std::move(pool), options));
   if (!mounted) {
     if (mounted.error().code == Code::kReadOnly) {
       return Refusal{ExitCode::kDiskMissing, "The disks that are here do not take writes.",

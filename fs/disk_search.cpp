@@ -208,4 +208,25 @@ Outcome<FoundDisks> find_disks(Executor& executor, const DiskSearch& search) {
   return found;
 }
 
+Outcome<std::unique_ptr<journal::Pool>> open_pool(
+    Executor& executor, std::vector<std::unique_ptr<scheduler::Disk>> disks, bool read_only) {
+  journal::Pool::Problem problem;
+  auto pool = block_on(
+      executor,
+      journal::Pool::open(executor, {.disks = std::move(disks), .read_only = read_only}, &problem));
+  if (pool) return std::move(*pool);
+  ExitCode code = ExitCode::kFailed;
+  switch (pool.error().code) {
+    case Code::kSplitBrain: code = ExitCode::kSplitBrain; break;
+    case Code::kDiskMissing: code = ExitCode::kDiskMissing; break;
+    case Code::kFormatMagic: code = ExitCode::kNotADisk; break;
+    case Code::kFormatVersion: code = ExitCode::kNewerFormat; break;
+    case Code::kNotInPool: code = ExitCode::kUsage; break;
+    default: break;
+  }
+  if (problem.text.empty())
+    problem.text = fmt::format("The pool cannot be opened: {}.", describe(pool.error()));
+  return Refusal{code, problem.text, {}};
+}
+
 }  // namespace dynamicfs::fs

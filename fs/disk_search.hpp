@@ -8,6 +8,7 @@
 #include "base/executor.hpp"
 #include "base/uuid.hpp"
 #include "fs/refusal.hpp"
+#include "journal/pool.hpp"
 #include "journal/superblock.hpp"
 #include "scheduler/io_queue.hpp"
 #include "scheduler/uring_disk.hpp"
@@ -44,5 +45,9 @@ struct FoundDisks {
 // last seen. What the user named must be a disk of one pool; what is only remembered need not be
 // there.
 Outcome<FoundDisks> find_disks(Executor& executor, const DiskSearch& search);
+
+// Opens the pool of these disks; nothing is written yet. The refusal names the disks and what to do.
+Outcome<std::unique_ptr<journal::Pool>> open_pool(
+    Executor& executor, std::vector<std::unique_ptr<scheduler::Disk>> disks, bool read_only);
 
 }  // namespace dynamicfs::fs

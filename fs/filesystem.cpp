@@ -1,6 +1,7 @@
 // The life of a mounted pool: recovery, housekeeping, unmount.
 #include "fs/filesystem.hpp"
 
+#include <fmt/format.h>
 #include <sys/stat.h>
 
 #include <algorithm>
@@ -72,6 +73,8 @@ Task<Result<void>> Filesystem::Impl::load() {
     CO_TRY_ASSIGN(const journal::RunReadReport run,
                   co_await journal::read_run(*pool, manifest, on_entry));
     report.run_entries = run.entries;
+    report.run_blocks = run.blocks;
+    report.run_blocks_bad = run.blocks_bad;
     store->keep_run(manifest);
   }
   journal::Replay replay;
@@ -369,10 +372,13 @@ Result<void> Filesystem::Impl::note_all_live() {
         outcome = store->note_live(mapping);
       }
     });
-    if (!outcome.has_value()) {
+    if (outcome.has_value()) continue;
+    if (!options.tolerant) {
       log_error("inode {}: {}", id, describe(outcome.error()));
       return outcome;
     }
+    load_problems.push_back(fmt::format("inode {} has blocks that are not its own (chunk {})", id,
+                                        outcome.error().detail));
   }
   return {};
 }
@@ -738,8 +744,9 @@ std::uint64_t Filesystem::metadata_memory_bytes() const {
 std::string Filesystem::Impl::path_of(InodeId id) const {
   // Reverse names are not stored: this looks through every directory, for a report that is rare.
   std::string path;
+  constexpr int kDepthMax = 10'000;  // damaged directories may lie in each other
   const std::vector<InodeId> all = inodes.ids();
-  while (id != kRootInode) {
+  for (int depth = 0; id != kRootInode && depth < kDepthMax; ++depth) {
     bool found = false;
     for (const InodeId candidate : all) {
       const InodeRef inode = inodes.find(candidate);

@@ -27,6 +27,7 @@
 #include "base/executor.hpp"
 #include "base/result.hpp"
 #include "extent/store.hpp"
+#include "fs/tree_check.hpp"
 #include "journal/journal.hpp"
 #include "journal/pool.hpp"
 #include "journal/scrub_counts.hpp"
@@ -117,6 +118,9 @@ struct FilesystemOptions {
   // Data and metadata written without fsync are durable after this.
   Duration commit_interval{std::chrono::seconds{5}};
   journal::CommitOptions group_commit;
+  // With read_only: blocks that two files claim, or that lie nowhere, do not stop the mount; they are
+  // for check_tree() to tell.
+  bool tolerant = false;
   // A checkpoint starts when the log is this full (percent): what bounds replay is its size.
   unsigned checkpoint_log_percent = 50;
   // Answers of reads that are being fetched or sent; a read beyond that waits.
@@ -149,9 +153,15 @@ struct MountReport {
   std::uint64_t inodes = 0;
   std::uint64_t orphans_removed = 0;  // unlinked but open when the power went
   std::uint64_t run_entries = 0;
+  std::uint64_t run_blocks = 0;
+  std::uint64_t run_blocks_bad = 0;  // copies that failed their checksum or could not be read
   Duration took{0};
 };
 
+enum class ScrubScope {
+  kAll,
+  kMetadata,  // superblocks and the run, no data
+};
 enum class ScrubState { kIdle, kRunning, kPaused, kFinished, kCancelled };
 
 // The scrub that runs, or the last one since the mount.
@@ -241,12 +251,16 @@ class Filesystem {
 
   // The scrub (fs/scrub.hpp). One at a time; unmount() cancels it. A start runs a part of it on the
   // caller's thread, which is inside a DriverScope.
-  Result<void> start_scrub();   // kBusy: one is running or paused; kShutdown: unmounting
+  // kBusy: one is running or paused; kShutdown: unmounting
+  Result<void> start_scrub(ScrubScope scope = ScrubScope::kAll);
   Result<void> pause_scrub();   // kInvalid: none is running. What is in flight is finished
   Result<void> resume_scrub();  // kInvalid: none is paused
   // Completes when it has ended. kInvalid: none is running or paused.
   Task<Result<void>> cancel_scrub();
   ScrubReport scrub_report() const;
+
+  // Looks at all metadata in memory. Nothing else may be running but reads.
+  TreeReport check_tree();
 
   journal::Pool& pool();
   journal::Journal& journal();

@@ -183,6 +183,7 @@ struct Filesystem::Impl {
   FilesystemMetrics metrics;
   extent::HotWindows hot_windows;
   MountReport report;
+  std::vector<std::string> load_problems;  // with options.tolerant; written by load()
   TaskTracker tasks;
   std::shared_ptr<HousekeepingLink> link = std::make_shared<HousekeepingLink>();
   // Apart, because an unmount ends the others first and may then wait for the disk that is watched.

@@ -23,7 +23,7 @@ constexpr unsigned kRunRestartsMax = 8;
 
 Scrub::Scrub(Filesystem::Impl& parts) : fs_(parts) {}
 
-Result<void> Scrub::start() {
+Result<void> Scrub::start(ScrubScope scope) {
   fs_.tasks.enter();  // before the look at `closing`: unmount sets that, then waits for tasks
   if (fs_.closing.load(std::memory_order_acquire)) {
     fs_.tasks.leave();
@@ -35,6 +35,7 @@ Result<void> Scrub::start() {
     busy = active_;
     if (!busy) {
       active_ = true;
+      scope_ = scope;
       stopping_ = false;
       resumed_ = nullptr;
       ended_ = std::make_shared<AsyncEvent>(fs_.executor);
@@ -152,7 +153,13 @@ void Scrub::count(const journal::ScrubCounts& found) {
 
 // Which inodes there are, and how much data.
 Task<void> Scrub::survey() {
-  std::vector<InodeId> ids = fs_.inodes.ids();
+  ScrubScope scope = ScrubScope::kAll;
+  {
+    LockGuard lock(mutex_);
+    scope = scope_;
+  }
+  std::vector<InodeId> ids;
+  if (scope == ScrubScope::kAll) ids = fs_.inodes.ids();
   std::ranges::sort(ids);
   std::uint64_t bytes = 0;
   for (std::size_t i = 0; i < ids.size(); ++i) {
@@ -298,8 +305,8 @@ Task<void> Scrub::run() {
     LockGuard lock(mutex_);
     const journal::ScrubCounts& counts = report_.counts;
     repaired = counts.copies_repaired != 0;
-    whole = !stopping_ && report_.errors == 0 && counts.blocks_lost == 0 &&
-            counts.blocks_unreadable == 0 &&
+    whole = !stopping_ && scope_ == ScrubScope::kAll && report_.errors == 0 &&
+            counts.blocks_lost == 0 && counts.blocks_unreadable == 0 &&
             counts.copies_repaired >= counts.copies_bad + counts.copies_outdated;
   }
   if (whole && !fs_.pool->read_only()) {
@@ -347,7 +354,7 @@ Task<void> Scrub::run() {
   fs_.tasks.leave();
 }
 
-Result<void> Filesystem::start_scrub() { return impl_->scrub->start(); }
+Result<void> Filesystem::start_scrub(ScrubScope scope) { return impl_->scrub->start(scope); }
 Result<void> Filesystem::pause_scrub() { return impl_->scrub->pause(); }
 Result<void> Filesystem::resume_scrub() { return impl_->scrub->resume(); }
 Task<Result<void>> Filesystem::cancel_scrub() { co_return co_await impl_->scrub->cancel(); }

@@ -30,7 +30,7 @@ class Scrub {
   explicit Scrub(Filesystem::Impl& parts);
 
   // As Filesystem says.
-  Result<void> start();
+  Result<void> start(ScrubScope scope);
   Result<void> pause();
   Result<void> resume();
   Task<Result<void>> cancel();
@@ -62,7 +62,8 @@ class Scrub {
 
   mutable Mutex mutex_;
   ScrubReport report_ DFS_GUARDED_BY(mutex_);
-  bool active_ DFS_GUARDED_BY(mutex_) = false;                  // run() has not ended
+  bool active_ DFS_GUARDED_BY(mutex_) = false;  // run() has not ended
+  ScrubScope scope_ DFS_GUARDED_BY(mutex_) = ScrubScope::kAll;
   bool stopping_ DFS_GUARDED_BY(mutex_) = false;                // it is to end before it is done
   TimePoint running_since_ DFS_GUARDED_BY(mutex_);              // not paused
   std::shared_ptr<AsyncEvent> resumed_ DFS_GUARDED_BY(mutex_);  // while paused

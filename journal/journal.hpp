@@ -74,7 +74,8 @@ struct JournalMetrics {
 struct RecoveryReport {
   std::uint64_t records_replayed = 0;
   std::uint64_t batches_replayed = 0;
-  std::uint64_t batches_repaired = 0;  // copied to a member that lacked them
+  std::uint64_t batches_lacking = 0;   // not whole on every member
+  std::uint64_t batches_repaired = 0;  // of those: copied to a member that lacked them
   bool torn_tail = false;
   std::uint64_t records_checked = 0;  // whose data had to be looked at
   std::uint64_t records_dropped = 0;  // data was not there: never acknowledged, nor all behind it

@@ -369,6 +369,7 @@ Task<Result<bool>> Recovery::take_batch(std::uint64_t offset) {
   CO_TRY(apply_newest());
   CO_TRY(hold_newest(header, shown(*finding.good, offset)));
   const std::uint64_t end = offset + header.batch_bytes();
+  if (!finding.lacking.empty()) ++recovered_.report.batches_lacking;
   if (!finding.lacking.empty() && !pool_.read_only()) {
     ++recovered_.report.batches_repaired;
     for (Copy* const copy : finding.lacking) {

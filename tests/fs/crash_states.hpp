@@ -208,6 +208,8 @@ class CrashStates {
       if (!is) {
         what = fmt::format("durable, operation {}:\n{}newest, operation {}:\n{}found:\n{}", least,
                            recording.trees[least], most, recording.trees[most], *found);
+      } else if (const fs::TreeReport tree = pool.fs().check_tree(); tree.problem_count != 0) {
+        what = fmt::format("check says: {}", tree.problems.front());
       } else if (away.empty() && !recording.disk_was_away &&
                  pool.fs().store().metrics().checksum_errors.sum() != 0) {
         what = "a copy of a block is wrong";

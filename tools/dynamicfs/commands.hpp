@@ -13,7 +13,9 @@ namespace dynamicfs::tools {
 // Set by the chosen subcommand; main runs it once the whole line is understood.
 using Action = std::function<fs::ExitCode()>;
 
+void add_check(CLI::App& app, Action& action);
 void add_create(CLI::App& app, Action& action);
+void add_dump(CLI::App& app, Action& action);
 void add_mount(CLI::App& app, Action& action);
 void add_umount(CLI::App& app, Action& action);
 void add_status(CLI::App& app, Action& action);

@@ -26,6 +26,7 @@ constexpr const char* kFooter = R"(Examples:
   sudo dynamicfs disk list                   how each disk is doing: queues, latencies, errors
   sudo dynamicfs scrub start /srv/pool       verify everything, repair what is bad
   sudo dynamicfs umount /srv/pool            returns when everything is on the disks
+  sudo dynamicfs check /mnt/a                verify a pool that is not mounted
 
 Exit codes:
    0 done, healthy             4 wrong usage               10 pool is mounted already
@@ -87,6 +88,8 @@ int run(int argc, char** argv) {
   add_disk(app, action);
   add_scrub(app, action);
   add_sync(app, action);
+  add_check(app, action);
+  add_dump(app, action);
   if (const auto needs = what_an_empty_value_needs(argc, argv); !needs.empty()) {
     return static_cast<int>(refuse({fs::ExitCode::kUsage, std::string{needs}, kUsageRemedy}));
   }

@@ -1,0 +1,243 @@
+#include "fs/check_pool.hpp"
+
+#include <fmt/format.h>
+
+#include <thread>
+
+#include "base/blocking.hpp"
+#include "base/log.hpp"
+#include "fs/disk_search.hpp"
+#include "fs/mount_options.hpp"
+#include "fs/scrub_screen.hpp"
+#include "fs/status_screen.hpp"
+
+namespace dynamicfs::fs {
+namespace {
+
+constexpr std::chrono::milliseconds kLook{100};
+
+std::string times(std::uint64_t count, const char* one, const char* several) {
+  return fmt::format("{} {}", count, count == 1 ? one : several);
+}
+
+Task<Result<void>> start(Filesystem* filesystem, ScrubScope scope) {
+  co_return filesystem->start_scrub(scope);
+}
+
+void judge_disks(CheckReport& report) {
+  for (const journal::DiskStatus& disk : report.disks) {
+    if (disk.health == journal::DiskHealth::kHealthy) continue;
+    report.remarks.push_back(fmt::format("Disk {} ({}) is {}{}{}.", disk.record.id,
+                                         disk.record.path, journal::disk_health_name(disk.health),
+                                         disk.reason.empty() ? "" : ": ", disk.reason));
+  }
+}
+
+void judge_recovery(CheckReport& report) {
+  const journal::RecoveryReport& log = report.recovery.journal;
+  if (log.batches_lacking != 0) {
+    report.remarks.push_back(fmt::format(
+        "{} of the journal {} not whole on every disk that keeps it; the next mount "
+        "repairs that.",
+        times(log.batches_lacking, "batch", "batches"), log.batches_lacking == 1 ? "is" : "are"));
+  }
+  if (report.recovery.run_blocks_bad != 0) {
+    report.remarks.push_back(
+        fmt::format("{} of the metadata run failed and {} read from another copy; the next mount "
+                    "repairs that.",
+                    times(report.recovery.run_blocks_bad, "block", "blocks"),
+                    report.recovery.run_blocks_bad == 1 ? "was" : "were"));
+  }
+}
+
+void judge_tree(CheckReport& report) {
+  for (const std::string& problem : report.tree.problems)
+    report.problems.push_back(fmt::format("The tree: {}.", problem));
+  if (report.tree.problem_count > report.tree.problems.size()) {
+    report.problems.push_back(
+        fmt::format("The tree: {} more.", report.tree.problem_count - report.tree.problems.size()));
+  }
+  if (report.tree.thin_chunks != 0) {
+    report.remarks.push_back(
+        fmt::format("{} with fewer copies than the policy asks for, made while disks were away.",
+                    times(report.tree.thin_chunks, "chunk was made", "chunks were made")));
+  }
+}
+
+void judge_scrub(CheckReport& report, const Filesystem& filesystem) {
+  const journal::ScrubCounts& counts = report.scrub.counts;
+  if (counts.blocks_lost != 0) {
+    report.problems.push_back(
+        fmt::format("{} no good copy.", times(counts.blocks_lost, "block has", "blocks have")));
+  }
+  for (const std::string& file : filesystem.damaged_files())
+    report.problems.push_back(fmt::format("{} cannot be read as a whole.", file));
+  if (report.scrub.errors != 0) {
+    report.problems.push_back(
+        fmt::format("{} could not be judged.", times(report.scrub.errors, "piece", "pieces")));
+  }
+  if (counts.copies_bad != 0) {
+    report.remarks.push_back(
+        fmt::format("{} wrong or cannot be read; others are good. 'dynamicfs scrub start' on the "
+                    "mounted pool rewrites them.",
+                    times(counts.copies_bad, "copy is", "copies are")));
+  }
+  if (counts.copies_outdated != 0) {
+    report.remarks.push_back(
+        fmt::format("{} something while their disk was away; a scrub rewrites them.",
+                    times(counts.copies_outdated, "copy missed", "copies missed")));
+  }
+  if (counts.blocks_unreadable != 0) {
+    report.remarks.push_back(
+        fmt::format("{} no good copy here; a disk that is away may have one.",
+                    times(counts.blocks_unreadable, "block has", "blocks have")));
+  }
+  if (counts.copies_skipped != 0) {
+    report.remarks.push_back(fmt::format("{} on disks that are away.",
+                                         times(counts.copies_skipped, "copy lies", "copies lie")));
+  }
+}
+
+}  // namespace
+
+Outcome<CheckReport> check_pool(const CheckRequest& request,
+                                const std::function<void(const ScrubReport&)>& progress) {
+  const std::unique_ptr<Executor> executor = make_thread_executor();
+  FoundDisks found = TRY(find_disks(
+      *executor,
+      {.named = request.disk, .others = request.others, .queue = {}, .read_only = true}));
+  CheckReport report;
+  report.pool = found.label.empty() ? found.pool.text()
+                                    : fmt::format("{} ({})", found.label, found.pool.text());
+  report.data = request.data;
+  std::unique_ptr<journal::Pool> pool = TRY(open_pool(*executor, std::move(found.disks), true));
+  const journal::Superblock superblock = pool->superblock();
+  report.policy = superblock.policy.text();
+  report.clean = superblock.clean;
+  report.disks = pool->status();
+  judge_disks(report);
+
+  FilesystemOptions options;
+  options.read_only = true;
+  options.tolerant = true;
+  auto mounted = block_on(*executor, Filesystem::mount(*executor, std::move(pool), options));
+  if (!mounted) {
+    // What has no record has no root either: a pool that was made and not mounted yet.
+    report.empty = mounted.error().code == Code::kReadOnly;
+    if (!report.empty) {
+      report.problems.push_back(
+          fmt::format("The metadata cannot be recovered: {}.", describe(mounted.error())));
+    }
+    return report;
+  }
+  Filesystem& filesystem = **mounted;
+  report.recovery = filesystem.mount_report();
+  judge_recovery(report);
+  report.tree = filesystem.check_tree();
+  judge_tree(report);
+  const auto started = block_on(
+      *executor, start(&filesystem, request.data ? ScrubScope::kAll : ScrubScope::kMetadata));
+  started.ignore("nothing else could have started one");
+  while ((report.scrub = filesystem.scrub_report()).state == ScrubState::kRunning) {
+    std::this_thread::sleep_for(kLook);
+    progress(report.scrub);
+  }
+  judge_scrub(report, filesystem);
+  report.disks = filesystem.pool().status();
+  const Result<void> unmounted = block_on(*executor, filesystem.unmount());
+  unmounted.ignore("nothing was written");
+  return report;
+}
+
+ExitCode CheckReport::exit_code() const {
+  if (!problems.empty()) return ExitCode::kAtRisk;
+  return remarks.empty() ? ExitCode::kOk : ExitCode::kDegraded;
+}
+
+std::string CheckReport::screen() const {
+  std::string out =
+      fmt::format("Pool {}, {}, {}\n", pool, policy, times(disks.size(), "disk", "disks"));
+  for (const journal::DiskStatus& disk : disks) {
+    out += fmt::format("  disk {}  {}  {}, {}{}\n", disk.record.id, disk.record.path,
+                       size_text(disk.record.size_bytes), journal::disk_health_name(disk.health),
+                       disk.member ? ", keeps the journal" : "");
+  }
+  if (empty) {
+    out += "It has not been mounted yet: there is nothing in it.\n";
+  } else if (problems.empty() || tree.directories != 0) {
+    const journal::RecoveryReport& log = recovery.journal;
+    out +=
+        fmt::format("  journal   {} in {}{}{}\n", times(log.records_replayed, "record", "records"),
+                    times(log.batches_replayed, "batch", "batches"),
+                    clean ? ", unmounted in order" : ", not unmounted in order",
+                    log.torn_tail ? ", the last one torn (never acknowledged)" : "");
+    if (log.records_dropped != 0) {
+      out += fmt::format("            the last {} without their data (never acknowledged)\n",
+                         times(log.records_dropped, "record is", "records are"));
+    }
+    out += fmt::format("  metadata  {} in {} of the run, every copy read\n",
+                       times(recovery.run_entries, "entry", "entries"),
+                       times(recovery.run_blocks, "block", "blocks"));
+    out += fmt::format(
+        "  tree      {}, {}, {}, {}{}\n", times(tree.directories, "directory", "directories"),
+        times(tree.files, "file", "files"), times(tree.others, "other", "others"),
+        times(tree.names, "name", "names"),
+        tree.orphans == 0 ? ""
+                          : fmt::format(", {} still to be reclaimed",
+                                        times(tree.orphans, "removed file", "removed files")));
+    out +=
+        fmt::format("  data      {} in {}{}\n", size_text(tree.data_blocks * kBlockBytes),
+                    times(tree.chunks, "chunk", "chunks"),
+                    data ? fmt::format(", every copy read ({})", size_text(scrub.counts.read_bytes))
+                         : ", not read (--data reads it)");
+  }
+  for (const std::string& problem : problems) out += fmt::format("PROBLEM  {}\n", problem);
+  for (const std::string& remark : remarks) out += fmt::format("note     {}\n", remark);
+  if (!problems.empty()) {
+    out += "Something is lost or contradicts itself.\n";
+  } else if (!remarks.empty()) {
+    out += "Everything can be read; not everything has all its copies.\n";
+  } else {
+    out += "Nothing is wrong.\n";
+  }
+  return out;
+}
+
+Json CheckReport::json() const {
+  Json listed = Json::array();
+  for (const journal::DiskStatus& disk : disks) {
+    listed.push_back({{"id", disk.record.id.raw},
+                      {"path", disk.record.path},
+                      {"size_bytes", disk.record.size_bytes},
+                      {"state", journal::disk_health_name(disk.health)},
+                      {"journal", disk.member}});
+  }
+  const journal::RecoveryReport& log = recovery.journal;
+  return {{"pool", pool},
+          {"policy", policy},
+          {"disks", listed},
+          {"empty", empty},
+          {"clean", clean},
+          {"journal",
+           {{"records", log.records_replayed},
+            {"batches", log.batches_replayed},
+            {"batches_lacking", log.batches_lacking},
+            {"torn_tail", log.torn_tail},
+            {"records_checked", log.records_checked},
+            {"records_dropped", log.records_dropped}}},
+          {"tree",
+           {{"directories", tree.directories},
+            {"files", tree.files},
+            {"others", tree.others},
+            {"names", tree.names},
+            {"orphans", tree.orphans},
+            {"data_bytes", tree.data_blocks * kBlockBytes},
+            {"chunks", tree.chunks}}},
+          {"data_read", data},
+          {"copies", scrub_json(scrub)},
+          {"problems", problems},
+          {"remarks", remarks},
+          {"exit_code", static_cast<int>(exit_code())}};
+}
+
+}  // namespace dynamicfs::fs

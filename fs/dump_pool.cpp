@@ -1,0 +1,183 @@
+#include "fs/dump_pool.hpp"
+
+#include <fmt/format.h>
+
+#include "base/blocking.hpp"
+#include "base/buffer.hpp"
+#include "base/log.hpp"
+#include "fs/change_text.hpp"
+#include "fs/disk_search.hpp"
+#include "fs/mount_options.hpp"
+#include "journal/log_walk.hpp"
+#include "journal/run.hpp"
+
+namespace dynamicfs::fs {
+namespace {
+
+using Print = std::function<void(const std::string&)>;
+
+std::string policy_and_state(const journal::Superblock& superblock) {
+  return fmt::format("{}, {}", superblock.policy.text(),
+                     superblock.clean ? "unmounted in order" : "not unmounted in order");
+}
+
+std::string position_text(const journal::LogPosition& position) {
+  return fmt::format("batch {} at {:#x}", position.sequence, position.offset);
+}
+
+std::string superblock_text(const journal::Superblock& superblock) {
+  std::string out = fmt::format(
+      "    pool {}{}, write {}, format {} to read, {} to write\n    {}, made {} (unix time)\n",
+      superblock.pool.text(),
+      superblock.label.empty() ? "" : fmt::format(" ({})", superblock.label), superblock.sequence,
+      superblock.reader_min, superblock.writer_min, policy_and_state(superblock),
+      superblock.created_unix_s);
+  for (const journal::EpochRecord& epoch : superblock.epochs) {
+    out += fmt::format(
+        "    epoch {} (tag {:016x}) from batch {}, after LSN {}{}\n", epoch.number, epoch.tag,
+        epoch.first_sequence, epoch.after,
+        superblock.announced && &epoch == &superblock.epochs.back() ? ", announced" : "");
+  }
+  for (const journal::DiskRecord& disk : superblock.disks) {
+    const bool member = std::ranges::count(superblock.members, disk.id) != 0;
+    out += fmt::format("    disk {} ({}) at {}: {}, {} slots from {:#x}, {}{}{}\n", disk.id,
+                       disk.uuid.text(), disk.path.empty() ? "an unknown place" : disk.path,
+                       size_text(disk.size_bytes), disk.slots, disk.first_slot_offset,
+                       disk.state == journal::DiskState::kActive ? "active" : "away",
+                       member ? ", keeps the journal" : "",
+                       disk.stale_since.raw == 0
+                           ? ""
+                           : fmt::format(", may lack what came after LSN {}", disk.stale_since));
+  }
+  const journal::Manifest& manifest = superblock.manifest;
+  out += fmt::format("    journal {} on each disk that keeps it, from {} on, LSNs above {}\n",
+                     size_text(superblock.log_bytes), position_text(manifest.log_start),
+                     superblock.lsn_floor);
+  if (manifest.run_id == 0) return out + "    no run yet: the journal is everything\n";
+  out += fmt::format("    run {} up to LSN {}, {}", manifest.run_id, manifest.lsn,
+                     size_text(manifest.run_bytes));
+  for (const journal::RunCopy& copy : manifest.copies) {
+    out += fmt::format("{} disk {} slots", &copy == manifest.copies.data() ? ":" : ";", copy.disk);
+    for (const SlotId slot : copy.slots) out += fmt::format(" {}", slot);
+  }
+  return out + "\n";
+}
+
+Task<Result<void>> read_copy(scheduler::Disk* disk, std::uint64_t offset,
+                             std::span<std::byte> into) {
+  co_return co_await scheduler::read(*disk, scheduler::IoClass::kRead, offset, into);
+}
+
+bool dump_superblocks(Executor& executor, const FoundDisks& found, const Print& print) {
+  bool damaged = false;
+  for (const auto& disk : found.disks) {
+    print(fmt::format("{}\n", disk->path()));
+    for (const char copy : {'A', 'B'}) {
+      const std::uint64_t offset = copy == 'A' ? 0 : journal::kSuperblockBytes;
+      Buffer bytes{journal::kSuperblockBytes};
+      const Result<void> read = block_on(executor, read_copy(disk.get(), offset, bytes.span()));
+      if (!read.has_value()) {
+        damaged = true;
+        print(fmt::format("  superblock {}: {}\n", copy, describe(read.error())));
+        continue;
+      }
+      const Result<journal::Superblock> superblock = journal::decode(bytes.span());
+      damaged = damaged || !superblock.has_value();
+      print(superblock.has_value()
+                ? fmt::format("  superblock {}:\n{}", copy, superblock_text(*superblock))
+                : fmt::format("  superblock {}: {}\n", copy, describe(superblock.error())));
+    }
+  }
+  return damaged;
+}
+
+std::string batch_text(const journal::BatchHeader& header, bool whole) {
+  std::string out = fmt::format("  batch {} at {:#x}, {} bytes, epoch {}: ", header.sequence,
+                                header.offset, header.batch_bytes(), header.epoch);
+  out += header.records == 0
+             ? std::string{"no records"}
+             : fmt::format("{} records, LSN {} to {}", header.records, header.first, header.last);
+  out += fmt::format(", durable before it: {}", header.watermark);
+  if (header.beside_flush) out += ", written beside the flush of its data";
+  return out + (whole ? "\n" : ", DAMAGED\n");
+}
+
+bool dump_journal(Executor& executor, journal::Pool& pool, const Print& print) {
+  bool damaged = false;
+  bool with_records = true;
+  for (const DiskId member : pool.members_found()) {
+    scheduler::Disk* const disk = pool.disk(member);
+    if (disk == nullptr) {
+      print(fmt::format("disk {}: not here\n", member));
+      continue;
+    }
+    print(fmt::format("disk {} ({}){}\n", member, disk->path(),
+                      with_records ? "" : ", without the records"));
+    const auto each = [&](const journal::BatchHeader& header, std::span<const std::byte> batch,
+                          bool whole) {
+      damaged = damaged || !whole;
+      print(batch_text(header, whole));
+      if (!whole || !with_records) return;
+      const Result<void> read = journal::for_each_record(
+          header, batch, [&](Lsn lsn, std::span<const std::byte> payload) -> Result<void> {
+            print(fmt::format("    LSN {}\n{}", lsn, record_text(payload, "      ")));
+            return {};
+          });
+      if (!read.has_value()) print(fmt::format("    {}\n", describe(read.error())));
+    };
+    const auto end = block_on(executor, journal::walk_log(pool, member, each));
+    if (!end) {
+      damaged = true;
+      print(fmt::format("  {}\n", describe(end.error())));
+      continue;
+    }
+    print(fmt::format("  end: {} would be next{}\n", position_text(end->next),
+                      !end->other
+                          ? ""
+                          : fmt::format("; batch {} of epoch {} stands there, left from before",
+                                        end->other->sequence, end->other->epoch)));
+    with_records = false;
+  }
+  return damaged;
+}
+
+bool dump_run(Executor& executor, journal::Pool& pool, const Print& print) {
+  const journal::Manifest manifest = pool.superblock().manifest;
+  if (manifest.run_id == 0) {
+    print("There is no run yet: the journal is everything.\n");
+    return false;
+  }
+  const auto each = [&](std::span<const std::byte> key, std::span<const std::byte> value) {
+    print(run_entry_text(key, value));
+    return Result<void>{};
+  };
+  const auto read = block_on(executor, journal::read_run(pool, manifest, each));
+  if (!read) {
+    print(fmt::format("The rest cannot be read: {}.\n", describe(read.error())));
+    return true;
+  }
+  if (read->blocks_bad == 0) return false;
+  print(fmt::format("{} copies of blocks are damaged; what is above comes from others.\n",
+                    read->blocks_bad));
+  return true;
+}
+
+}  // namespace
+
+Outcome<ExitCode> dump_pool(const DumpRequest& request, const Print& print) {
+  const std::unique_ptr<Executor> executor = make_thread_executor();
+  FoundDisks found = TRY(find_disks(
+      *executor,
+      {.named = request.disk, .others = request.others, .queue = {}, .read_only = true}));
+  bool damaged = false;
+  if (request.what == DumpWhat::kSuperblocks) {
+    damaged = dump_superblocks(*executor, found, print);
+  } else {
+    const auto pool = TRY(open_pool(*executor, std::move(found.disks), true));
+    damaged = request.what == DumpWhat::kJournal ? dump_journal(*executor, *pool, print)
+                                                 : dump_run(*executor, *pool, print);
+  }
+  return damaged ? ExitCode::kAtRisk : ExitCode::kOk;
+}
+
+}  // namespace dynamicfs::fs
