@@ -162,8 +162,8 @@ class CrashStates {
       away.push_back(random % left.size());
       ++counts.degraded;
     }
+    Recording second;  // outlives the pool, whose disks write to it to the end
     SimPool pool(recording.seed, recording.options);
-    Recording second;
     if (again) {
       second = recording;
       second.text += ", mount";

@@ -24,13 +24,14 @@ struct SimPoolOptions {
   std::vector<std::uint64_t> disk_bytes = {64 * kMiB, 64 * kMiB, 96 * kMiB};
   journal::Policy policy{.kind = journal::Policy::Kind::kReplica, .copies_or_data = 2};
   std::uint64_t read_memory_bytes = fs::FilesystemOptions{}.read_memory_bytes;
+  bool tolerant = false;
   unsigned checkpoint_log_percent = fs::FilesystemOptions{}.checkpoint_log_percent;
 };
 
 class SimPool {
  public:
   explicit SimPool(std::uint64_t seed, SimPoolOptions options = {})
-      : executor(seed), seed_(seed), options_(std::move(options)) {
+      : executor(seed), options_(std::move(options)), seed_(seed) {
     for (const std::uint64_t bytes : options_.disk_bytes) {
       media.push_back(std::make_shared<scheduler::SimulatedMedia>(bytes));
     }
@@ -205,6 +206,9 @@ class SimPool {
                                                  std::size_t index)>
       wrap;
 
+ protected:
+  SimPoolOptions options_;
+
  private:
   struct Name {
     std::string name;
@@ -286,6 +290,7 @@ class SimPool {
     options.read_only = read_only;
     options.read_memory_bytes = options_.read_memory_bytes;
     options.checkpoint_log_percent = options_.checkpoint_log_percent;
+    options.tolerant = options_.tolerant;
     CO_TRY_ASSIGN(filesystem, co_await fs::Filesystem::mount(executor, std::move(pool), options));
     co_return {};
   }
@@ -304,7 +309,6 @@ class SimPool {
 
   std::uint64_t seed_;
   std::uint64_t opened_ = 0;
-  SimPoolOptions options_;
 };
 
 }  // namespace dynamicfs::test

@@ -17,14 +17,11 @@ BLOCK_BYTES = 4096
 DISK_BYTES = 256 * MIB
 
 
-def find_blocks(volume, blocks):
-    """{block number: offsets in the volume file} of blocks whose content lies there whole.
+def data_pieces(volume):
+    """(offset, bytes) of what is in the volume file, at most a MiB at a time and from a block on.
 
-    Data lies in aligned blocks of the volume; holes are skipped, since a volume may be far larger
-    than what is in it.
+    Holes are skipped, since a volume may be far larger than what is in it.
     """
-    numbers = {block: number for number, block in enumerate(blocks)}
-    found = {}
     fd = os.open(volume, os.O_RDONLY)
     try:
         at, size_bytes = 0, os.fstat(fd).st_size
@@ -34,13 +31,24 @@ def find_blocks(volume, blocks):
             except OSError:  # ENXIO: nothing but a hole up to the end.
                 break
             piece = os.pread(fd, MIB, at)
-            for start in range(0, len(piece), BLOCK_BYTES):
-                number = numbers.get(piece[start : start + BLOCK_BYTES])
-                if number is not None:
-                    found.setdefault(number, []).append(at + start)
+            yield at, piece
             at += len(piece)
     finally:
         os.close(fd)
+
+
+def find_blocks(volume, blocks):
+    """{block number: offsets in the volume file} of blocks whose content lies there whole.
+
+    Data lies in aligned blocks of the volume.
+    """
+    numbers = {block: number for number, block in enumerate(blocks)}
+    found = {}
+    for at, piece in data_pieces(volume):
+        for start in range(0, len(piece), BLOCK_BYTES):
+            number = numbers.get(piece[start : start + BLOCK_BYTES])
+            if number is not None:
+                found.setdefault(number, []).append(at + start)
     return found
 
 

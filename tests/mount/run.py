@@ -14,6 +14,7 @@ import sys
 import time
 
 import case as registry
+import cases_check
 import cases_command
 import cases_corruption
 import cases_crash
@@ -35,6 +36,7 @@ MODULES = (
     cases_programs,
     cases_disks,
     cases_corruption,
+    cases_check,
     cases_crash,
 )
 
