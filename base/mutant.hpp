@@ -20,12 +20,13 @@ enum class Mutant : std::uint8_t {
   kKeepTail,      // ... or is not written anew when its end was dropped
   kSkipRunFlush,  // a checkpoint counts before its run and data are on stable storage
   kTrimEarly,     // the log is given back before the checkpoint counts
+  kSkipCopies,    // ... and its records count, but copies of their data that are missing stay so
   kSkipMember,    // a batch is acknowledged although a member does not have it
   kCount,
 };
 inline constexpr std::array<const char*, static_cast<std::size_t>(Mutant::kCount)> kMutantNames = {
-    "none",         "skip_flush", "ack_early",      "reuse_early", "accept_torn",
-    "believe_tail", "keep_tail",  "skip_run_flush", "trim_early",  "skip_member"};
+    "none",      "skip_flush",     "ack_early",  "reuse_early", "accept_torn", "believe_tail",
+    "keep_tail", "skip_run_flush", "trim_early", "skip_copies", "skip_member"};
 
 #ifdef DYNAMICFS_MUTANTS
 inline Mutant active_mutant = Mutant::kNone;  // set while nothing else runs

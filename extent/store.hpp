@@ -93,7 +93,7 @@ class Store final : public journal::SlotSource {
   Result<void> replay(const ChunkRemove& change);
   // The first record whose data is not there: no copy is right, and one that could be read is wrong.
   // In a pool that can be written every copy of what the records before it claim is right afterwards
-  // (not flushed) on disks that are here. Reads all that is claimed, 8 MiB at a time.
+  // (not flushed) on disks that are here, have room, and were not away when it was written. Reads all that is claimed, 8 MiB at a time.
   Task<std::optional<std::size_t>> first_missing(Claims claims);
   // The run named by the manifest keeps its slots.
   void keep_run(const journal::Manifest& manifest);

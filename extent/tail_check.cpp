@@ -4,8 +4,10 @@
 
 #include "base/buffer.hpp"
 #include "base/crc32c.hpp"
+#include "base/mutant.hpp"
 #include "extent/read_plan.hpp"
 #include "extent/store_impl.hpp"
+#include "extent/write_path.hpp"
 
 namespace dynamicfs::extent {
 namespace {
@@ -79,7 +81,7 @@ Task<void> complete_copies(journal::Pool& pool, std::shared_ptr<const PoolView> 
   }
   co_await group.run();
   for (std::size_t i = 0; i < ids.size(); ++i) {
-    if (group.error(i).code == Code::kOk) continue;
+    if (group.error(i).code == Code::kOk || is_host_full(group.error(i))) continue;
     const auto reported = co_await pool.report_failure(ids[i], group.error(i));
     reported.ignore("the other copies decide");
   }
@@ -144,10 +146,12 @@ Task<std::optional<std::size_t>> Store::Impl::first_missing(Claims claims) {
     if (missing != nullptr) {
       const std::size_t record = missing->claim->record;
       std::erase_if(copies, [&](const Copy& copy) { return copy.part->claim->record >= record; });
-      if (!pool.read_only()) co_await complete_copies(pool, disks, copies);
+      if (!pool.read_only() && !mutated(Mutant::kSkipCopies))
+        co_await complete_copies(pool, disks, copies);
       co_return record;
     }
-    if (!pool.read_only()) co_await complete_copies(pool, disks, copies);
+    if (!pool.read_only() && !mutated(Mutant::kSkipCopies))
+      co_await complete_copies(pool, disks, copies);
   }
   co_return std::nullopt;
 }

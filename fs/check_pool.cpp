@@ -30,6 +30,8 @@ void judge_disks(CheckReport& report) {
     report.remarks.push_back(fmt::format("Disk {} ({}) is {}{}{}.", disk.record.id,
                                          disk.record.path, journal::disk_health_name(disk.health),
                                          disk.reason.empty() ? "" : ": ", disk.reason));
+    if (disk.health == journal::DiskHealth::kMissing)
+      report.remarks.back() += " Connect it; if it has moved, name it as well.";
   }
 }
 
@@ -76,21 +78,22 @@ void judge_scrub(CheckReport& report, const Filesystem& filesystem) {
     report.problems.push_back(
         fmt::format("{} could not be judged.", times(report.scrub.errors, "piece", "pieces")));
   }
+  if (counts.blocks_unreadable != 0) {
+    report.problems.push_back(
+        fmt::format("{} no good copy here; a disk that is away may have one.",
+                    times(counts.blocks_unreadable, "block has", "blocks have")));
+  }
   if (counts.copies_bad != 0) {
-    report.remarks.push_back(
-        fmt::format("{} wrong or cannot be read; others are good. 'dynamicfs scrub start' on the "
-                    "mounted pool rewrites them.",
-                    times(counts.copies_bad, "copy is", "copies are")));
+    const bool others = counts.blocks_lost == 0 && counts.blocks_unreadable == 0;
+    report.remarks.push_back(fmt::format(
+        "{} wrong or cannot be read{}", times(counts.copies_bad, "copy is", "copies are"),
+        others ? "; others are good. 'dynamicfs scrub start' on the mounted pool rewrites them."
+               : "."));
   }
   if (counts.copies_outdated != 0) {
     report.remarks.push_back(
         fmt::format("{} something while their disk was away; a scrub rewrites them.",
                     times(counts.copies_outdated, "copy missed", "copies missed")));
-  }
-  if (counts.blocks_unreadable != 0) {
-    report.remarks.push_back(
-        fmt::format("{} no good copy here; a disk that is away may have one.",
-                    times(counts.blocks_unreadable, "block has", "blocks have")));
   }
   if (counts.copies_skipped != 0) {
     report.remarks.push_back(fmt::format("{} on disks that are away.",
@@ -107,10 +110,21 @@ Outcome<CheckReport> check_pool(const CheckRequest& request,
       *executor,
       {.named = request.disk, .others = request.others, .queue = {}, .read_only = true}));
   CheckReport report;
-  report.pool = found.label.empty() ? found.pool.text()
-                                    : fmt::format("{} ({})", found.label, found.pool.text());
+  report.pool = found.pool.text();
+  report.label = found.label;
+  // Why a disk that is there counts as missing, too.
+  for (const std::string& note : found.notes) report.remarks.push_back(note);
   report.data = request.data;
-  std::unique_ptr<journal::Pool> pool = TRY(open_pool(*executor, std::move(found.disks), true));
+  auto opened = open_pool(*executor, std::move(found.disks), true);
+  if (!opened) {
+    Refusal refusal = opened.error();
+    if (refusal.code == ExitCode::kDiskMissing) {
+      refusal.remedy = "A disk that has moved can be named as well: dynamicfs check DISK DISK...";
+      for (const std::string& note : found.notes) refusal.remedy += "\n           " + note;
+    }
+    return refusal;
+  }
+  std::unique_ptr<journal::Pool> pool = std::move(*opened);
   const journal::Superblock superblock = pool->superblock();
   report.policy = superblock.policy.text();
   report.clean = superblock.clean;
@@ -122,8 +136,9 @@ Outcome<CheckReport> check_pool(const CheckRequest& request,
   options.tolerant = true;
   auto mounted = block_on(*executor, Filesystem::mount(*executor, std::move(pool), options));
   if (!mounted) {
-    // What has no record has no root either: a pool that was made and not mounted yet.
-    report.empty = mounted.error().code == Code::kReadOnly;
+    // What has no record has no root either. Clean without a run: made, and not mounted yet.
+    report.empty = mounted.error().code == Code::kReadOnly && superblock.clean &&
+                   superblock.manifest.run_id == 0;
     if (!report.empty) {
       report.problems.push_back(
           fmt::format("The metadata cannot be recovered: {}.", describe(mounted.error())));
@@ -156,7 +171,8 @@ ExitCode CheckReport::exit_code() const {
 
 std::string CheckReport::screen() const {
   std::string out =
-      fmt::format("Pool {}, {}, {}\n", pool, policy, times(disks.size(), "disk", "disks"));
+      fmt::format("Pool {}, {}, {}\n", label.empty() ? pool : fmt::format("{} ({})", label, pool),
+                  policy, times(disks.size(), "disk", "disks"));
   for (const journal::DiskStatus& disk : disks) {
     out += fmt::format("  disk {}  {}  {}, {}{}\n", disk.record.id, disk.record.path,
                        size_text(disk.record.size_bytes), journal::disk_health_name(disk.health),
@@ -166,16 +182,18 @@ std::string CheckReport::screen() const {
     out += "It has not been mounted yet: there is nothing in it.\n";
   } else if (problems.empty() || tree.directories != 0) {
     const journal::RecoveryReport& log = recovery.journal;
-    out +=
-        fmt::format("  journal   {} in {}{}{}\n", times(log.records_replayed, "record", "records"),
-                    times(log.batches_replayed, "batch", "batches"),
-                    clean ? ", unmounted in order" : ", not unmounted in order",
-                    log.torn_tail ? ", the last one torn (never acknowledged)" : "");
+    out += fmt::format(
+        "  journal   {} in {}{}{}\n", times(log.records_replayed, "record", "records"),
+        times(log.batches_replayed, "batch", "batches"),
+        clean ? ", unmounted in order" : ", not unmounted in order",
+        log.torn_tail ? ", the last one not whole (cut off by the crash, or damaged since)" : "");
     if (log.records_dropped != 0) {
-      out += fmt::format("            the last {} without their data (never acknowledged)\n",
-                         times(log.records_dropped, "record is", "records are"));
+      out += fmt::format(
+          "            the last {} without their data (not on the disks when the power went, or "
+          "damaged since)\n",
+          times(log.records_dropped, "record is", "records are"));
     }
-    out += fmt::format("  metadata  {} in {} of the run, every copy read\n",
+    out += fmt::format("  metadata  {} in {} of the run\n",
                        times(recovery.run_entries, "entry", "entries"),
                        times(recovery.run_blocks, "block", "blocks"));
     out += fmt::format(
@@ -185,16 +203,16 @@ std::string CheckReport::screen() const {
         tree.orphans == 0 ? ""
                           : fmt::format(", {} still to be reclaimed",
                                         times(tree.orphans, "removed file", "removed files")));
-    out +=
-        fmt::format("  data      {} in {}{}\n", size_text(tree.data_blocks * kBlockBytes),
-                    times(tree.chunks, "chunk", "chunks"),
-                    data ? fmt::format(", every copy read ({})", size_text(scrub.counts.read_bytes))
-                         : ", not read (--data reads it)");
+    out += fmt::format("  data      {} in {}{}\n", size_text(tree.data_blocks * kBlockBytes),
+                       times(tree.chunks, "chunk", "chunks"),
+                       data ? fmt::format(", every copy that is here read ({})",
+                                          size_text(scrub.counts.read_bytes))
+                            : ", not read (--data reads it)");
   }
   for (const std::string& problem : problems) out += fmt::format("PROBLEM  {}\n", problem);
   for (const std::string& remark : remarks) out += fmt::format("note     {}\n", remark);
   if (!problems.empty()) {
-    out += "Something is lost or contradicts itself.\n";
+    out += "Something is lost, cannot be read or contradicts itself.\n";
   } else if (!remarks.empty()) {
     out += "Everything can be read; not everything has all its copies.\n";
   } else {
@@ -214,6 +232,7 @@ Json CheckReport::json() const {
   }
   const journal::RecoveryReport& log = recovery.journal;
   return {{"pool", pool},
+          {"label", label},
           {"policy", policy},
           {"disks", listed},
           {"empty", empty},

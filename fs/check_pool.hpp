@@ -19,7 +19,8 @@ struct CheckRequest {
 
 // What was found. `problems` are contradictions and losses; `remarks` is what redundancy makes up for.
 struct CheckReport {
-  std::string pool;  // label and UUID
+  std::string pool;  // UUID
+  std::string label;
   std::string policy;
   std::vector<journal::DiskStatus> disks;
   bool empty = false;  // never mounted: there is nothing but superblocks

@@ -229,7 +229,7 @@ Outcome<void> Daemon::open_pool(StartReport& report) {
                      "Connect the missing disks, or mount with -o ro to look at what can be read."};
     }
     return failed(fmt::format("The pool cannot be recovered: {}.", describe(mounted.error())),
-                  "Nothing was thrown away; -o ro may still show what can be read.");
+                  "Nothing was thrown away. 'dynamicfs check' says what is damaged.");
   }
   filesystem_ = std::move(*mounted);
   const MountReport& recovery = filesystem_->mount_report();

@@ -37,6 +37,9 @@ Refusal refuse_open(const std::string& path, const Error& error) {
     case EPERM:
       return {ExitCode::kPermission, fmt::format("You may not open {}.", path),
               "Run it with sudo."};
+    case EROFS:
+      return {ExitCode::kPermission, fmt::format("{} is read-only.", path),
+              "Mount with -o ro to look at what is on it."};
     default:
       return {ExitCode::kFailed, fmt::format("{} cannot be opened: {}.", path, describe(error)),
               ""};
@@ -46,8 +49,10 @@ Refusal refuse_open(const std::string& path, const Error& error) {
 Refusal refuse_superblock(const std::string& path, const Error& error) {
   switch (error.code) {
     case Code::kFormatMagic:
-      return {ExitCode::kNotADisk, fmt::format("{} is not a dynamicfs disk.", path),
-              "'dynamicfs create' makes a new pool, and erases what it is given."};
+      return {
+          ExitCode::kNotADisk, fmt::format("{} is not a dynamicfs disk.", path),
+          "If it was one, name another disk of its pool. 'dynamicfs create' makes a new pool, and "
+          "erases what it is given."};
     case Code::kFormatVersion:
       return {ExitCode::kNewerFormat,
               fmt::format(

@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <set>
+
 #include "base/blocking.hpp"
 #include "base/buffer.hpp"
 #include "base/log.hpp"
@@ -68,30 +70,66 @@ Task<Result<void>> read_copy(scheduler::Disk* disk, std::uint64_t offset,
   co_return co_await scheduler::read(*disk, scheduler::IoClass::kRead, offset, into);
 }
 
-bool dump_superblocks(Executor& executor, const FoundDisks& found, const Print& print) {
+// Of this disk; `others`: where it remembers the disks of its pool to be.
+bool dump_superblocks_of(Executor& executor, const std::string& path, const Print& print,
+                         std::set<std::string>& others) {
+  print(fmt::format("{}\n", path));
+  const auto target = scheduler::inspect_volume(path);
+  Result<std::unique_ptr<scheduler::Disk>> disk = error(Code::kDiskGone);
+  if (!target.has_value()) {
+    disk = target.error();
+  } else if (target->exists && target->size_bytes != 0) {
+    disk = scheduler::open_uring_disk(executor, *target,
+                                      {.name = "dump",
+                                       .workers = 1,
+                                       .queue = {.depth = 4},
+                                       .read_only = true,
+                                       .lock_wait = Duration::zero()});
+  }
+  if (!disk.has_value()) {
+    print(fmt::format("  {}\n", describe(disk.error())));
+    return true;
+  }
   bool damaged = false;
-  for (const auto& disk : found.disks) {
-    print(fmt::format("{}\n", disk->path()));
-    for (const char copy : {'A', 'B'}) {
-      const std::uint64_t offset = copy == 'A' ? 0 : journal::kSuperblockBytes;
-      Buffer bytes{journal::kSuperblockBytes};
-      const Result<void> read = block_on(executor, read_copy(disk.get(), offset, bytes.span()));
-      if (!read.has_value()) {
-        damaged = true;
-        print(fmt::format("  superblock {}: {}\n", copy, describe(read.error())));
+  for (const char copy : {'A', 'B'}) {
+    const std::uint64_t offset = copy == 'A' ? 0 : journal::kSuperblockBytes;
+    Buffer bytes{journal::kSuperblockBytes};
+    Result<void> read = block_on(executor, read_copy(disk->get(), offset, bytes.span()));
+    if (read.has_value()) {
+      const Result<journal::Superblock> superblock = journal::decode(bytes.span());
+      if (superblock.has_value()) {
+        print(fmt::format("  superblock {}:\n{}", copy, superblock_text(*superblock)));
+        for (const journal::DiskRecord& record : superblock->disks) others.insert(record.path);
         continue;
       }
-      const Result<journal::Superblock> superblock = journal::decode(bytes.span());
-      damaged = damaged || !superblock.has_value();
-      print(superblock.has_value()
-                ? fmt::format("  superblock {}:\n{}", copy, superblock_text(*superblock))
-                : fmt::format("  superblock {}: {}\n", copy, describe(superblock.error())));
+      read = superblock.error();
+    }
+    damaged = true;
+    print(fmt::format("  superblock {}: {}\n", copy, describe(read.error())));
+  }
+  return damaged;
+}
+
+// The disks named, readable as pools or not, then those that they remember.
+bool dump_superblocks(Executor& executor, const DumpRequest& request, const Print& print) {
+  bool damaged = false;
+  std::set<std::string> seen;
+  std::vector<std::string> todo{request.disk};
+  todo.insert(todo.end(), request.others.begin(), request.others.end());
+  for (std::size_t i = 0; i < todo.size(); ++i) {
+    if (!seen.insert(todo[i]).second) continue;
+    std::set<std::string> others;
+    const std::string path = todo[i];
+    const bool damaged_here = dump_superblocks_of(executor, path, print, others);
+    damaged = damaged || damaged_here;
+    for (const std::string& other : others) {
+      if (!other.empty()) todo.push_back(other);
     }
   }
   return damaged;
 }
 
-std::string batch_text(const journal::BatchHeader& header, bool whole) {
+std::string batch_text(const journal::BatchHeader& header, bool whole, bool torn) {
   std::string out = fmt::format("  batch {} at {:#x}, {} bytes, epoch {}: ", header.sequence,
                                 header.offset, header.batch_bytes(), header.epoch);
   out += header.records == 0
@@ -99,24 +137,59 @@ std::string batch_text(const journal::BatchHeader& header, bool whole) {
              : fmt::format("{} records, LSN {} to {}", header.records, header.first, header.last);
   out += fmt::format(", durable before it: {}", header.watermark);
   if (header.beside_flush) out += ", written beside the flush of its data";
-  return out + (whole ? "\n" : ", DAMAGED\n");
+  return out + (whole  ? "\n"
+                : torn ? ", not whole: cut off by a crash, or damaged since\n"
+                       : ", DAMAGED\n");
+}
+
+// Where the log ends on this member, and whether that is an end.
+bool dump_end(const journal::LogEndFound& end, const Print& print) {
+  if (end.later) {
+    print(fmt::format("  batch {} should be at {:#x} and is DAMAGED: batch {} stands behind it\n",
+                      end.next.sequence, end.next.offset, end.later->sequence));
+    return true;
+  }
+  print(fmt::format("  end: {} would be next{}\n", position_text(end.next),
+                    !end.other
+                        ? ""
+                        : fmt::format("; batch {} of epoch {} stands there, left from before",
+                                      end.other->sequence, end.other->epoch)));
+  return false;
 }
 
 bool dump_journal(Executor& executor, journal::Pool& pool, const Print& print) {
+  // The records once, from the member that has most of them.
+  std::optional<DiskId> longest;
+  BatchSequence furthest{0};
+  std::set<BatchSequence> whole_somewhere;
+  const auto note = [&](const journal::BatchHeader& header, std::span<const std::byte>,
+                        bool whole) {
+    if (whole) whole_somewhere.insert(header.sequence);
+  };
+  for (const DiskId member : pool.members_found()) {
+    if (pool.disk(member) == nullptr) continue;
+    const auto end = block_on(executor, journal::walk_log(pool, member, note));
+    if (!end || (longest && end->next.sequence <= furthest)) continue;
+    longest = member;
+    furthest = end->next.sequence;
+  }
   bool damaged = false;
-  bool with_records = true;
   for (const DiskId member : pool.members_found()) {
     scheduler::Disk* const disk = pool.disk(member);
     if (disk == nullptr) {
       print(fmt::format("disk {}: not here\n", member));
       continue;
     }
+    const bool with_records = longest == member;
     print(fmt::format("disk {} ({}){}\n", member, disk->path(),
                       with_records ? "" : ", without the records"));
     const auto each = [&](const journal::BatchHeader& header, std::span<const std::byte> batch,
                           bool whole) {
-      damaged = damaged || !whole;
-      print(batch_text(header, whole));
+      // The last one may be torn by the crash that ended the log.
+      const bool torn = !whole && header.sequence.raw + 1 == furthest.raw &&
+                        !whole_somewhere.contains(header.sequence);
+      damaged = damaged || (!whole && !torn);
+      print(batch_text(header, whole, torn));
       if (!whole || !with_records) return;
       const Result<void> read = journal::for_each_record(
           header, batch, [&](Lsn lsn, std::span<const std::byte> payload) -> Result<void> {
@@ -131,12 +204,13 @@ bool dump_journal(Executor& executor, journal::Pool& pool, const Print& print) {
       print(fmt::format("  {}\n", describe(end.error())));
       continue;
     }
-    print(fmt::format("  end: {} would be next{}\n", position_text(end->next),
-                      !end->other
-                          ? ""
-                          : fmt::format("; batch {} of epoch {} stands there, left from before",
-                                        end->other->sequence, end->other->epoch)));
-    with_records = false;
+    const bool damaged_here = dump_end(*end, print);
+    damaged = damaged || damaged_here;
+    if (end->next.sequence < furthest && !damaged_here) {
+      damaged = true;
+      print(fmt::format("  batch {}, which another disk has, is not whole here\n",
+                        end->next.sequence));
+    }
   }
   return damaged;
 }
@@ -157,7 +231,7 @@ bool dump_run(Executor& executor, journal::Pool& pool, const Print& print) {
     return true;
   }
   if (read->blocks_bad == 0) return false;
-  print(fmt::format("{} copies of blocks are damaged; what is above comes from others.\n",
+  print(fmt::format("Damaged copies of blocks: {}. What is above comes from others.\n",
                     read->blocks_bad));
   return true;
 }
@@ -166,14 +240,17 @@ bool dump_run(Executor& executor, journal::Pool& pool, const Print& print) {
 
 Outcome<ExitCode> dump_pool(const DumpRequest& request, const Print& print) {
   const std::unique_ptr<Executor> executor = make_thread_executor();
-  FoundDisks found = TRY(find_disks(
-      *executor,
-      {.named = request.disk, .others = request.others, .queue = {}, .read_only = true}));
+  auto found = find_disks(
+      *executor, {.named = request.disk, .others = request.others, .queue = {}, .read_only = true});
   bool damaged = false;
   if (request.what == DumpWhat::kSuperblocks) {
-    damaged = dump_superblocks(*executor, found, print);
+    // What is in use or no disk at all is refused; a damaged one is what this is for.
+    if (!found && found.error().code != ExitCode::kFailed) return found.error();
+    if (found) found->disks.clear();
+    damaged = dump_superblocks(*executor, request, print);
   } else {
-    const auto pool = TRY(open_pool(*executor, std::move(found.disks), true));
+    if (!found) return found.error();
+    const auto pool = TRY(open_pool(*executor, std::move(found->disks), true));
     damaged = request.what == DumpWhat::kJournal ? dump_journal(*executor, *pool, print)
                                                  : dump_run(*executor, *pool, print);
   }

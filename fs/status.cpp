@@ -98,6 +98,7 @@ void put_journal_metrics(Json& metrics, const journal::Journal& journal) {
                      : fmt::format("group_commits_for_{}_to_{}", from, 2 * from - 1)] =
         counted.commits_by_waiters[i].sum();
   }
+  metrics["journal_members_replaced"] = counted.members_replaced.sum();
   metrics["group_commit_settles"] = counted.settle_waits.sum();
   put_percentiles(metrics, "commit_latency_us", counted.commit_latency_us);
   put_percentiles(metrics, "group_commit_records", counted.batch_records);

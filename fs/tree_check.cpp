@@ -43,7 +43,7 @@ class TreeCheck {
     for (const InodeId id : ids_) read_directory(id);
     for (const InodeId id : ids_) check_inode(id);
     check_reachable();
-    check_slots();
+    count_chunks();
     for (const std::string& text : fs_.load_problems) report_.problem(text);
     return std::move(report_);
   }
@@ -141,53 +141,27 @@ class TreeCheck {
     leads[kRootInode.raw] = true;
     for (const InodeId id : ids_) {
       std::vector<std::uint64_t> way;
+      bool orphan = false;
       std::uint64_t at = id.raw;
       while (!leads.contains(at)) {
         leads[at] = false;  // until the way has ended: meeting it again is a circle
         way.push_back(at);
         const auto named = named_.find(at);
-        if (named == named_.end() || named->second.names == 0) break;
+        orphan = named == named_.end() || named->second.names == 0;
+        if (orphan) break;
         at = named->second.parent.raw;
       }
-      const bool orphan = !way.empty() && !leads[at] && at == way.back();
       const bool good = leads[at] || orphan;
       for (const std::uint64_t step : way) leads[step] = good;
       if (!good) report_.problem(fmt::format("inode {} cannot be reached from the root", id));
     }
   }
 
-  // No slot is two chunks', or a chunk's and the run's.
-  void check_slots() {
-    std::map<std::pair<std::uint16_t, std::uint32_t>, std::string> owners;
-    const auto take = [&](DiskId disk, SlotId slot, const std::string& who) {
-      const journal::Superblock superblock = fs_.pool->superblock();
-      const journal::DiskRecord* const record = superblock.find(disk);
-      if (record == nullptr || slot.raw >= record->slots) {
-        return report_.problem(
-            fmt::format("{} lies on slot {} of disk {}, which does not exist", who, slot, disk));
-      }
-      const auto [it, fresh] = owners.try_emplace({disk.raw, slot.raw}, who);
-      if (!fresh) {
-        report_.problem(
-            fmt::format("slot {} of disk {} belongs to {} and {}", slot, disk, it->second, who));
-      }
-    };
+  // That no slot is two chunks', and no block two files', recovery has seen to.
+  void count_chunks() {
     for (const extent::ChunkPut& chunk : fs_.store->chunks()) {
       ++report_.chunks;
-      const std::string name = fmt::format("chunk {}", chunk.chunk);
       if (chunk.places.size() < chunk.layout.width()) ++report_.thin_chunks;
-      for (std::size_t i = 0; i < chunk.places.size(); ++i) {
-        take(chunk.places[i].disk, chunk.places[i].slot, name);
-        for (std::size_t k = 0; k < i; ++k) {
-          if (chunk.places[k].disk == chunk.places[i].disk)
-            report_.problem(
-                fmt::format("{} has two copies on disk {}", name, chunk.places[i].disk));
-        }
-      }
-    }
-    const journal::Manifest manifest = fs_.pool->superblock().manifest;
-    for (const journal::RunCopy& copy : manifest.copies) {
-      for (const SlotId slot : copy.slots) take(copy.disk, slot, "the run");
     }
   }
 

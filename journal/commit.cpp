@@ -269,11 +269,71 @@ Task<bool> Journal::Impl::write_batch(Batch* batch) {
       co_await pool.settled();
       log_set = pool.log_set();
       if (pool.read_only()) co_return false;
+      co_await replace_members();
     }
     if (pool.read_only() || stopped.load(std::memory_order_acquire)) co_return false;
     const bool written = co_await write_once(batch);
     if (written && finish(*batch)) co_return true;
   }
+}
+
+// Disks that should keep the log and do not, since a member has failed, get it and do: an epoch for
+// each. The commit waits for that: at most half the log is copied, once for each disk that fails.
+Task<void> Journal::Impl::replace_members() {
+  const std::vector<DiskId> wanted = pool.members_to_be();
+  for (const DiskId id : wanted) {
+    if (log_set->has(id) || std::ranges::find(unfit, id) != unfit.end()) continue;
+    const bool copied = co_await copy_log(id);
+    if (!copied) {
+      unfit.push_back(id);
+      continue;
+    }
+    const Result<void> adopted = co_await pool.adopt_member(id);
+    if (!adopted.has_value()) co_return;
+    metrics.members_replaced.add();
+    log_info("disk {} keeps the journal from now on", id);
+  }
+}
+
+// All batches that are still needed, each from a member that has it whole. False: none has, or the
+// disk fails.
+Task<bool> Journal::Impl::copy_log(DiskId to) {
+  std::vector<LoggedBatch> batches;
+  {
+    LockGuard lock(mutex);
+    batches.assign(space.needed().begin(), space.needed().end());
+  }
+  const std::vector<DiskId> ids{to};
+  scheduler::Disk* const disk = pool.disk(to);
+  if (disk == nullptr) co_return false;
+  const std::shared_ptr<const LogSet> set = log_set;
+  IoGroup group;
+  for (const LoggedBatch& batch : batches) {
+    if (stopped.load(std::memory_order_acquire)) co_return false;
+    Buffer bytes{batch.size_bytes};
+    bool found = false;
+    for (const LogSet::Member& member : set->members) {
+      const Result<void> read = co_await scheduler::read(
+          *member.disk, IoClass::kCritical, kJournalOffset + batch.offset, bytes.span());
+      if (!read.has_value()) continue;
+      const std::optional<BatchHeader> header = get_header(bytes.span());
+      found = header && header->crc == batch.crc && payload_whole(*header, bytes.span());
+      if (found) break;
+    }
+    if (!found) {
+      log_warning("batch {} of the journal cannot be read any more: disk {} is not given it",
+                  batch.sequence, to);
+      co_return false;
+    }
+    group.clear();
+    group.write(*disk, IoClass::kCritical, kJournalOffset + batch.offset, bytes.span());
+    const bool written = co_await run(group, ids);
+    if (!written) co_return false;
+  }
+  group.clear();
+  group.flush(*disk, IoClass::kCritical);
+  const bool flushed = co_await run(group, ids);
+  co_return flushed;
 }
 
 // Every write that a record of this batch tells of has completed before the record was appended, so

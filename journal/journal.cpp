@@ -214,7 +214,9 @@ Task<Credit> Journal::reserve(std::uint32_t records, std::uint64_t bytes) {
     bool await_ready() const noexcept { return false; }
     bool await_suspend(std::coroutine_handle<> handle) {
       Impl& journal = impl;
+      Executor& executor = impl.executor;
       bool leads = false;
+      std::coroutine_handle<> settled;
       {
         LockGuard lock(journal.mutex);
         if (journal.stopped.load(std::memory_order_relaxed)) return false;
@@ -228,9 +230,11 @@ Task<Credit> Journal::reserve(std::uint32_t records, std::uint64_t bytes) {
         waiter.handle = handle;
         journal.room_waiters.push_back(&waiter);
         leads = !journal.committing.exchange(true, std::memory_order_relaxed);
+        if (journal.settle_waiter) settled = journal.settle_waiter->take();
+        journal.metrics.reserve_waits.add();
       }
-      journal.metrics.reserve_waits.add();
       if (leads) spawn(journal.commit_loop());
+      if (settled) executor.post(settled);
       return true;
     }
     void await_resume() const noexcept {}

@@ -15,9 +15,9 @@
 //             A batch n+1 is never on disk anywhere before batch n was durable on all members.
 //             covered() is what INV-3 asks for: everything up to it is durable, and so is a later
 //             header that says so.
-// Failure     A member that fails a write or flush is ejected (Pool::report_failure), then the
-// batch
-//             is rewritten from RAM under the new epoch to those left. When the pool has become
+// Failure     A member that fails a write or flush is ejected (Pool::report_failure). If another disk
+//             can take its place it is given what is needed of the log first; then the batch is
+//             rewritten from RAM under the new epoch. When the pool has become
 //             read-only the journal stops: every later sync() fails with kJournalStopped.
 // Recovery    From the manifest's log position: per sequence number any valid copy of the members
 //             found; stops at the first sequence no member can supply. The header of a later batch
@@ -61,11 +61,12 @@ struct JournalMetrics {
   Counter group_commit_waiters;  // sync() calls they satisfied
   // ... and how often they were one, 2 to 3, 4 to 7, and so on; the last: 64 and more.
   std::array<Counter, 7> commits_by_waiters;
-  Counter batch_bytes;      // payload and header, before copies
-  Counter flushes;          // of data disks, for commits
-  Counter reserve_waits;    // reserve() had to wait
-  Counter log_space_waits;  // a commit had to wait for a checkpoint
-  Counter settle_waits;     // a commit waited for company
+  Counter batch_bytes;       // payload and header, before copies
+  Counter flushes;           // of data disks, for commits
+  Counter reserve_waits;     // reserve() had to wait
+  Counter log_space_waits;   // a commit had to wait for a checkpoint
+  Counter members_replaced;  // a disk took the place of a member that had failed
+  Counter settle_waits;      // a commit waited for company
   Histogram commit_latency_us;
   Histogram batch_records;
 };

@@ -74,6 +74,7 @@ struct Journal::Impl {
   std::shared_ptr<const LogSet> log_set;
   std::uint64_t changes_seen = 0;  // Pool::changes() that `log_set` has seen settled
   Settle settle;
+  std::vector<DiskId> unfit;  // could not be given the log
 
   mutable Mutex mutex;
   // Written under the mutex; read without it only as a hint.
@@ -110,6 +111,8 @@ struct Journal::Impl {
   void take_mark(Batch& batch);
   Task<bool> find_room(Batch* batch);
   Task<bool> write_batch(Batch* batch);
+  Task<void> replace_members();
+  Task<bool> copy_log(DiskId to);
   Task<bool> write_once(Batch* batch);
   Task<bool> run(scheduler::IoGroup& group, const std::vector<DiskId>& ids);
   bool finish(const Batch& batch);

@@ -44,6 +44,8 @@ class LogSpace {
   std::uint64_t used_bytes() const;
   std::uint64_t capacity_bytes() const { return capacity_bytes_; }
   std::size_t batches() const { return batches_.size(); }
+  // What is still needed, oldest first.
+  const std::deque<LoggedBatch>& needed() const { return batches_; }
 
  private:
   std::uint64_t capacity_bytes_;

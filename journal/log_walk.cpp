@@ -19,6 +19,25 @@ Task<Result<std::optional<BatchHeader>>> read_header(scheduler::Disk* disk, Expe
   co_return std::optional<BatchHeader>{};
 }
 
+// As recovery looks for it; see recovery.hpp, "Torn or rotten".
+Task<Result<std::optional<BatchHeader>>> find_later(scheduler::Disk* disk, Superblock superblock,
+                                                    LogPosition next) {
+  for (const std::uint64_t from : {next.offset, std::uint64_t{0}}) {
+    if (from + kBlockBytes > superblock.log_bytes) continue;
+    Buffer window{std::min(kBatchBytesMax + kBlockBytes, superblock.log_bytes - from)};
+    CO_TRY(co_await scheduler::read(*disk, IoClass::kRead, kJournalOffset + from, window.span()));
+    for (std::uint64_t at = 0; at < window.size(); at += kBlockBytes) {
+      const std::optional<BatchHeader> header = get_header(window.span().subspan(at));
+      if (!header || header->pool != superblock.pool || header->offset != from + at) continue;
+      const EpochRecord* const epoch = superblock.epoch_of(header->sequence);
+      const bool ours =
+          epoch != nullptr && header->epoch == epoch->number && header->epoch_tag == epoch->tag;
+      if (ours && header->sequence > next.sequence) co_return header;
+    }
+  }
+  co_return std::optional<BatchHeader>{};
+}
+
 }  // namespace
 
 Task<Result<LogEndFound>> walk_log(Pool& pool, DiskId member, BatchSeen each) {
@@ -42,8 +61,10 @@ Task<Result<LogEndFound>> walk_log(Pool& pool, DiskId member, BatchSeen each) {
       expected.position.offset = 0;
       CO_TRY_ASSIGN(header, co_await read_header(disk, expected, &at_start));
     }
-    if (!header || header->offset + header->batch_bytes() > superblock.log_bytes)
+    if (!header || header->offset + header->batch_bytes() > superblock.log_bytes) {
+      CO_TRY_ASSIGN(end.later, co_await find_later(disk, superblock, end.next));
       co_return std::move(end);
+    }
     Buffer batch{header->batch_bytes()};
     CO_TRY(co_await scheduler::read(*disk, IoClass::kRead, kJournalOffset + header->offset,
                                     batch.span()));

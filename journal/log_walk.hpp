@@ -16,6 +16,8 @@ struct LogEndFound {
   LogPosition next;  // the batch that would come
   // A whole header there, of something else: an older batch, or one of another epoch.
   std::optional<BatchHeader> other;
+  // A whole header of a later batch of this log near behind: the log does not end, it is damaged.
+  std::optional<BatchHeader> later;
 };
 
 // `whole`: the frames match the checksum. `batch`: header and frames.

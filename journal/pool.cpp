@@ -277,6 +277,7 @@ Task<Result<void>> Pool::begin(LogFound found) {
         seat->health = record.stale_since.raw == 0 ? DiskHealth::kHealthy : DiskHealth::kStale;
       }
       superblock.members = found.members;
+      std::erase_if(superblock.members, [&impl](DiskId id) { return !impl.seat(id)->here(); });
       superblock.lsn_floor = found.lsn_floor;
       superblock.clean = false;
       superblock.reader_min = superblock.writer_min = kFormatVersion;
@@ -300,6 +301,20 @@ Task<Result<void>> Pool::report_failure(DiskId id, Error cause) {
   if (fresh) impl.tell_listeners();
   if (read_only()) co_return Code::kReadOnly;
   co_return Result<void>{};
+}
+
+Task<Result<void>> Pool::adopt_member(DiskId id) {
+  Impl& impl = *impl_;
+  const auto guard = co_await impl.writing.acquire();
+  {
+    LockGuard lock(impl.mutex);
+    std::vector<DiskId>& members = impl.superblock.members;
+    const bool is_one = std::ranges::find(members, id) != members.end();
+    if (is_one || members.size() >= kMembersMax || !impl.seat(id)->here()) co_return Result<void>{};
+    members.push_back(id);
+  }
+  impl.announce_epoch();
+  co_return co_await impl.store(Impl::Copies::kBoth);
 }
 
 Task<Result<void>> Pool::commit_manifest(Manifest manifest) {

@@ -158,6 +158,10 @@ class Pool {
   // Completes when every failure noted before the call is part of a durable epoch, or the pool is
   // read-only.
   Task<void> settled();
+  // This disk keeps the log from the next batch on: in a new epoch, durable when it completes. The
+  // caller has copied all that is still needed of the log to it, durably, and commits nothing
+  // meanwhile. Nothing happens if it has failed or there are enough. kReadOnly.
+  Task<Result<void>> adopt_member(DiskId id);
   // The newest durable epoch.
   std::shared_ptr<const LogSet> log_set() const;
 

@@ -257,11 +257,14 @@ Task<Result<void>> Recovery::end_log() {
     recovered_.report.records_checked = records;
     CO_TRY_ASSIGN(const std::size_t whole, co_await replay_.count_whole(newest_->records));
     DFS_ASSERT(whole <= records);
+    // Completing copies of data may have cost a disk, which must not be a member then.
+    CO_TRY(co_await write_repairs());
+    std::erase_if(copies_, [this](const auto& copy) { return pool_.disk(copy->id) == nullptr; });
     if (whole < records) {
       recovered_.report.records_dropped = records - whole;
       log_warning(
           "the last {} records of the journal are dropped: data of theirs had not reached the "
-          "disks, and nobody was told it had",
+          "disks when the power went, or has been damaged since",
           records - whole);
       CO_TRY(co_await cut_newest(whole));
     }
@@ -453,6 +456,7 @@ Task<Result<Recovered>> Recovery::run() {
     CO_TRY(co_await flush_all());
   }
   for (const auto& copy : copies_) {
+    if (pool_.disk(copy->id) == nullptr) continue;
     if (recovered_.members.size() < kMembersMax) recovered_.members.push_back(copy->id);
   }
   recovered_.next = next_;

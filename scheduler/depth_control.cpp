@@ -60,7 +60,8 @@ bool DepthControl::mixed(TimePoint now) const {
 
 void DepthControl::completed(const IoRequest& request, TimePoint now) {
   seen(request.io_class, now);
-  if (request.io_class == urgent(now) && moves_data(request.op)) {
+  // What flushes says nothing of how the device keeps up.
+  if (request.io_class == urgent(now) && moves_data(request.op) && !request.flushes) {
     const auto took_ns =
         static_cast<double>(std::max<std::int64_t>((now - request.started).count(), 1));
     double& base_ns = base_ns_[kind_of(request)];

@@ -140,7 +140,7 @@ IoRequest* IoQueue::pop(TimePoint now) {
     ++transfers_[best];
   }
   request->cost_there = cost_at_device_;
-  if (request->op == IoOp::kFlush) ++flushes_in_flight_;
+  if (request->op == IoOp::kFlush || request->flushes) ++flushes_in_flight_;
   let_in(queues_[best], now);
   return request;
 }
@@ -236,7 +236,7 @@ bool IoQueue::completed(const IoRequest& request, TimePoint now) {
   DFS_ASSERT(found != at_device_.end());
   *found = at_device_.back();
   at_device_.pop_back();
-  if (request.op == IoOp::kFlush) --flushes_in_flight_;
+  if (request.op == IoOp::kFlush || request.flushes) --flushes_in_flight_;
   if (moves_data(request.op)) {
     measure(request, now);
     note_busy(request, now);

@@ -312,6 +312,7 @@ class SimStore {
   std::unique_ptr<extent::Store> store;
   std::unique_ptr<journal::Journal> log;
   std::map<std::uint64_t, std::unique_ptr<extent::FileMap>> files;
+  std::function<void(std::size_t index, SimulatedDisk&)> on_open;
 
  private:
   std::vector<std::unique_ptr<SimulatedDisk>> open_disks() {
@@ -319,6 +320,7 @@ class SimStore {
     for (std::size_t i = 0; i < media.size(); ++i) {
       out.push_back(std::make_unique<SimulatedDisk>(executor, "/disk/" + std::to_string(i),
                                                     media[i], executor.random(), options_.latency));
+      if (on_open) on_open(i, *out.back());
     }
     return out;
   }

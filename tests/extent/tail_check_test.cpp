@@ -55,6 +55,39 @@ TEST_SUITE("data of the last records") {
     CHECK(store->metrics().checksum_errors.sum() == 0);
   }
 
+  TEST_CASE_FIXTURE(Tail, "a disk that refuses its missing copy is left out, and commits go on") {
+    flip(first[1]);
+    const std::size_t victim = first[1].disk;
+    on_open = [victim](std::size_t index, SimulatedDisk& disk) {
+      if (index != victim) return;
+      disk.faults().fail = [](const scheduler::IoRequest& request) {
+        return request.op == scheduler::IoOp::kWrite ? Code::kDiskWrite : Code::kOk;
+      };
+    };
+    boot();
+    CHECK(pool->degraded());
+    CHECK(pool->members().size() == 1);
+    CHECK(read(1, 0, 4).value() == Versions{1, 1, 1, 1});
+    REQUIRE(write(3, 0, 4, 2).has_value());
+    REQUIRE(sync().has_value());
+  }
+
+  TEST_CASE_FIXTURE(Tail, "a disk whose host is full stays, without the copy") {
+    flip(first[1]);
+    const std::size_t victim = first[1].disk;
+    on_open = [victim](std::size_t index, SimulatedDisk& disk) {
+      if (index != victim) return;
+      disk.faults().fail = [](const scheduler::IoRequest& request) {
+        const bool data =
+            request.offset_bytes >= journal::kJournalOffset + journal::kJournalBytesMin;
+        return request.op == scheduler::IoOp::kWrite && data ? Code::kNoSpace : Code::kOk;
+      };
+    };
+    boot();
+    CHECK_FALSE(pool->degraded());
+    CHECK(read(1, 0, 4).value() == Versions{1, 1, 1, 1});
+  }
+
   TEST_CASE_FIXTURE(Tail, "a record without its data on any disk goes, with all behind it") {
     SUBCASE("the last") {
       flip(second[0]);

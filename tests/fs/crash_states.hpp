@@ -34,6 +34,8 @@ struct Recording {
   };
   std::vector<Moment> begun;    // so many operations had begun
   std::vector<Moment> durable;  // so many were durable for certain
+  std::optional<Moment>
+      shown;  // a mount has shown this state: from then on it is that and no other
 
   static std::size_t at(const std::vector<Moment>& moments, std::uint32_t event) {
     std::size_t operations = 0;
@@ -69,6 +71,7 @@ class CrashStates {
 
  private:
   void enumerate(const Recording& recording, std::uint64_t enough) {
+    const std::uint64_t serial = ++serial_;
     // From the end: what is left is judged by the latest moment at which it can be left, when most
     // had been promised.
     std::vector<std::uint32_t> moments(recording.trace.now() + 1);
@@ -90,7 +93,7 @@ class CrashStates {
         const std::uint64_t bits = all || i == 0 ? i : i == 1 ? ~std::uint64_t{0} : generator_();
         for (std::size_t k = 0; k < unsure.size(); ++k)
           kept[unsure[k]] = (bits >> (k % 64) & 1) != 0;
-        try_one(recording, moment, kept, {});
+        try_one(recording, serial, moment, kept, {});
       }
       for (const std::size_t torn : unsure) {
         std::vector<bool> kept(recording.trace.writes.size());
@@ -100,7 +103,7 @@ class CrashStates {
           kept[k] = write.sure <= moment || (write.submitted <= moment && (bits >> (k % 64) & 1));
         }
         kept[torn] = true;
-        try_one(recording, moment, kept, torn);
+        try_one(recording, serial, moment, kept, torn);
       }
     }
   }
@@ -132,10 +135,10 @@ class CrashStates {
     return out;
   }
 
-  void try_one(const Recording& recording, std::uint32_t moment, const std::vector<bool>& kept,
-               std::optional<std::size_t> torn) {
+  void try_one(const Recording& recording, std::uint64_t serial, std::uint32_t moment,
+               const std::vector<bool>& kept, std::optional<std::size_t> torn) {
     const std::uint64_t random = generator_();
-    std::uint64_t signature = torn ? mix(*torn, random) : 0;
+    std::uint64_t signature = mix(serial, torn ? mix(*torn, random) : 0);
     for (std::size_t i = 0; i < kept.size(); ++i) {
       if (kept[i]) signature = mix(signature, i + 1);
     }
@@ -186,12 +189,24 @@ class CrashStates {
     --depth_;
   }
 
+  static std::uint64_t bad_copies(SimPool& pool) {
+    struct Start {
+      static Task<Result<void>> run(fs::Filesystem* fs) { co_return fs->start_scrub(); }
+    };
+    if (!pool.run(Start::run(&pool.fs())).has_value()) return 1;
+    while (pool.fs().scrub_report().state == fs::ScrubState::kRunning)
+      pool.executor.run_for(std::chrono::milliseconds{1});
+    return pool.fs().scrub_report().counts.copies_bad;
+  }
+
   // Mounts what is left and compares; true if it is legal. What a mount has shown stays: `second`, the
   // recording of this one, is told.
   bool judge(const Recording& recording, std::uint32_t moment, SimPool& pool,
              const std::vector<std::size_t>& away, Recording* second) {
-    const std::size_t least = Recording::at(recording.durable, moment);
-    const std::size_t most = Recording::at(recording.begun, moment);
+    std::size_t least = Recording::at(recording.durable, moment);
+    std::size_t most = Recording::at(recording.begun, moment);
+    if (recording.shown && moment >= recording.shown->event)
+      least = most = recording.shown->operations;
     const Result<void> mounted = pool.mount(away);
     const std::uint32_t shown = second != nullptr ? second->trace.now() : 0;
     std::optional<std::size_t> is;
@@ -210,13 +225,15 @@ class CrashStates {
                            recording.trees[least], most, recording.trees[most], *found);
       } else if (const fs::TreeReport tree = pool.fs().check_tree(); tree.problem_count != 0) {
         what = fmt::format("check says: {}", tree.problems.front());
-      } else if (away.empty() && !recording.disk_was_away &&
-                 pool.fs().store().metrics().checksum_errors.sum() != 0) {
-        what = "a copy of a block is wrong";
+      } else if (away.empty() && !recording.disk_was_away) {
+        // The dump has read one copy of each block; now and then all of them are looked at.
+        std::uint64_t wrong = pool.fs().store().metrics().checksum_errors.sum();
+        if (wrong == 0 && counts.states % 4 == 0) wrong = bad_copies(pool);
+        if (wrong != 0) what = "a copy of a block is wrong";
       }
     }
     if (what.empty()) {
-      if (second != nullptr) second->durable.push_back({shown, *is});
+      if (second != nullptr) second->shown = Recording::Moment{shown, *is};
       return true;
     }
     if (counts.bad++ == 0) {
@@ -231,6 +248,7 @@ class CrashStates {
   std::mt19937_64 generator_;
   const std::uint64_t per_recording_;
   unsigned depth_ = 0;
+  std::uint64_t serial_ = 0;  // of enumerations: the same writes by number are others
   std::unordered_set<std::uint64_t> seen_;
 };
 

@@ -33,14 +33,22 @@ class Trace {
     std::uint32_t sure = kNever;  // from then on nothing takes it away
   };
 
+  // Of a request under way; what began before forget() is not noted.
+  struct Note {
+    std::uint32_t life = 0;
+    std::size_t index = 0;
+  };
+  Note note_flush() const { return {life_, events_}; }
+
   // The number of the last event; power may go behind any.
   std::uint32_t now() const { return events_; }
   void forget() {
     writes.clear();
     events_ = 0;
+    ++life_;
   }
 
-  std::size_t write_submitted(std::size_t disk, const scheduler::IoRequest& request) {
+  Note write_submitted(std::size_t disk, const scheduler::IoRequest& request) {
     Write write;
     write.disk = disk;
     write.flushes = request.flushes;
@@ -52,16 +60,19 @@ class Trace {
     write.durable = request.durable;
     write.submitted = ++events_;
     writes.push_back(std::move(write));
-    return writes.size() - 1;
+    return {life_, writes.size() - 1};
   }
-  void write_done(std::size_t index) {
-    if (index >= writes.size()) return;  // of before forget()
+  void write_done(Note note) {
+    if (note.life != life_) return;
+    const std::size_t index = note.index;
     writes[index].done = ++events_;
     if (writes[index].durable) writes[index].sure = events_;
     if (writes[index].flushes) cover(writes[index].disk, writes[index].submitted);
   }
-  // `submitted`: now() when the flush was.
-  void flush_done(std::size_t disk, std::uint32_t submitted) {
+  // `note.index`: now() when the flush was submitted.
+  void flush_done(std::size_t disk, Note note) {
+    if (note.life != life_) return;
+    const auto submitted = static_cast<std::uint32_t>(note.index);
     ++events_;
     cover(disk, submitted);
   }
@@ -76,6 +87,7 @@ class Trace {
   }
 
   std::uint32_t events_ = 0;
+  std::uint32_t life_ = 0;
 };
 
 class RecordingDisk final : public scheduler::Disk {
@@ -84,12 +96,12 @@ class RecordingDisk final : public scheduler::Disk {
       : device_(std::move(device)), index_(index), trace_(trace) {}
 
   void submit(scheduler::IoRequest& request) override {
-    auto* const asked = new Asked{*this, request, request, 0};
+    auto* const asked = new Asked{*this, request, request, {}};
     asked->inner.on_complete = &RecordingDisk::completed;
     asked->inner.owner = asked;
     if (request.op == scheduler::IoOp::kWrite)
       asked->note = trace_.write_submitted(index_, request);
-    if (request.op == scheduler::IoOp::kFlush) asked->note = trace_.now();
+    if (request.op == scheduler::IoOp::kFlush) asked->note = trace_.note_flush();
     device_->submit(asked->inner);
   }
   std::uint64_t size_bytes() const override { return device_->size_bytes(); }
@@ -107,7 +119,7 @@ class RecordingDisk final : public scheduler::Disk {
     RecordingDisk& disk;
     scheduler::IoRequest& outer;
     scheduler::IoRequest inner;
-    std::size_t note;
+    Trace::Note note;
   };
   static void completed(scheduler::IoRequest& request) {
     const std::unique_ptr<Asked> asked{static_cast<Asked*>(request.owner)};
@@ -115,7 +127,7 @@ class RecordingDisk final : public scheduler::Disk {
     if (request.error.code == Code::kOk) {
       if (request.op == scheduler::IoOp::kWrite) trace.write_done(asked->note);
       if (request.op == scheduler::IoOp::kFlush) {
-        trace.flush_done(asked->disk.index_, static_cast<std::uint32_t>(asked->note));
+        trace.flush_done(asked->disk.index_, asked->note);
       }
     }
     asked->outer.error = request.error;

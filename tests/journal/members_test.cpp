@@ -213,6 +213,54 @@ TEST_SUITE("journal members") {
     CHECK(texts(pool.replayed) == list({"one", "two"}));
   }
 
+  TEST_CASE("a fourth disk takes the place of a member that fails, with the whole log") {
+    for (const std::size_t failing : {0u, 1u, 2u}) {
+      CAPTURE(failing);
+      Started pool{4};
+      REQUIRE(pool.append_and_sync("one").has_value());
+      REQUIRE(pool.append_and_sync("two").has_value());
+      pool.disks[failing]->faults().fail = fail_every(scheduler::IoOp::kWrite, Code::kDiskWrite);
+      REQUIRE(pool.append_and_sync("three").has_value());
+      CHECK(pool.pool->members().size() == 3);
+      CHECK(pool.pool->log_set()->has(DiskId{3}));
+      CHECK(pool.log->metrics().members_replaced.sum() == 1);
+      REQUIRE(pool.append_and_sync("four").has_value());
+      pool.power_cut();
+      // Only the new member can tell now.
+      for (std::size_t i = 0; i < 3; ++i)
+        pool.media[i]->write(journal::kJournalOffset, Bytes(64 * kKiB));
+      std::vector<bool> here(4, true);
+      here[failing] = false;
+      pool.boot_with(here);
+      CHECK(texts(pool.replayed) == list({"one", "two", "three", "four"}));
+    }
+  }
+
+  TEST_CASE("a spare disk that cannot be given the log is left out, and commits go on") {
+    Started pool{4};
+    REQUIRE(pool.append_and_sync("one").has_value());
+    SUBCASE("it fails") {
+      pool.disks[3]->faults().fail = fail_every(scheduler::IoOp::kFlush, Code::kDiskFlush);
+    }
+    SUBCASE("no member has the log whole any more") {
+      for (const std::size_t i : {0u, 2u}) {
+        REQUIRE(pool.executor.run(scheduler::flush(*pool.disks[i], scheduler::IoClass::kCritical))
+                    .has_value());
+        pool.media[i]->flip(journal::kJournalOffset + 150, 1);
+      }
+    }
+    pool.disks[1]->faults().fail = fail_every(scheduler::IoOp::kWrite, Code::kDiskWrite);
+    const Result<void> synced = pool.append_and_sync("two");
+    if (!pool.pool->read_only()) {
+      REQUIRE(synced.has_value());
+      CHECK_FALSE(pool.pool->log_set()->has(DiskId{3}));
+      CHECK(pool.log->metrics().members_replaced.sum() == 0);
+      REQUIRE(pool.append_and_sync("three").has_value());
+    } else {
+      CHECK_FALSE(synced.has_value());  // two disks of four, with two copies
+    }
+  }
+
   TEST_CASE("a batch that only an absent member had does not come back with it") {
     Started pool{2};
     REQUIRE(pool.append_and_sync("acknowledged").has_value());

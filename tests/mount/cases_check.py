@@ -3,11 +3,12 @@
 import hashlib
 import json
 import os
+import subprocess
 
 from case import OWN_POOLS, case
 from cases_corruption import Victim, data_pieces, expect_all_copies, flip_bytes, two_disks
 from harness import expect, expect_equal
-from targets import directory_disk, dynamicfs, expect_refusal
+from targets import binary, directory_disk, dynamicfs, expect_refusal
 
 GROUP = "check"
 EXIT_DEGRADED, EXIT_AT_RISK, EXIT_NOT_A_DISK, EXIT_MOUNTED = 1, 2, 5, 10
@@ -74,7 +75,7 @@ def healthy(bench):
     dynamicfs("umount", pool.root, check=True)
     before = fingerprint(disks)
     outcome = dynamicfs("check", "--data", disks[0].path, timeout_s=100)
-    expect_says(outcome, 0, "not unmounted in order", "2 files", "every copy read", "Nothing is wrong")
+    expect_says(outcome, 0, "not unmounted in order", "2 files", "every copy that is here read", "Nothing is wrong")
     told = json.loads(dynamicfs("check", "--data", "--json", disks[0].path).out)
     expect_equal(told["problems"], [], "problems")
     expect_equal(told["exit_code"], 0, "exit_code")
@@ -104,6 +105,16 @@ def damaged(bench):
     outcome = dynamicfs("dump", "superblocks", disks[0].path)
     expect_says(outcome, EXIT_AT_RISK, "superblock B: ", "superblock A:")
     flip_bytes(disks[0].volume, places[0][5], bench.rng)
+    with open("/dev/full", "wb") as full:
+        for words in (("check",), ("check", "--json"), ("dump", "run"), ("dump", "superblocks")):
+            ended = subprocess.run([binary(), *words, disks[0].path], stdout=full, stderr=subprocess.PIPE)
+            expect_equal(ended.returncode, 3, f"exit code of {words} into a full device")
+            expect(b"Not everything could be written" in ended.stderr, f"{ended.stderr!r}")
+    spoil(disks[0], 40)
+    outcome = dynamicfs("dump", "superblocks", disks[0].path)
+    expect_says(outcome, EXIT_AT_RISK, "superblock A: ", "superblock B: ")
+    expect_says(dynamicfs("dump", "superblocks", disks[1].path), EXIT_AT_RISK, disks[0].path.name)
+    spoil(disks[0], 40)
     expect_says(dynamicfs("check", disks[0].path), EXIT_DEGRADED)
     outcome = dynamicfs("check", "--data", disks[0].path)
     expect_says(outcome, EXIT_DEGRADED, "2 copies are wrong", "Everything can be read")

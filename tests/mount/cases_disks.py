@@ -277,6 +277,38 @@ def split_brain(bench):
         expect_same(old, snapshot(disk.path), f"{disk} after the refusal")
 
 
+@case(
+    GROUP,
+    "a disk that keeps the journal and goes away is replaced while files are written",
+    where=OWN_POOLS,
+    timeout_s=120,
+)
+def journal_replaced(bench):
+    disks = [image_disk(bench.scratch / f"disk-{name}.img", 256 * MIB) for name in "abcd"]
+    pool = bench.pool("pool", disks, "replica:2").mount()
+    files = write_set(pool.root, "before", bench.rng, count=10)
+    expect_equal(
+        [disk["member"] for disk in pool.status()[1]["disks"]], [True] * 3 + [False], "members"
+    )
+    os.unlink(disks[1].volume)
+    wait_until(
+        lambda: pool.status()[1]["disks"][1]["state"] == "failed", 30, "the loss to be noticed"
+    )
+    files |= write_set(pool.root, "after", bench.rng, count=10)
+    dynamicfs("sync", pool.root, check=True)
+    status = pool.status()[1]
+    expect_equal(
+        [disk["member"] for disk in status["disks"]], [True, False, True, True], "members then"
+    )
+    expect_equal(status["metrics"]["journal_members_replaced"], 1, "journal_members_replaced")
+    pool.kill()
+    dynamicfs("umount", pool.root, check=True)
+    outcome = dynamicfs("check", "--data", disks[3].path, check=False)
+    expect_equal(outcome.code, 1, f"exit code of check, which said {outcome.text}")
+    pool.mount(disk=disks[3])
+    expect_files(files, "after the loss and a kill")
+
+
 @case(GROUP, "a disk that was away and came back is no split brain", where=OWN_POOLS, timeout_s=120)
 def stale_disk(bench):
     one, two = disks = [

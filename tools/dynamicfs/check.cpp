@@ -19,7 +19,7 @@ constexpr const char* kFooter =
 One disk is enough, it knows the others; name those that have moved.
 
 Exit code: 0 nothing is wrong; 1 everything can be read, not everything has all its copies;
-2 something is lost or contradicts itself; 3 and above: it could not be looked at.)";
+2 something is lost, cannot be read or contradicts itself; 3 and above: it could not be looked at.)";
 
 // How far it is: on a terminal one line that changes, else one every ten seconds.
 class Progress {
@@ -52,18 +52,14 @@ class Progress {
 
 fs::ExitCode check(const fs::CheckRequest& request, bool json) {
   Progress progress;
-  // The report says it better.
-  set_log_level(LogLevel::kError);
+  set_log_level(LogLevel::kError);  // the report says the rest better
   auto report =
       fs::check_pool(request, [&progress](const fs::ScrubReport& scrub) { progress.show(scrub); });
   progress.end();
   if (!report) return refuse(report.error());
-  if (json) {
-    fmt::print("{}\n", report->json().dump(2));
-  } else {
-    fmt::print("{}", report->screen());
-  }
-  return report->exit_code();
+  put_out(json ? report->json().dump(2, ' ', false, fs::Json::error_handler_t::replace) + "\n"
+               : report->screen());
+  return end_output(report->exit_code());
 }
 
 }  // namespace

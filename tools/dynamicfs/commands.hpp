@@ -33,6 +33,11 @@ void refuse_empty(CLI::Option* option, const std::string& name);
 // What is said of an -o without its word.
 inline constexpr const char* kNeedsOptions = "-o needs a list of options, for example -o noatime.";
 
+// Writes to stdout; what cannot be written is remembered for end_output().
+void put_out(const std::string& text);
+// `code`, or kFailed if not everything could be written, which is said.
+fs::ExitCode end_output(fs::ExitCode code);
+
 // Prints the sentence and its remedy to stderr.
 fs::ExitCode refuse(const fs::Refusal& refusal);
 

@@ -1,6 +1,5 @@
 #include <fmt/format.h>
 
-#include <cstdio>
 #include <memory>
 
 #include "base/log.hpp"
@@ -17,8 +16,8 @@ Exit code: 0, or 2 if something was damaged.)";
 
 fs::ExitCode dump(const fs::DumpRequest& request) {
   set_log_level(LogLevel::kError);
-  auto done = fs::dump_pool(request, [](const std::string& text) { fmt::print("{}", text); });
-  return done ? *done : refuse(done.error());
+  auto done = fs::dump_pool(request, put_out);
+  return done ? end_output(*done) : refuse(done.error());
 }
 
 }  // namespace

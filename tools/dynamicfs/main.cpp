@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <cerrno>
 #include <cstdio>
 #include <cstring>
 #include <exception>
@@ -113,6 +114,19 @@ void refuse_empty(CLI::Option* option, const std::string& name) {
     if (!word.empty()) return;
     throw CLI::ParseError(fmt::format("The {} is empty", name), CLI::ExitCodes::InvalidError);
   });
+}
+
+void put_out(const std::string& text) { std::fwrite(text.data(), 1, text.size(), stdout); }
+
+fs::ExitCode end_output(fs::ExitCode code) {
+  errno = 0;
+  const bool flushed = std::fflush(stdout) == 0;
+  if (flushed && std::ferror(stdout) == 0) return code;
+  return refuse({fs::ExitCode::kFailed,
+                 errno == 0
+                     ? "Not everything could be written."
+                     : fmt::format("Not everything could be written: {}.", std::strerror(errno)),
+                 ""});
 }
 
 fs::ExitCode refuse(const fs::Refusal& refusal) {
