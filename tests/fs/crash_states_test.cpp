@@ -340,7 +340,7 @@ Recording fill_log(std::uint64_t seed) {
 #if defined(__SANITIZE_THREAD__)
 constexpr std::uint64_t kCrashStates = 1'000;
 #elif defined(__SANITIZE_ADDRESS__)
-constexpr std::uint64_t kCrashStates = 2'000;
+constexpr std::uint64_t kCrashStates = 1'000;
 #else
 constexpr std::uint64_t kCrashStates = 100'000;
 #endif
