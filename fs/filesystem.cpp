@@ -42,6 +42,7 @@ Filesystem::~Filesystem() {
 Task<Result<std::unique_ptr<Filesystem>>> Filesystem::mount(Executor& executor,
                                                             std::unique_ptr<journal::Pool> pool,
                                                             FilesystemOptions options) {
+  DFS_ASSERT(options.read_only || !options.tolerant);
   auto impl = std::make_unique<Impl>(executor, std::move(pool), options);
   const Result<void> loaded = co_await impl->load();
   if (!loaded.has_value()) {

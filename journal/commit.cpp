@@ -70,7 +70,7 @@ Task<void> Journal::Impl::commit_loop() {
     for (const auto handle : wake) to.post(handle);
     if (work == Work::kNone) co_return;
 
-    co_await await_company();
+    if (work == Work::kRecords) co_await await_company();
     const TimePoint start = to.now();
     const bool done = co_await commit_one(work);
     batch_took = to.now() - start;
@@ -87,7 +87,8 @@ Task<void> Journal::Impl::commit_loop() {
   }
 }
 
-// See settle.hpp. Not while somebody waits for room: that comes from committing.
+// See settle.hpp. Not while somebody waits for room, which comes from committing, and not before a
+// mark, which company has no part in.
 Task<void> Journal::Impl::await_company() {
   // Too short for a timer: then only those are waited for who are about to run on this thread.
   constexpr Duration kShortestSleep = std::chrono::microseconds{50};
@@ -126,7 +127,8 @@ Task<void> Journal::Impl::await_company() {
         const TimePoint deadline = plan.deadline;
         {
           LockGuard lock(impl.mutex);
-          if (impl.stopped.load(std::memory_order_relaxed) || impl.waiters.size() >= plan.until) {
+          if (impl.stopped.load(std::memory_order_relaxed) || !impl.room_waiters.empty() ||
+              impl.waiters.size() >= plan.until) {
             return false;
           }
           impl.settle_waiter = waiter;

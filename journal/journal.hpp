@@ -3,11 +3,12 @@
 // A change to the namespace or to an extent map has happened when its record is durable here; the
 // maps in memory are a cache of checkpoint + journal.
 //
-// Commit  "Commit while busy": the first waiter starts a batch at once; whoever arrives while it
-//         is in flight shares the next, which waits a moment for those that it woke (settle.hpp). One batch in flight: every published record is taken from
-//         the RAM ring in LSN order, then goes out as one durable write to every member, beside a
-//         flush of each disk with unflushed writes (all of them completed before their records were
-//         appended). One device trip; above kBesideFlushBytesMax two, data before log.
+// Commit  "Commit while busy": the first waiter starts a batch at once; whoever arrives while it is
+//         in flight shares the next, which waits a moment for those that it woke (settle.hpp). One
+//         batch in flight: every published record is taken from the RAM ring in LSN order, then goes
+//         out as one durable write to every member, beside a flush of each disk with unflushed
+//         writes (all of them completed before their records were appended). One device trip; above
+//         kBesideFlushBytesMax two, data before log.
 //         Header: pool uuid, epoch number and tag, sequence, CRC of the previous header, first and
 //         last LSN, watermark, length, CRC-32C of header and payload.
 // Invariants  LSNs grow by one per record; after recovery they skip ahead by more than could have
@@ -17,8 +18,8 @@
 //             header that says so.
 // Failure     A member that fails a write or flush is ejected (Pool::report_failure). If another disk
 //             can take its place it is given what is needed of the log first; then the batch is
-//             rewritten from RAM under the new epoch. When the pool has become
-//             read-only the journal stops: every later sync() fails with kJournalStopped.
+//             rewritten from RAM under the new epoch. When the pool has become read-only the journal
+//             stops: every later sync() fails with kJournalStopped.
 // Recovery    From the manifest's log position: per sequence number any valid copy of the members
 //             found; stops at the first sequence no member can supply. The header of a later batch
 //             within kBatchBytesMax behind that point tells rot from a torn tail: then kCorrupt.
@@ -79,7 +80,7 @@ struct RecoveryReport {
   std::uint64_t batches_repaired = 0;  // of those: copied to a member that lacked them
   bool torn_tail = false;
   std::uint64_t records_checked = 0;  // whose data had to be looked at
-  std::uint64_t records_dropped = 0;  // data was not there: never acknowledged, nor all behind it
+  std::uint64_t records_dropped = 0;  // from the first on whose data was not there
   Lsn last;                           // the last LSN there is
   Duration took{0};
 };

@@ -19,7 +19,7 @@ Task<Result<std::optional<BatchHeader>>> read_header(scheduler::Disk* disk, Expe
   co_return std::optional<BatchHeader>{};
 }
 
-// As recovery looks for it; see recovery.hpp, "Torn or rotten".
+// Where recovery looks for it; see recovery.hpp, "Torn or rotten".
 Task<Result<std::optional<BatchHeader>>> find_later(scheduler::Disk* disk, Superblock superblock,
                                                     LogPosition next) {
   for (const std::uint64_t from : {next.offset, std::uint64_t{0}}) {
@@ -28,11 +28,7 @@ Task<Result<std::optional<BatchHeader>>> find_later(scheduler::Disk* disk, Super
     CO_TRY(co_await scheduler::read(*disk, IoClass::kRead, kJournalOffset + from, window.span()));
     for (std::uint64_t at = 0; at < window.size(); at += kBlockBytes) {
       const std::optional<BatchHeader> header = get_header(window.span().subspan(at));
-      if (!header || header->pool != superblock.pool || header->offset != from + at) continue;
-      const EpochRecord* const epoch = superblock.epoch_of(header->sequence);
-      const bool ours =
-          epoch != nullptr && header->epoch == epoch->number && header->epoch_tag == epoch->tag;
-      if (ours && header->sequence > next.sequence) co_return header;
+      if (header && proves(*header, from + at, superblock, next.sequence)) co_return header;
     }
   }
   co_return std::optional<BatchHeader>{};

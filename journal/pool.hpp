@@ -111,10 +111,10 @@ class Pool {
 
   // After recovery, before the first record: if the set of disks here or the members differ from
   // what the superblock knows, or the pool was not unmounted in order, starts a new epoch; in any
-  // case makes all superblocks agree, durably, and marks the pool not clean and of the present format
-  // version. Sets `stale_since` of
-  // disks that are away to the last LSN recovered, unless set already; a disk that comes back and
-  // has missed no record is healthy again. Errors: kReadOnly. Nothing happens in a read-only pool.
+  // case makes all superblocks agree, durably, and marks the pool not clean and of the present
+  // format version. Sets `stale_since` of disks that are away to the last LSN recovered, unless set
+  // already; a disk that comes back and has missed no record is healthy again. Members that have
+  // failed meanwhile are left out. Errors: kReadOnly. Nothing happens in a read-only pool.
   Task<Result<void>> begin(LogFound found);
 
   Executor& executor() const;

@@ -132,4 +132,11 @@ bool is_expected(const BatchHeader& header, const ExpectedBatch& expected) {
          header.previous_crc == expected.position.previous_crc;
 }
 
+bool proves(const BatchHeader& header, std::uint64_t offset, const Superblock& superblock,
+            BatchSequence next) {
+  const EpochRecord* const epoch = superblock.epoch_of(header.sequence);
+  return header.pool == superblock.pool && header.offset == offset && header.sequence > next &&
+         epoch != nullptr && header.epoch == epoch->number && header.epoch_tag == epoch->tag;
+}
+
 }  // namespace dynamicfs::journal

@@ -86,5 +86,9 @@ struct ExpectedBatch {
   const EpochRecord* epoch = nullptr;
 };
 bool is_expected(const BatchHeader& header, const ExpectedBatch& expected);
+// Whether this header, found at `offset`, is a later batch of the log of `superblock` than `next`:
+// then `next` was durable once, because one batch is in flight at a time.
+bool proves(const BatchHeader& header, std::uint64_t offset, const Superblock& superblock,
+            BatchSequence next);
 
 }  // namespace dynamicfs::journal

@@ -399,11 +399,7 @@ Result<void> Recovery::look_for_later(std::uint64_t from, std::uint64_t end) con
     for (std::uint64_t at = from; at < end; at += kBlockBytes) {
       if (!readable(*copy, at, kBlockBytes)) continue;
       const std::optional<BatchHeader> header = get_header(shown(*copy, at));
-      if (!header || header->pool != superblock_.pool || header->offset != at) continue;
-      if (header->sequence <= next_.sequence) continue;
-      const EpochRecord* const epoch = superblock_.epoch_of(header->sequence);
-      if (epoch == nullptr || header->epoch != epoch->number || header->epoch_tag != epoch->tag)
-        continue;
+      if (!header || !proves(*header, at, superblock_, next_.sequence)) continue;
       log_error(
           "batch {} of the journal is damaged on every disk that has it (batch {} follows it)",
           next_.sequence, header->sequence);

@@ -377,7 +377,7 @@ void Worker::start_request(IoRequest& request) {
 }
 
 // In pieces of equal length: a last one of a block would cost as much time as the others. Not what is
-// durable: each piece would flush.
+// durable by itself: each piece would flush.
 std::size_t Worker::piece_bytes(const IoRequest& request) const {
   const std::size_t left = request.size_bytes - request.done_bytes;
   const std::uint64_t max = shared_.volume.transfer_bytes_max;

@@ -7,7 +7,6 @@
 // Prints one line of JSON.
 
 #include <fmt/format.h>
-#include <sys/resource.h>
 #include <sys/stat.h>
 
 #include <atomic>
@@ -22,6 +21,7 @@
 #include "base/blocking.hpp"
 #include "base/log.hpp"
 #include "fs/filesystem.hpp"
+#include "tools/bench/cpu_time.hpp"
 
 namespace dynamicfs {
 namespace {
@@ -117,15 +117,6 @@ class SlowSyncDisk final : public scheduler::Disk {
   bool stopping_ = false;
   std::thread thread_;
 };
-
-double cpu_seconds() {
-  rusage used{};
-  ::getrusage(RUSAGE_SELF, &used);
-  const auto seconds = [](const timeval& time) {
-    return static_cast<double>(time.tv_sec) + static_cast<double>(time.tv_usec) / 1e6;
-  };
-  return seconds(used.ru_utime) + seconds(used.ru_stime);
-}
 
 template <class T>
 T must(Result<T> result) {

@@ -2,7 +2,6 @@
 // tools/bench/engine runs it beside fio. The device is named by the environment (DYNAMICFS_DEVICE).
 
 #include <benchmark/benchmark.h>
-#include <sys/resource.h>
 
 #include <cstdio>
 #include <cstdlib>
@@ -11,20 +10,12 @@
 #include "base/blocking.hpp"
 #include "base/buffer.hpp"
 #include "scheduler/uring_disk.hpp"
+#include "tools/bench/cpu_time.hpp"
 
 namespace dynamicfs {
 namespace {
 
 constexpr std::uint64_t kReadsEach = 2000;
-
-double cpu_seconds() {
-  rusage used{};
-  ::getrusage(RUSAGE_SELF, &used);
-  const auto seconds = [](const timeval& time) {
-    return static_cast<double>(time.tv_sec) + static_cast<double>(time.tv_usec) / 1e6;
-  };
-  return seconds(used.ru_utime) + seconds(used.ru_stime);
-}
 
 Task<bool> reader(scheduler::Disk* disk, std::uint64_t seed) {
   std::mt19937_64 random(seed);

@@ -31,8 +31,8 @@ constexpr const char* kFooter = R"(Examples:
 
 Exit codes:
    0 done, healthy             4 wrong usage               10 pool is mounted already
-   1 status: degraded          5 not a dynamicfs disk      11 mountpoint cannot be used
-   2 status: data at risk      6 disk is in a pool         12 FUSE is not available
+   1 degraded, copies missing  5 not a dynamicfs disk      11 mountpoint cannot be used
+   2 data at risk or damaged   6 disk is in a pool         12 FUSE is not available
    3 failed otherwise          7 a disk is missing         13 no permission
                                8 too few disks             14 written by a newer version
                                9 disks mounted apart       15 not mounted
