@@ -1,4 +1,4 @@
-// Counters and histograms that cost one relaxed add on a cache line few threads share.
+// Counters, gauges and histograms that cost one relaxed add on a cache line few threads share.
 //
 // Each has kShards padded cells; a thread keeps to the cell of its number. Readers sum the cells,
 // so a sum taken while writers run is a moment's view, never torn below a value seen before.
@@ -31,6 +31,24 @@ class Counter {
  private:
   struct alignas(64) Cell {
     std::atomic<std::uint64_t> value{0};
+  };
+  std::array<Cell, kShards> cells_;
+};
+
+// What there is of something: adds what comes and subtracts what goes. A sum taken meanwhile may
+// have seen the one and not the other, so it may be negative for a moment.
+class Gauge {
+ public:
+  void add(std::int64_t n) { cells_[thread_shard()].value.fetch_add(n, std::memory_order_relaxed); }
+  std::int64_t sum() const {
+    std::int64_t total = 0;
+    for (const Cell& cell : cells_) total += cell.value.load(std::memory_order_relaxed);
+    return total;
+  }
+
+ private:
+  struct alignas(64) Cell {
+    std::atomic<std::int64_t> value{0};
   };
   std::array<Cell, kShards> cells_;
 };

@@ -7,8 +7,13 @@
 
 namespace dynamicfs::extent {
 
-Allocator::Allocator(ChunkTable& chunks, ReadRegistry& reads, AllocatorMetrics& metrics)
-    : chunks_(chunks), reads_(reads), metrics_(metrics), view_(std::make_shared<PoolView>()) {}
+Allocator::Allocator(ChunkTable& chunks, ReadRegistry& reads, AllocatorMetrics& metrics,
+                     const journal::Eras& eras)
+    : chunks_(chunks),
+      reads_(reads),
+      metrics_(metrics),
+      eras_(eras),
+      view_(std::make_shared<PoolView>()) {}
 
 Allocator::~Allocator() = default;
 
@@ -49,7 +54,7 @@ Allocator::Outcome Allocator::allocate(const Request& request, ChunkLog* log,
       if (done) {
         seal(layout, lane.small, false);
         lane.small = &leftover;
-        leftover.state = ChunkState::kOpen;
+        leftover.stage = ChunkStage::kOpen;
       } else {
         layout.partial.push_back(leftover);  // too short an end
       }
@@ -99,8 +104,9 @@ Chunk& Allocator::open(Layout& layout, ChunkLog& log) {
   DFS_ASSERT(!put.places.empty());
   log.append(put);
   Chunk& chunk = chunks_.add(std::move(put));
+  touch(chunk);
   slots_changed();
-  chunk.state = ChunkState::kOpen;
+  chunk.stage = ChunkStage::kOpen;
   judge(chunk);
   metrics_.chunks_opened.add();
   return chunk;
@@ -110,7 +116,7 @@ Chunk& Allocator::open(Layout& layout, ChunkLog& log) {
 void Allocator::seal(Layout& layout, Chunk*& chunk, bool has_long_tail) {
   Chunk* const old = std::exchange(chunk, nullptr);
   if (old == nullptr) return;
-  old->state = ChunkState::kSealed;
+  old->stage = ChunkStage::kSealed;
   if (old->fillable && old->free_blocks() > 0) {
     (has_long_tail ? layout.leftovers : layout.partial).push_back(*old);
   }
@@ -118,7 +124,7 @@ void Allocator::seal(Layout& layout, Chunk*& chunk, bool has_long_tail) {
 }
 
 void Allocator::note_if_empty(Chunk& chunk) {
-  if (chunk.state != ChunkState::kSealed || chunk.live_blocks() != 0 || chunk.empty_noted) return;
+  if (chunk.stage != ChunkStage::kSealed || chunk.held_blocks() != 0 || chunk.empty_noted) return;
   chunk.empty_noted = true;
   empty_.push_back(chunk.id);
 }
@@ -200,7 +206,7 @@ void Allocator::fill_holes(Layout& layout, Lane& lane, std::uint32_t count,
         list->remove(chunk);
         seal(layout, lane.small, false);
         lane.small = &chunk;
-        chunk.state = ChunkState::kOpen;
+        chunk.stage = ChunkStage::kOpen;
       }
       return;
     }
@@ -226,7 +232,7 @@ void Allocator::give(Chunk& chunk, std::uint32_t block, std::uint32_t count) {
   if (chunk.fillable) {
     Layout& layout = layout_of(chunk.layout);
     layout.free_blocks += count;
-    if (chunk.state == ChunkState::kSealed && chunk.list == nullptr)
+    if (chunk.stage == ChunkStage::kSealed && chunk.list == nullptr)
       layout.partial.push_back(chunk);
   }
 }
@@ -235,17 +241,58 @@ void Allocator::discard(std::span<const Piece> pieces) {
   LockGuard lock(mutex_);
   for (const Piece& piece : pieces) {
     Chunk* const chunk = chunks_.find(piece.chunk);
-    DFS_ASSERT(chunk != nullptr && chunk->state != ChunkState::kRemoved);
+    DFS_ASSERT(chunk != nullptr && chunk->stage != ChunkStage::kRemoved);
+    DFS_ASSERT(chunk->live.is_clear(piece.block, piece.count));
     give(*chunk, piece.block, piece.count);
     note_if_empty(*chunk);
+  }
+}
+
+// Live blocks.
+
+// The chunk is not clean until a run of this era or a later one is installed.
+void Allocator::touch(Chunk& chunk) {
+  const std::uint64_t era = eras_.current.load(std::memory_order_acquire);
+  if (std::exchange(chunk.era, era) != era) dirty_.emplace_back(chunk.id, era);
+}
+
+// False, and nothing has changed, if there are no such blocks or one of them is live.
+bool Allocator::set_live(const Piece& piece) {
+  Chunk* const chunk = chunks_.find(piece.chunk);
+  if (chunk == nullptr || piece.count == 0 || piece.block + piece.count > kSlotBlocks) return false;
+  if (!chunk->live.is_clear(piece.block, piece.count)) return false;
+  chunk->live.set(piece.block, piece.count);
+  chunk->live_count = static_cast<std::uint16_t>(chunk->live_count + piece.count);
+  live_blocks_ += piece.count;
+  touch(*chunk);
+  return true;
+}
+
+// Likewise, if one of them is not.
+bool Allocator::clear_live(const Piece& piece) {
+  Chunk* const chunk = chunks_.find(piece.chunk);
+  if (chunk == nullptr || piece.count == 0 || piece.block + piece.count > kSlotBlocks) return false;
+  if (!chunk->live.is_set(piece.block, piece.count)) return false;
+  chunk->live.clear(piece.block, piece.count);
+  chunk->live_count = static_cast<std::uint16_t>(chunk->live_count - piece.count);
+  live_blocks_ -= piece.count;
+  touch(*chunk);
+  return true;
+}
+
+void Allocator::publish(std::span<const Piece> pieces) {
+  LockGuard lock(mutex_);
+  for (const Piece& piece : pieces) {
+    DFS_ASSERT(set_live(piece));
+    DFS_ASSERT(chunks_.find(piece.chunk)->used.is_set(piece.block, piece.count));
   }
 }
 
 void Allocator::free(std::span<const Piece> pieces, Lsn lsn) {
   LockGuard lock(mutex_);
   for (const Piece& piece : pieces) {
+    DFS_ASSERT(clear_live(piece));
     Chunk* const chunk = chunks_.find(piece.chunk);
-    DFS_ASSERT(chunk != nullptr && chunk->state != ChunkState::kRemoved);
     chunk->pending_blocks = static_cast<std::uint16_t>(chunk->pending_blocks + piece.count);
     DFS_ASSERT(chunk->pending_blocks <= chunk->used_blocks);
     pending_blocks_ += piece.count;
@@ -285,7 +332,7 @@ bool Allocator::advance(Lsn covered) {
       slots_changed();
       continue;
     }
-    if (chunk->state == ChunkState::kRemoved) continue;
+    if (chunk->stage == ChunkStage::kRemoved) continue;
     chunk->pending_blocks = static_cast<std::uint16_t>(chunk->pending_blocks - entry.count);
     pending_blocks_ -= entry.count;
     if (chunk->fillable) layout_of(chunk->layout).pending_blocks -= entry.count;
@@ -312,7 +359,7 @@ void Allocator::remove_empty(std::size_t count, ChunkLog& log) {
     if (chunk == nullptr) continue;
     chunk->empty_noted = false;
     // It may have been filled or opened again meanwhile.
-    if (chunk->state != ChunkState::kSealed || chunk->live_blocks() != 0) continue;
+    if (chunk->stage != ChunkStage::kSealed || chunk->held_blocks() != 0) continue;
     // Nothing names it: all of its pending blocks were freed by records before this one.
     const Lsn lsn = log.append(ChunkRemove{.chunk = chunk->id});
     if (chunk->list != nullptr) chunk->list->remove(*chunk);
@@ -325,7 +372,8 @@ void Allocator::remove_empty(std::size_t count, ChunkLog& log) {
     if (chunk->degraded) --degraded_chunks_;
     chunk->degraded = false;
     pending_blocks_ -= chunk->pending_blocks;
-    chunk->state = ChunkState::kRemoved;
+    chunk->stage = ChunkStage::kRemoved;
+    touch(*chunk);
     for (const Place& place : chunk->places) {
       ++disks_[place.disk.raw].pending_slots;
       ++pending_slots_;

@@ -11,6 +11,9 @@
 // Reserve       On every disk some slots are kept for metadata runs; of the rest some blocks are
 // kept
 //               for writes that replace what is there (they give back as much, only later).
+// Live          A block is live from the record that maps it to the record that frees it. A run has
+//               the live blocks of every chunk as of its LSN, so a mount knows them without looking
+//               at the maps: chunks that have changed since the durable runs are dirty.
 // Threads       Every method may be called from any thread.
 // Locks         One mutex, a leaf. Where a chunk is opened or removed its record is appended under
 //               it, so the caller is inside a ChangeScope.
@@ -18,7 +21,10 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
+#include <set>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include "base/mutex.hpp"
@@ -30,6 +36,7 @@
 #include "extent/pool_view.hpp"
 #include "extent/slot_map.hpp"
 #include "extent/store_metrics.hpp"
+#include "journal/era.hpp"
 
 namespace dynamicfs::extent {
 
@@ -60,16 +67,28 @@ class Allocator {
     kNoSpace,
   };
 
-  Allocator(ChunkTable& chunks, ReadRegistry& reads, AllocatorMetrics& metrics);
+  Allocator(ChunkTable& chunks, ReadRegistry& reads, AllocatorMetrics& metrics,
+            const journal::Eras& eras);
   ~Allocator();
 
-  // Recovery.
+  // Recovery: first what the runs have, then the records behind them in order.
 
-  Result<void> load(const ChunkPut& change);
-  Result<void> load(const ChunkRemove& change);
-  void keep_run(const journal::Manifest& manifest);
-  Result<void> note_live(ChunkId chunk, std::uint32_t block, std::uint32_t count);
-  // Everything not noted is free from now on.
+  // kNotSupported (detail: the chunk): erasure coding. kFormatInvalid (likewise): a slot that does
+  // not exist or belongs to another chunk.
+  Result<void> load(const ChunkState& state);
+  // Ids below this one are not given out.
+  void load_next_chunk(std::uint32_t id);
+  // The manifest's runs keep their slots.
+  void keep_run(std::span<const journal::RunCopy> copies);
+  Result<void> replay(const ChunkPut& change);
+  // kFormatInvalid (detail: the chunk) if it is unknown or has live blocks.
+  Result<void> replay(const ChunkRemove& change);
+  // Mappings that a record makes, respectively replaces or clears. kFormatInvalid (detail: the
+  // chunk) if a block is live already, respectively is not, or does not exist; what stands before it
+  // is noted.
+  Result<void> note_live(std::span<const Piece> pieces);
+  Result<void> note_dead(std::span<const Piece> pieces);
+  // Everything that is not live is free from now on.
   void start();
 
   // Membership.
@@ -84,7 +103,9 @@ class Allocator {
   Outcome allocate(const Request& request, ChunkLog* log, std::vector<Piece>& out);
   // Blocks that were never published: reusable at once.
   void discard(std::span<const Piece> pieces);
-  // Blocks that the record `lsn` has freed.
+  // A mapping names these allocated blocks from now on. Inside the ChangeScope of its record.
+  void publish(std::span<const Piece> pieces);
+  // Published blocks that the record `lsn` has freed. Inside its ChangeScope.
   void free(std::span<const Piece> pieces, Lsn lsn);
   bool promise(std::uint64_t blocks, journal::Policy policy);
   void note_promised(std::uint64_t blocks);
@@ -101,14 +122,23 @@ class Allocator {
 
   // Runs.
 
+  // Inside ChangeGate::exclusively: every chunk that is not clean, ascending. Exact as of that
+  // instant. Costs what is dirty.
+  std::vector<ChunkChange> chunk_changes();
+  std::uint32_t next_chunk() const;
   std::optional<SlotId> take_run_slot(DiskId disk);
+  // Slots taken for a run that will not be.
   void drop_run_slots(DiskId disk, std::span<const SlotId> slots);
   // Until called again with the largest LSN, slots of chunks removed behind `lsn` are not reused.
   void hold_chunk_slots(Lsn lsn);
-  void retire_run(const journal::Manifest& old, Lsn lsn);
+  // A durable manifest names these copies, whose slots were taken, from now on.
+  void adopt_run(std::span<const journal::RunCopy> copies);
+  // None names them any more, and nobody reads them through a run: free when no other read is left.
+  void retire_run(std::span<const journal::RunCopy> copies);
   // See Store.
   bool has_elsewhere(DiskId disk) const;
   std::vector<DiskId> run_disks(std::size_t copies) const;
+  bool is_crowded(DiskId disk) const;
 
   // Reports.
 
@@ -123,6 +153,9 @@ class Allocator {
   };
   Space space(journal::Policy policy) const;
   std::vector<ChunkPut> chunks() const;
+  // Of all chunks that are not removed, ascending.
+  std::vector<std::pair<ChunkId, BlockBitmap>> live() const;
+  std::uint64_t live_blocks() const;
 
  private:
   struct Lane {
@@ -131,9 +164,9 @@ class Allocator {
   };
   struct Layout;
   struct DiskSpace {
-    bool writable = false;            // healthy, and its host has space
-    std::uint32_t run_slots = 0;      // of the current run
-    std::uint32_t new_run_slots = 0;  // of the run that is being written
+    bool writable = false;           // healthy, and its host has space
+    std::set<SlotId> run_slots;      // of the manifest's runs
+    std::set<SlotId> new_run_slots;  // of those that are being written
     std::uint32_t pending_slots = 0;
   };
 
@@ -159,6 +192,10 @@ class Allocator {
   void fill_holes(Layout& layout, Lane& lane, std::uint32_t count, std::vector<Piece>& out)
       DFS_REQUIRES(mutex_);
   void give(Chunk& chunk, std::uint32_t block, std::uint32_t count) DFS_REQUIRES(mutex_);
+  Result<Chunk*> add(const ChunkPut& change) DFS_REQUIRES(mutex_);
+  bool set_live(const Piece& piece) DFS_REQUIRES(mutex_);
+  bool clear_live(const Piece& piece) DFS_REQUIRES(mutex_);
+  void touch(Chunk& chunk) DFS_REQUIRES(mutex_);
   void judge(Chunk& chunk) DFS_REQUIRES(mutex_);
   void slots_changed() DFS_REQUIRES(mutex_);
 
@@ -166,6 +203,7 @@ class Allocator {
   ChunkTable& chunks_;
   ReadRegistry& reads_;
   AllocatorMetrics& metrics_;
+  const journal::Eras& eras_;
 
   mutable Mutex mutex_;
   bool started_ DFS_GUARDED_BY(mutex_) = false;
@@ -173,12 +211,15 @@ class Allocator {
   SlotMap slots_ DFS_GUARDED_BY(mutex_);
   std::vector<DiskSpace> disks_ DFS_GUARDED_BY(mutex_);  // by id
   std::vector<std::unique_ptr<Layout>> layouts_ DFS_GUARDED_BY(mutex_);
+  // Chunks that are not clean, each with every era of its changes, and some that are.
+  std::vector<std::pair<ChunkId, std::uint64_t>> dirty_ DFS_GUARDED_BY(mutex_);
   std::vector<ChunkId> empty_ DFS_GUARDED_BY(mutex_);
   PendingSpace pending_ DFS_GUARDED_BY(mutex_);
   Lsn hold_ DFS_GUARDED_BY(mutex_){~std::uint64_t{0}};
   std::uint64_t pending_blocks_ DFS_GUARDED_BY(mutex_) = 0;
   std::uint64_t pending_slots_ DFS_GUARDED_BY(mutex_) = 0;
   std::uint64_t promised_blocks_ DFS_GUARDED_BY(mutex_) = 0;
+  std::uint64_t live_blocks_ DFS_GUARDED_BY(mutex_) = 0;
   std::uint64_t degraded_chunks_ DFS_GUARDED_BY(mutex_) = 0;
   std::uint64_t slots_version_ DFS_GUARDED_BY(mutex_) = 1;
   std::uint32_t next_chunk_ DFS_GUARDED_BY(mutex_) = 1;

@@ -8,8 +8,8 @@
 namespace dynamicfs::extent {
 namespace {
 
-// Kept on every disk for metadata runs: 1.5 % of it, at least two slots, and at least room for the
-// next run to be as large as the current one. Together with the blocks kept for overwriting about
+// Kept on every disk for metadata runs: 1.5 % of it, at least two slots, and at least room to write
+// the largest thing that may have to be written, a merge of all runs. Together with the blocks kept for overwriting about
 // 2 %, a guess between ext4's 5 % and what tests of full pools turned out to need.
 constexpr std::uint64_t kRunReserveDivisor = 67;
 constexpr std::uint32_t kRunReserveSlotsMin = 2;
@@ -57,10 +57,11 @@ std::uint32_t Allocator::reserved_slots(DiskId disk) const {
   const std::uint32_t wanted =
       std::max({kRunReserveSlotsMin,
                 static_cast<std::uint32_t>(ceil_div(slots_.total(disk), kRunReserveDivisor)),
-                // A run may have grown by half a log, 1/128 of the volume, when it is next written.
-                space.run_slots + 2 + slots_.total(disk) / 128});
-  // What a run being written has taken was taken from the reserve.
-  return wanted > space.new_run_slots ? wanted - space.new_run_slots : 0;
+                // Beside that merge a checkpoint, of half a log: 1/128 of the volume.
+                static_cast<std::uint32_t>(space.run_slots.size()) + 2 + slots_.total(disk) / 128});
+  // What runs being written have taken was taken from the reserve.
+  const auto taken = static_cast<std::uint32_t>(space.new_run_slots.size());
+  return wanted > taken ? wanted - taken : 0;
 }
 
 // The disks that can take new chunks, with what they have for them. `with_pending`: as if
@@ -92,59 +93,83 @@ void Allocator::slots_changed() { ++slots_version_; }
 
 // Recovery.
 
-Result<void> Allocator::load(const ChunkPut& change) {
-  LockGuard lock(mutex_);
-  const Error invalid = error(Code::kFormatInvalid, change.chunk.raw);
+// A chunk that is not known yet takes its slots.
+Result<Chunk*> Allocator::add(const ChunkPut& change) {
   if (change.layout.kind != journal::Policy::Kind::kReplica) {
     return error(Code::kNotSupported, change.chunk.raw);
   }
   next_chunk_ = std::max(next_chunk_, change.chunk.raw + 1);
-  if (const Chunk* const known = chunks_.find(change.chunk)) {
-    if (known->layout == change.layout && known->places == change.places) return {};
-    return invalid;
-  }
   for (const Place& place : change.places) {
-    if (!slots_.take(place.disk, place.slot)) return invalid;
+    if (!slots_.take(place.disk, place.slot)) return error(Code::kFormatInvalid, change.chunk.raw);
   }
-  chunks_.add(change);
+  return &chunks_.add(change);
+}
+
+Result<void> Allocator::load(const ChunkState& state) {
+  LockGuard lock(mutex_);
+  Chunk& chunk = *TRY(add(state.put));
+  chunk.live = state.live;
+  chunk.live_count = static_cast<std::uint16_t>(state.live.count());
+  live_blocks_ += chunk.live_count;
   return {};
 }
 
-Result<void> Allocator::load(const ChunkRemove& change) {
+void Allocator::load_next_chunk(std::uint32_t id) {
   LockGuard lock(mutex_);
-  next_chunk_ = std::max(next_chunk_, change.chunk.raw + 1);
-  const Chunk* const chunk = chunks_.find(change.chunk);
-  if (chunk == nullptr) return error(Code::kFormatInvalid, change.chunk.raw);
-  for (const Place& place : chunk->places) slots_.give_back(place.disk, place.slot);
-  chunks_.erase(change.chunk);
-  return {};
+  next_chunk_ = std::max(next_chunk_, id);
 }
 
-void Allocator::keep_run(const journal::Manifest& manifest) {
+void Allocator::keep_run(std::span<const journal::RunCopy> copies) {
   LockGuard lock(mutex_);
-  for (const journal::RunCopy& copy : manifest.copies) {
+  for (const journal::RunCopy& copy : copies) {
     for (const SlotId slot : copy.slots) {
       if (!slots_.take(copy.disk, slot)) {
         log_error("slot {} of disk {} belongs to a metadata run and to something else", slot,
                   copy.disk);
         continue;
       }
-      ++disks_[copy.disk.raw].run_slots;
+      disks_[copy.disk.raw].run_slots.insert(slot);
     }
   }
   slots_changed();
 }
 
-Result<void> Allocator::note_live(ChunkId id, std::uint32_t block, std::uint32_t count) {
+Result<void> Allocator::replay(const ChunkPut& change) {
   LockGuard lock(mutex_);
-  Chunk* const chunk = chunks_.find(id);
-  if (chunk == nullptr || count == 0 || block + count > kSlotBlocks) {
-    return error(Code::kFormatInvalid, id.raw);
+  if (const Chunk* const known = chunks_.find(change.chunk)) {
+    if (known->layout == change.layout && known->places == change.places) return {};
+    return error(Code::kFormatInvalid, change.chunk.raw);
   }
-  const bool twice = chunk->used.next_set(block) < block + count;
-  if (twice) return error(Code::kFormatInvalid, id.raw);
-  chunk->used.set(block, count);
-  chunk->used_blocks = static_cast<std::uint16_t>(chunk->used_blocks + count);
+  touch(*TRY(add(change)));
+  return {};
+}
+
+Result<void> Allocator::replay(const ChunkRemove& change) {
+  LockGuard lock(mutex_);
+  next_chunk_ = std::max(next_chunk_, change.chunk.raw + 1);
+  Chunk* const chunk = chunks_.find(change.chunk);
+  if (chunk == nullptr || chunk->live_count != 0) {
+    return error(Code::kFormatInvalid, change.chunk.raw);
+  }
+  touch(*chunk);
+  for (const Place& place : chunk->places) slots_.give_back(place.disk, place.slot);
+  chunks_.erase(change.chunk);
+  return {};
+}
+
+Result<void> Allocator::note_live(std::span<const Piece> pieces) {
+  LockGuard lock(mutex_);
+  for (const Piece& piece : pieces) {
+    if (!set_live(piece)) return error(Code::kFormatInvalid, piece.chunk.raw);
+  }
+  return {};
+}
+
+Result<void> Allocator::note_dead(std::span<const Piece> pieces) {
+  LockGuard lock(mutex_);
+  for (const Piece& piece : pieces) {
+    if (!clear_live(piece)) return error(Code::kFormatInvalid, piece.chunk.raw);
+  }
   return {};
 }
 
@@ -154,6 +179,8 @@ void Allocator::start() {
     LockGuard lock(mutex_);
     started_ = true;
     chunks_.for_each([](Chunk& chunk) {
+      chunk.used = chunk.live;
+      chunk.used_blocks = chunk.live_count;
       // What was used before the mount is not known: taking a block counts as reuse.
       chunk.high_water = kSlotBlocks;
       chunk.cursor = 0;
@@ -188,7 +215,7 @@ void Allocator::judge(Chunk& chunk) {
   if (chunk.fillable) {
     layout.free_blocks += chunk.free_blocks();
     layout.pending_blocks += chunk.pending_blocks;
-    if (chunk.state == ChunkState::kSealed && chunk.free_blocks() > 0)
+    if (chunk.stage == ChunkStage::kSealed && chunk.free_blocks() > 0)
       layout.partial.push_back(chunk);
   }
 }
@@ -210,7 +237,7 @@ void Allocator::set_disks(std::shared_ptr<const PoolView> view, std::vector<Disk
     layout->overwrite_reserve_blocks = overwrite_reserve(layout->policy);
   }
   chunks_.for_each([&](Chunk& chunk) DFS_NO_THREAD_SAFETY_ANALYSIS {
-    if (chunk.state != ChunkState::kRemoved) judge(chunk);
+    if (chunk.stage != ChunkStage::kRemoved) judge(chunk);
   });
   for (const auto& layout : layouts_) {
     for (std::size_t i = 0; i < layout->lanes.size(); ++i) {
@@ -226,7 +253,7 @@ bool Allocator::has_elsewhere(DiskId disk) const {
   LockGuard lock(mutex_);
   bool elsewhere = true;
   chunks_.for_each([&](const Chunk& chunk) DFS_NO_THREAD_SAFETY_ANALYSIS {
-    if (!elsewhere || chunk.used_blocks == 0 || chunk.state == ChunkState::kRemoved) return;
+    if (!elsewhere || chunk.used_blocks == 0 || chunk.stage == ChunkStage::kRemoved) return;
     bool here = false;
     bool other = false;
     for (const Place& place : chunk.places) {
@@ -241,11 +268,39 @@ bool Allocator::has_elsewhere(DiskId disk) const {
 
 // Runs.
 
+std::vector<ChunkChange> Allocator::chunk_changes() {
+  LockGuard lock(mutex_);
+  std::erase_if(dirty_, [&](const auto& entry) { return eras_.is_clean(entry.second); });
+  // Of each chunk the latest era alone, so that checkpoints that fail do not make the list longer.
+  std::ranges::sort(dirty_, [](const auto& a, const auto& b) {
+    return a.first != b.first ? a.first < b.first : a.second > b.second;
+  });
+  const auto rest =
+      std::ranges::unique(dirty_, [](const auto& a, const auto& b) { return a.first == b.first; });
+  dirty_.erase(rest.begin(), rest.end());
+  std::vector<ChunkChange> changes;
+  changes.reserve(dirty_.size());
+  for (const auto& [id, era] : dirty_) {
+    ChunkChange& change = changes.emplace_back(ChunkChange{.chunk = id, .state = {}});
+    const Chunk* const chunk = chunks_.find(id);
+    if (chunk == nullptr || chunk->stage == ChunkStage::kRemoved) continue;
+    change.state =
+        ChunkState{.put = {.chunk = id, .layout = chunk->layout, .places = chunk->places},
+                   .live = chunk->live};
+  }
+  return changes;
+}
+
+std::uint32_t Allocator::next_chunk() const {
+  LockGuard lock(mutex_);
+  return next_chunk_;
+}
+
 std::optional<SlotId> Allocator::take_run_slot(DiskId disk) {
   LockGuard lock(mutex_);
   const std::optional<SlotId> slot = slots_.take_lowest(disk);
   if (slot) {
-    ++disks_[disk.raw].new_run_slots;
+    disks_[disk.raw].new_run_slots.insert(*slot);
     slots_changed();
   }
   return slot;
@@ -254,9 +309,8 @@ std::optional<SlotId> Allocator::take_run_slot(DiskId disk) {
 void Allocator::drop_run_slots(DiskId disk, std::span<const SlotId> slots) {
   LockGuard lock(mutex_);
   for (const SlotId slot : slots) {
+    DFS_ASSERT(disks_[disk.raw].new_run_slots.erase(slot) == 1);
     slots_.give_back(disk, slot);
-    DFS_ASSERT(disks_[disk.raw].new_run_slots > 0);
-    --disks_[disk.raw].new_run_slots;
   }
   slots_changed();
 }
@@ -266,14 +320,26 @@ void Allocator::hold_chunk_slots(Lsn lsn) {
   hold_ = lsn;
 }
 
-void Allocator::retire_run(const journal::Manifest& old, Lsn lsn) {
+void Allocator::adopt_run(std::span<const journal::RunCopy> copies) {
   LockGuard lock(mutex_);
-  for (const journal::RunCopy& copy : old.copies) {
+  for (const journal::RunCopy& copy : copies) {
     DiskSpace& space = disks_[copy.disk.raw];
     for (const SlotId slot : copy.slots) {
-      if (!slots_.is_taken(copy.disk, slot)) continue;  // keep_run() has complained
+      DFS_ASSERT(space.new_run_slots.erase(slot) == 1);
+      space.run_slots.insert(slot);
+    }
+  }
+  slots_changed();
+}
+
+void Allocator::retire_run(std::span<const journal::RunCopy> copies) {
+  LockGuard lock(mutex_);
+  for (const journal::RunCopy& copy : copies) {
+    DiskSpace& space = disks_[copy.disk.raw];
+    for (const SlotId slot : copy.slots) {
+      if (space.run_slots.erase(slot) == 0) continue;  // keep_run() has complained
       pending_.add({.kind = PendingEntry::Kind::kRunSlot,
-                    .lsn = lsn,
+                    .lsn = {},
                     .chunk = {},
                     .disk = copy.disk,
                     .slot = slot});
@@ -281,8 +347,6 @@ void Allocator::retire_run(const journal::Manifest& old, Lsn lsn) {
       ++pending_slots_;
     }
   }
-  // The run that was being written is the current one now.
-  for (DiskSpace& space : disks_) space.run_slots = std::exchange(space.new_run_slots, 0);
   slots_changed();
 }
 
@@ -297,6 +361,11 @@ std::vector<DiskId> Allocator::run_disks(std::size_t copies) const {
                        DFS_NO_THREAD_SAFETY_ANALYSIS { return slots_.free(a) > slots_.free(b); });
   if (disks.size() > copies) disks.resize(copies);
   return disks;
+}
+
+bool Allocator::is_crowded(DiskId disk) const {
+  LockGuard lock(mutex_);
+  return slots_.free(disk) < disks_[disk.raw].run_slots.size() + kRunReserveSlotsMin;
 }
 
 // Reports.
@@ -337,10 +406,25 @@ std::vector<ChunkPut> Allocator::chunks() const {
   std::vector<ChunkPut> out;
   out.reserve(chunks_.size());
   chunks_.for_each([&](const Chunk& chunk) {
-    if (chunk.state == ChunkState::kRemoved) return;
+    if (chunk.stage == ChunkStage::kRemoved) return;
     out.push_back({.chunk = chunk.id, .layout = chunk.layout, .places = chunk.places});
   });
   return out;
+}
+
+std::vector<std::pair<ChunkId, BlockBitmap>> Allocator::live() const {
+  LockGuard lock(mutex_);
+  std::vector<std::pair<ChunkId, BlockBitmap>> out;
+  out.reserve(chunks_.size());
+  chunks_.for_each([&](const Chunk& chunk) {
+    if (chunk.stage != ChunkStage::kRemoved) out.emplace_back(chunk.id, chunk.live);
+  });
+  return out;
+}
+
+std::uint64_t Allocator::live_blocks() const {
+  LockGuard lock(mutex_);
+  return live_blocks_;
 }
 
 }  // namespace dynamicfs::extent

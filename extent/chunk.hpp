@@ -6,36 +6,16 @@
 #include <atomic>
 #include <cstdint>
 #include <memory>
-#include <optional>
 #include <vector>
 
 #include "base/ids.hpp"
+#include "extent/block_bitmap.hpp"
 #include "extent/extent_format.hpp"
+#include "journal/era.hpp"
 
 namespace dynamicfs::extent {
 
-// One bit per block of a slot.
-class BlockBitmap {
- public:
-  bool test(std::uint32_t block) const { return (words_[block / 64] >> block % 64 & 1) != 0; }
-  // All of [first, first + count) must be clear, respectively set.
-  void set(std::uint32_t first, std::uint32_t count);
-  void clear(std::uint32_t first, std::uint32_t count);
-  // The first clear bit at or behind `from`; kSlotBlocks if there is none. The same for a set one.
-  std::uint32_t next_clear(std::uint32_t from) const { return next(from, ~std::uint64_t{0}); }
-  std::uint32_t next_set(std::uint32_t from) const { return next(from, 0); }
-  // The start of the first run of `count` clear bits within [from, to).
-  std::optional<std::uint32_t> find_clear_run(std::uint32_t from, std::uint32_t to,
-                                              std::uint32_t count) const;
-
- private:
-  std::uint32_t next(std::uint32_t from, std::uint64_t invert) const;
-  template <class F>
-  void each_word(std::uint32_t first, std::uint32_t count, F change);
-  std::array<std::uint64_t, kSlotBlocks / 64> words_{};
-};
-
-enum class ChunkState : std::uint8_t {
+enum class ChunkStage : std::uint8_t {
   kSealed,   // no write point uses it; may be in a list of chunks with room
   kOpen,     // a write point's
   kRemoved,  // its ChunkRemove is appended; the slots are pending
@@ -50,12 +30,15 @@ struct Chunk {
   std::vector<Place> places;
 
   // The allocator's, under its mutex.
-  BlockBitmap used;  // holds data, is being written, or is pending
+  BlockBitmap used;                         // holds data, is being written, or is pending
+  BlockBitmap live;                         // of the used: published mappings name them
+  std::uint64_t era = journal::kStoredEra;  // of the last change of `live`, or of its making
   std::uint16_t used_blocks = 0;
+  std::uint16_t live_count = 0;
   std::uint16_t pending_blocks = 0;  // of the used: freed, not yet to be reused (INV-3)
   std::uint16_t cursor = 0;          // where the last allocation ended
   std::uint16_t high_water = 0;      // blocks from here on have never been used
-  ChunkState state = ChunkState::kSealed;
+  ChunkStage stage = ChunkStage::kSealed;
   bool fillable = false;  // every place can be written and there are as many as there should be
   bool degraded = false;  // fewer readable places than its layout asks for
   bool empty_noted = false;
@@ -66,7 +49,8 @@ struct Chunk {
   std::uint32_t free_blocks() const {
     return static_cast<std::uint32_t>(kSlotBlocks) - used_blocks;
   }
-  std::uint32_t live_blocks() const {
+  // Live or being written.
+  std::uint32_t held_blocks() const {
     return used_blocks - static_cast<std::uint32_t>(pending_blocks);
   }
 };

@@ -17,8 +17,58 @@ void put_header(ByteWriter& out, ChangeType type, std::size_t body_bytes) {
   out.put(static_cast<std::uint32_t>(body_bytes));
 }
 
+void put_body(ByteWriter& out, const ChunkPut& change) {
+  out.put(change.chunk);
+  out.put(static_cast<std::uint8_t>(change.layout.kind));
+  out.put(change.layout.copies_or_data);
+  out.put(change.layout.parity);
+  DFS_ASSERT(std::in_range<std::uint8_t>(change.places.size()));
+  out.put(static_cast<std::uint8_t>(change.places.size()));
+  for (const Place& place : change.places) {
+    out.put(place.disk);
+    out.put(place.slot);
+  }
+}
+
+// Which blocks of a chunk are live.
+enum class LiveForm : std::uint8_t { kNone = 0, kAll = 1, kBitmap = 2 };
+
+LiveForm form_of(const BlockBitmap& live) {
+  if (live.is_clear(0, kSlotBlocks)) return LiveForm::kNone;
+  return live.is_set(0, kSlotBlocks) ? LiveForm::kAll : LiveForm::kBitmap;
+}
+
 bool in_file(FileBlock first, std::uint64_t count) {
   return count > 0 && first.raw < kFileBlocksEnd && count <= kFileBlocksEnd - first.raw;
+}
+
+// Leaves what follows it in `reader`.
+Result<ChunkPut> get_chunk_put(ByteReader& reader) {
+  ChunkPut put;
+  put.chunk = reader.get<ChunkId>();
+  const auto kind = reader.get<std::uint8_t>();
+  put.layout.copies_or_data = reader.get<std::uint8_t>();
+  put.layout.parity = reader.get<std::uint8_t>();
+  const std::size_t places = reader.get<std::uint8_t>();
+  if (!reader.ok() || reader.left() < places * 6) return Code::kFormatInvalid;
+  put.layout.kind = static_cast<journal::Policy::Kind>(kind);
+  const bool replica = put.layout.kind == journal::Policy::Kind::kReplica && put.layout.parity == 0;
+  const bool erasure = put.layout.kind == journal::Policy::Kind::kErasure && put.layout.parity > 0;
+  if (!replica && !erasure) return Code::kFormatInvalid;
+  if (put.layout.copies_or_data == 0 || put.layout.copies_or_data > journal::kDisksMax) {
+    return Code::kFormatInvalid;
+  }
+  if (put.chunk.raw == 0 || places == 0 || places > put.layout.width()) return Code::kFormatInvalid;
+  for (std::size_t i = 0; i < places; ++i) {
+    Place place;
+    place.disk = reader.get<DiskId>();
+    place.slot = reader.get<SlotId>();
+    const bool twice = std::any_of(put.places.begin(), put.places.end(),
+                                   [&](const Place& other) { return other.disk == place.disk; });
+    if (twice) return Code::kFormatInvalid;
+    put.places.push_back(place);
+  }
+  return put;
 }
 
 }  // namespace
@@ -58,21 +108,20 @@ void encode(ByteWriter& out, const ExtentReserve& change) {
 
 void encode(ByteWriter& out, const ChunkPut& change) {
   put_header(out, ChangeType::kChunkPut, 8 + change.places.size() * 6);
-  out.put(change.chunk);
-  out.put(static_cast<std::uint8_t>(change.layout.kind));
-  out.put(change.layout.copies_or_data);
-  out.put(change.layout.parity);
-  DFS_ASSERT(std::in_range<std::uint8_t>(change.places.size()));
-  out.put(static_cast<std::uint8_t>(change.places.size()));
-  for (const Place& place : change.places) {
-    out.put(place.disk);
-    out.put(place.slot);
-  }
+  put_body(out, change);
 }
 
 void encode(ByteWriter& out, const ChunkRemove& change) {
   put_header(out, ChangeType::kChunkRemove, 4);
   out.put(change.chunk);
+}
+
+void encode(ByteWriter& out, const ChunkState& state) {
+  put_body(out, state.put);
+  const LiveForm form = form_of(state.live);
+  out.put(static_cast<std::uint8_t>(form));
+  if (form != LiveForm::kBitmap) return;
+  for (const std::uint64_t word : state.live.words()) out.put(word);
 }
 
 Result<ExtentPut> decode_extent_put(std::span<const std::byte> body) {
@@ -131,30 +180,8 @@ Result<ExtentReserve> decode_extent_reserve(std::span<const std::byte> body) {
 
 Result<ChunkPut> decode_chunk_put(std::span<const std::byte> body) {
   ByteReader reader(body);
-  ChunkPut put;
-  put.chunk = reader.get<ChunkId>();
-  const auto kind = reader.get<std::uint8_t>();
-  put.layout.copies_or_data = reader.get<std::uint8_t>();
-  put.layout.parity = reader.get<std::uint8_t>();
-  const std::size_t places = reader.get<std::uint8_t>();
-  if (!reader.ok() || reader.left() != places * 6) return Code::kFormatInvalid;
-  put.layout.kind = static_cast<journal::Policy::Kind>(kind);
-  const bool replica = put.layout.kind == journal::Policy::Kind::kReplica && put.layout.parity == 0;
-  const bool erasure = put.layout.kind == journal::Policy::Kind::kErasure && put.layout.parity > 0;
-  if (!replica && !erasure) return Code::kFormatInvalid;
-  if (put.layout.copies_or_data == 0 || put.layout.copies_or_data > journal::kDisksMax) {
-    return Code::kFormatInvalid;
-  }
-  if (put.chunk.raw == 0 || places == 0 || places > put.layout.width()) return Code::kFormatInvalid;
-  for (std::size_t i = 0; i < places; ++i) {
-    Place place;
-    place.disk = reader.get<DiskId>();
-    place.slot = reader.get<SlotId>();
-    const bool twice = std::any_of(put.places.begin(), put.places.end(),
-                                   [&](const Place& other) { return other.disk == place.disk; });
-    if (twice) return Code::kFormatInvalid;
-    put.places.push_back(place);
-  }
+  ChunkPut put = TRY(get_chunk_put(reader));
+  if (!reader.at_end()) return Code::kFormatInvalid;
   return put;
 }
 
@@ -163,6 +190,21 @@ Result<ChunkRemove> decode_chunk_remove(std::span<const std::byte> body) {
   const ChunkRemove remove{.chunk = reader.get<ChunkId>()};
   if (!reader.ok() || !reader.at_end() || remove.chunk.raw == 0) return Code::kFormatInvalid;
   return remove;
+}
+
+Result<ChunkState> decode_chunk_state(std::span<const std::byte> value) {
+  ByteReader reader(value);
+  ChunkState state;
+  state.put = TRY(get_chunk_put(reader));
+  const auto form = static_cast<LiveForm>(reader.get<std::uint8_t>());
+  if (form == LiveForm::kAll) state.live.set(0, kSlotBlocks);
+  if (form == LiveForm::kBitmap) {
+    BlockBitmap::Words words;
+    for (std::uint64_t& word : words) word = reader.get<std::uint64_t>();
+    state.live = BlockBitmap{words};
+  }
+  if (!reader.ok() || !reader.at_end() || form != form_of(state.live)) return Code::kFormatInvalid;
+  return state;
 }
 
 }  // namespace dynamicfs::extent

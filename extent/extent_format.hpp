@@ -7,12 +7,14 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <vector>
 
 #include "base/bytes.hpp"
 #include "base/ids.hpp"
 #include "base/result.hpp"
+#include "extent/block_bitmap.hpp"
 #include "extent/extent_map.hpp"
 #include "journal/superblock.hpp"
 
@@ -64,6 +66,19 @@ struct ChunkRemove {
   ChunkId chunk;
 };
 
+// What a run has of a chunk: the blocks that mappings name, as of the run's LSN.
+struct ChunkState {
+  ChunkPut put;
+  BlockBitmap live;
+  bool operator==(const ChunkState&) const = default;
+};
+
+// A chunk that the next run has to write.
+struct ChunkChange {
+  ChunkId chunk;
+  std::optional<ChunkState> state;  // nothing: it was removed
+};
+
 // Each appends one whole change.
 void encode(ByteWriter& out, InodeId inode, FileBlock first, std::span<const Piece> pieces,
             std::span<const std::uint32_t> crcs);  // an ExtentPut, without a copy
@@ -72,11 +87,15 @@ void encode(ByteWriter& out, const ExtentReserve& change);
 void encode(ByteWriter& out, const ChunkPut& change);
 void encode(ByteWriter& out, const ChunkRemove& change);
 
+// Appends the value of a run's entry, which has no type and length.
+void encode(ByteWriter& out, const ChunkState& state);
+
 // `body` without type and length. kFormatInvalid for anything that encode() would not write.
 Result<ExtentPut> decode_extent_put(std::span<const std::byte> body);
 Result<ExtentClear> decode_extent_clear(std::span<const std::byte> body);
 Result<ExtentReserve> decode_extent_reserve(std::span<const std::byte> body);
 Result<ChunkPut> decode_chunk_put(std::span<const std::byte> body);
 Result<ChunkRemove> decode_chunk_remove(std::span<const std::byte> body);
+Result<ChunkState> decode_chunk_state(std::span<const std::byte> value);
 
 }  // namespace dynamicfs::extent

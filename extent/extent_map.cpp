@@ -3,9 +3,12 @@
 #include <algorithm>
 #include <cstdlib>
 #include <limits>
+#include <memory>
 #include <new>
+#include <utility>
 
 #include "base/assert.hpp"
+#include "base/mutex.hpp"
 #include "extent/window_node.hpp"
 
 namespace dynamicfs::extent {
@@ -103,6 +106,16 @@ void free_part(const WindowNode* node, const Part& part, Freed& freed) {
   });
 }
 
+// Wraps around on purpose; an overwrite leaves most counters as they are.
+void move_counter(std::atomic<std::uint64_t>& total, std::uint64_t from, std::uint64_t to) {
+  if (from != to) total.fetch_add(to - from, std::memory_order_relaxed);
+}
+
+void sort_unique(std::vector<std::uint64_t>& windows) {
+  std::sort(windows.begin(), windows.end());
+  windows.erase(std::unique(windows.begin(), windows.end()), windows.end());
+}
+
 }  // namespace
 
 // One level of the tree: 32 or 512 children. At the lowest level they are WindowNode*, else Inner*.
@@ -138,16 +151,21 @@ struct FileMap::Inner {
 };
 
 struct FileMap::Spread {
+  explicit Spread(Gauge& all_bytes_in) : all_bytes(all_bytes_in) {}
+
   // The topmost Inner, with the height in its low bits.
   std::atomic<std::uintptr_t> top;
   // Changes over several windows, begun and finished. While they differ, or when `begun` has moved,
   // a reader of several windows may see such a change half done.
   std::atomic<std::uint64_t> begun{0};
   std::atomic<std::uint64_t> finished{0};
-  std::atomic<std::uint64_t> data_blocks{0};
-  std::atomic<std::uint64_t> reserved_blocks{0};
   std::atomic<std::uint64_t> extents{0};
   std::atomic<std::uint64_t> bytes{0};
+  Gauge& all_bytes;
+  // Every window that is not clean; and some that are, until for_each_dirty() takes them out. One
+  // that is changed again before that is here twice.
+  mutable Mutex dirty_mutex;
+  std::vector<std::uint64_t> dirty DFS_GUARDED_BY(dirty_mutex);
 
   static std::uintptr_t tagged(Inner* inner, unsigned height) {
     return reinterpret_cast<std::uintptr_t>(inner) | height;
@@ -176,7 +194,7 @@ struct FileMap::Spread {
       Inner* const above = Inner::create(level);
       above->slot(0).store(inner(now), std::memory_order_relaxed);
       if (top.compare_exchange_strong(now, tagged(above, level + 1), std::memory_order_acq_rel)) {
-        bytes.fetch_add(Inner::bytes(level), std::memory_order_relaxed);
+        add_bytes(Inner::bytes(level));
         now = tagged(above, level + 1);
       } else {
         std::free(above);  // somebody else was first; `now` is theirs
@@ -189,7 +207,7 @@ struct FileMap::Spread {
       if (child == nullptr) {
         Inner* const fresh = Inner::create(level - 1);
         if (slot.compare_exchange_strong(child, fresh, std::memory_order_acq_rel)) {
-          bytes.fetch_add(Inner::bytes(level - 1), std::memory_order_relaxed);
+          add_bytes(Inner::bytes(level - 1));
           child = fresh;
         } else {
           std::free(fresh);
@@ -200,17 +218,51 @@ struct FileMap::Spread {
     return at->slot(Inner::index(window, 0));
   }
 
+  void add_bytes(std::uint64_t count) {
+    bytes.fetch_add(count, std::memory_order_relaxed);
+    all_bytes.add(static_cast<std::int64_t>(count));
+  }
   void count(const WindowNode* old, const WindowNode* fresh) {
-    const auto move = [](std::atomic<std::uint64_t>& total, std::uint64_t from, std::uint64_t to) {
-      // Wraps around on purpose; an overwrite leaves most of them as they are.
-      if (from != to) total.fetch_add(to - from, std::memory_order_relaxed);
-    };
     const WindowNode::Counts before = WindowNode::counts(old);
     const WindowNode::Counts after = WindowNode::counts(fresh);
-    move(data_blocks, before.data_blocks, after.data_blocks);
-    move(reserved_blocks, before.reserved_blocks, after.reserved_blocks);
-    move(extents, before.extents, after.extents);
-    move(bytes, before.bytes, after.bytes);
+    move_counter(extents, before.extents, after.extents);
+    move_counter(bytes, before.bytes, after.bytes);
+  }
+
+  // Removes the windows for which drop(node) is true, with the inner nodes that become empty, and
+  // returns true if nothing is left below; `at` itself is the caller's. Nobody else may look.
+  template <class F>
+  bool prune(Inner* at, unsigned level, F drop) {
+    bool empty = true;
+    for (std::size_t i = 0; i < std::size_t{1} << level_bits(level); ++i) {
+      Slot& slot = at->slot(i);
+      void* const child = slot.load(std::memory_order_relaxed);
+      if (child == nullptr) continue;
+      if (level == 0 ? !drop(static_cast<const WindowNode*>(child))
+                     : !prune(static_cast<Inner*>(child), level - 1, drop)) {
+        empty = false;
+        continue;
+      }
+      slot.store(nullptr, std::memory_order_relaxed);
+      if (level == 0) {
+        count(static_cast<const WindowNode*>(child), nullptr);
+        WindowNode::destroy(static_cast<const WindowNode*>(child));
+      } else {
+        bytes.fetch_sub(Inner::bytes(level - 1), std::memory_order_relaxed);
+        std::free(child);
+      }
+    }
+    return empty;
+  }
+
+  void note_dirty(std::uint64_t window) {
+    LockGuard lock(dirty_mutex);
+    // A window that is filled and cleared in turns must not fill the list.
+    if (dirty.size() == dirty.capacity()) {
+      sort_unique(dirty);
+      dirty.reserve(std::max<std::size_t>(8, 2 * dirty.size()));
+    }
+    dirty.push_back(window);
   }
 };
 
@@ -230,19 +282,30 @@ class FileMap::ChangeOfSeveral {
   Spread* spread_;
 };
 
-FileMap::FileMap(EpochTracker& memory) : memory_(memory) {}
+FileMap::FileMap(MapContext& context) : context_(context) {}
+
+FileMap::FileMap(MapContext& context, Stored stored)
+    : context_(context),
+      data_blocks_(stored.data_blocks),
+      reserved_blocks_(stored.reserved_blocks),
+      stored_(true) {}
 
 FileMap::~FileMap() {
   const std::uintptr_t root = root_.load(std::memory_order_acquire);
+  context_.bytes.add(-static_cast<std::int64_t>(memory_bytes() - sizeof *this));
   if ((root & kSpreadTag) == 0) {
     WindowNode::destroy(reinterpret_cast<WindowNode*>(root));
     return;
   }
-  Spread* const tree = spread();
+  const std::unique_ptr<Spread> tree(spread());
   const std::uintptr_t top = tree->top.load(std::memory_order_acquire);
   Inner::destroy(Spread::inner(top), Spread::height(top) - 1);
-  tree->~Spread();
-  std::free(tree);
+}
+
+void FileMap::set_stored() {
+  if (is_stored()) return;
+  set_whole();
+  stored_.store(true, std::memory_order_release);
 }
 
 FileMap::Spread* FileMap::spread() const {
@@ -254,27 +317,27 @@ FileMap::Spread* FileMap::spread() const {
 // its node meanwhile: whichever compare-and-swap of root_ comes second sees the first.
 FileMap::Spread& FileMap::make_spread() {
   if (Spread* const present = spread()) return *present;
-  void* const memory = std::malloc(sizeof(Spread));
-  if (memory == nullptr) throw std::bad_alloc();
-  auto* const fresh = ::new (memory) Spread;
+  auto fresh = std::make_unique<Spread>(context_.bytes);
   Inner* const leaf = Inner::create(0);
   fresh->top.store(Spread::tagged(leaf, 1), std::memory_order_relaxed);
+  fresh->note_dirty(0);  // or it is found to be clean
+  const std::uint64_t tree_bytes = sizeof(Spread) + Inner::bytes(0);
+  const EpochTracker::Pin pin = context_.memory.pin();
   std::uintptr_t root = root_.load(std::memory_order_acquire);
   while ((root & kSpreadTag) == 0) {
     auto* const node = reinterpret_cast<WindowNode*>(root);
     const WindowNode::Counts counts = WindowNode::counts(node);
     leaf->slot(0).store(node, std::memory_order_relaxed);
-    fresh->data_blocks.store(counts.data_blocks, std::memory_order_relaxed);
-    fresh->reserved_blocks.store(counts.reserved_blocks, std::memory_order_relaxed);
     fresh->extents.store(counts.extents, std::memory_order_relaxed);
-    fresh->bytes.store(sizeof(Spread) + Inner::bytes(0) + counts.bytes, std::memory_order_relaxed);
-    if (root_.compare_exchange_strong(root, reinterpret_cast<std::uintptr_t>(fresh) | kSpreadTag,
+    fresh->bytes.store(tree_bytes + counts.bytes, std::memory_order_relaxed);
+    if (root_.compare_exchange_strong(root,
+                                      reinterpret_cast<std::uintptr_t>(fresh.get()) | kSpreadTag,
                                       std::memory_order_acq_rel)) {
-      return *fresh;
+      context_.bytes.add(static_cast<std::int64_t>(tree_bytes));
+      return *fresh.release();
     }
   }
   std::free(leaf);
-  std::free(fresh);
   return *spread();
 }
 
@@ -288,34 +351,93 @@ const WindowNode* FileMap::load(std::uint64_t window) const {
                          : nullptr;
 }
 
-void FileMap::publish(std::uint64_t window, const WindowNode* old, WindowNode* fresh) {
-  if (old == fresh) return;  // both nullptr
-  const auto retire_old = [&] {
-    if (old != nullptr) memory_.retire(const_cast<WindowNode*>(old), WindowNode::counts(old).bytes);
+bool FileMap::is_dirty(const WindowNode* node) const {
+  return node != nullptr && !context_.eras.is_clean(node->era());
+}
+
+std::optional<WindowId> FileMap::absent(FileBlock first, std::uint64_t count) const {
+  const std::uint64_t end = range_end(first, count);
+  if (is_whole() || first.raw >= end) return std::nullopt;
+  const std::uint64_t window_last = window_of(end - 1);
+  for (std::uint64_t window = window_of(first.raw); window <= window_last; ++window) {
+    if (load(window) == nullptr) return WindowId{window};
+  }
+  return std::nullopt;
+}
+
+// `old` is what the builder began with. Beside us nobody replaces anything, but somebody who looked
+// the window up before the map was known to be whole may note that it is a hole.
+void FileMap::publish(std::uint64_t window, const WindowNode* old, const WindowBuilder& builder) {
+  DFS_ASSERT(old != nullptr || is_whole());  // what the runs have would be lost
+  WindowNode* const fresh =
+      builder.is_hole() && !is_stored()
+          ? nullptr
+          : builder.build(context_.eras.current.load(std::memory_order_acquire));
+  const auto finish = [&] {
+    const WindowNode::Counts before = WindowNode::counts(old);
+    const WindowNode::Counts after = WindowNode::counts(fresh);
+    move_counter(data_blocks_, before.data_blocks, after.data_blocks);
+    move_counter(reserved_blocks_, before.reserved_blocks, after.reserved_blocks);
+    if (before.bytes != after.bytes) {
+      context_.bytes.add(std::int64_t{after.bytes} - std::int64_t{before.bytes});
+    }
+    if (old != nullptr) context_.memory.retire(const_cast<WindowNode*>(old), before.bytes);
+  };
+  const auto take = [&](const WindowNode* before) {
+    DFS_ASSERT(before == old || (old == nullptr && before->is_hole()));
+    old = before;
   };
   if (window == 0 && spread() == nullptr) {
     auto expected = reinterpret_cast<std::uintptr_t>(old);
-    if (root_.compare_exchange_strong(expected, reinterpret_cast<std::uintptr_t>(fresh),
-                                      std::memory_order_acq_rel)) {
-      retire_old();
-      return;
+    while ((expected & kSpreadTag) == 0) {
+      take(reinterpret_cast<const WindowNode*>(expected));
+      if (root_.compare_exchange_strong(expected, reinterpret_cast<std::uintptr_t>(fresh),
+                                        std::memory_order_acq_rel)) {
+        finish();
+        return;
+      }
     }
-    DFS_ASSERT((expected & kSpreadTag) != 0);  // nobody else changes window 0
   }
   Spread& tree = make_spread();
   Slot& slot = tree.make(window);
+  // A dirty window is in the list already.
+  if (fresh != nullptr && !is_dirty(old)) tree.note_dirty(window);
   {
     // A window that becomes empty looks to a reader of several windows as if it had never been
     // filled, so the emptying is announced like a change of several.
-    const ChangeOfSeveral announced(fresh == nullptr ? &tree : nullptr);
-    const void* const before = slot.exchange(fresh, std::memory_order_acq_rel);
-    DFS_ASSERT(before == old);
+    const ChangeOfSeveral announced(builder.is_hole() ? &tree : nullptr);
+    take(static_cast<const WindowNode*>(slot.exchange(fresh, std::memory_order_acq_rel)));
   }
   tree.count(old, fresh);
-  retire_old();
+  finish();
 }
 
-// The first window at or behind `from` that is not empty, nullptr if there is none. Inside a pin.
+// Puts a node from the runs where none is, or destroys it.
+void FileMap::add_stored(std::uint64_t window, WindowNode* node) {
+  const auto bytes = std::int64_t{WindowNode::counts(node).bytes};
+  if (window == 0 && spread() == nullptr) {
+    std::uintptr_t expected = 0;
+    if (root_.compare_exchange_strong(expected, reinterpret_cast<std::uintptr_t>(node),
+                                      std::memory_order_acq_rel)) {
+      context_.bytes.add(bytes);
+      return;
+    }
+    if ((expected & kSpreadTag) == 0) {
+      WindowNode::destroy(node);
+      return;
+    }
+  }
+  Spread& tree = make_spread();
+  void* expected = nullptr;
+  if (!tree.make(window).compare_exchange_strong(expected, node, std::memory_order_acq_rel)) {
+    WindowNode::destroy(node);
+    return;
+  }
+  tree.count(nullptr, node);
+  context_.bytes.add(bytes);
+}
+
+// The first window at or behind `from` that is in memory, nullptr if there is none. Inside a pin.
 const WindowNode* FileMap::next_window(std::uint64_t from, std::uint64_t* found) const {
   Spread* const tree = spread();
   if (tree == nullptr) {
@@ -351,7 +473,7 @@ const WindowNode* FileMap::next_window(std::uint64_t from, std::uint64_t* found)
   return nullptr;
 }
 
-// Calls each(node, part) for the windows with something in [first, end). Inside a pin.
+// Calls each(node, part) for the windows in memory with a part in [first, end). Inside a pin.
 template <class F>
 void FileMap::for_nodes(FileBlock first, std::uint64_t end, F each) const {
   if (first.raw >= end) return;
@@ -369,7 +491,7 @@ void FileMap::for_nodes(FileBlock first, std::uint64_t end, F each) const {
 }
 
 void FileMap::snapshot(FileBlock first, std::uint64_t count, MappingSet& out) const {
-  const EpochTracker::Pin pin = memory_.pin();
+  const EpochTracker::Pin pin = context_.memory.pin();
   for_nodes(first, range_end(first, count),
             [&](const WindowNode* node, const Part& part) { append(node, part, out); });
 }
@@ -381,7 +503,7 @@ bool FileMap::try_snapshot(FileBlock first, std::uint64_t count, MappingSet& out
   if (first.raw >= end) return true;
   const std::uint64_t window_first = window_of(first.raw);
   const std::uint64_t window_last = window_of(end - 1);
-  const EpochTracker::Pin pin = memory_.pin();
+  const EpochTracker::Pin pin = context_.memory.pin();
   if (window_first == window_last) {
     append(load(window_first), part_of(window_first, first.raw, end), out);
     return true;
@@ -419,7 +541,7 @@ bool FileMap::try_snapshot(FileBlock first, std::uint64_t count, MappingSet& out
 
 bool FileMap::unchanged(FileBlock first, std::uint64_t count, const MappingSet& seen) const {
   const std::uint64_t end = range_end(first, count);
-  const EpochTracker::Pin pin = memory_.pin();
+  const EpochTracker::Pin pin = context_.memory.pin();
   auto next = std::find_if(seen.mappings.begin(), seen.mappings.end(), [&](const Mapping& mapping) {
     return mapping.first.raw + mapping.count > first.raw;
   });
@@ -445,7 +567,7 @@ bool FileMap::unchanged(FileBlock first, std::uint64_t count, const MappingSet& 
 }
 
 std::optional<FileBlock> FileMap::next_data(FileBlock from) const {
-  const EpochTracker::Pin pin = memory_.pin();
+  const EpochTracker::Pin pin = context_.memory.pin();
   std::uint64_t window = window_of(from.raw);
   while (const WindowNode* const node = next_window(window, &window)) {
     std::optional<FileBlock> found;
@@ -460,7 +582,7 @@ std::optional<FileBlock> FileMap::next_data(FileBlock from) const {
 }
 
 FileBlock FileMap::next_hole(FileBlock from) const {
-  const EpochTracker::Pin pin = memory_.pin();
+  const EpochTracker::Pin pin = context_.memory.pin();
   FileBlock at = from;
   while (at.raw < kFileBlocksEnd) {
     const std::uint64_t window = window_of(at.raw);
@@ -508,7 +630,7 @@ void FileMap::put(FileBlock first, std::span<const Piece> pieces,
     }
     builder.copy(old, part.to, kWindowBlocks);
     free_part(old, part, freed);
-    publish(window, old, builder.build());
+    publish(window, old, builder);
   }
   DFS_ASSERT(piece == pieces.size());
 }
@@ -540,7 +662,7 @@ std::uint64_t FileMap::reserve(FileBlock first, std::uint64_t count, Generation 
     fill_to(part.to);
     if (reserved == reserved_before) continue;
     builder.copy(old, part.to, kWindowBlocks);
-    publish(window, old, builder.build());
+    publish(window, old, builder);
   }
   return reserved;
 }
@@ -555,16 +677,18 @@ void FileMap::clear(FileBlock first, std::uint64_t count, Freed& freed) {
     const WindowNode* old = nullptr;
     {
       // The way down may lead past windows of others; the window found is ours.
-      const EpochTracker::Pin pin = memory_.pin();
+      const EpochTracker::Pin pin = context_.memory.pin();
       old = next_window(window, &window);
     }
     if (old == nullptr || window > window_last) break;
-    const Part part = part_of(window, first.raw, end);
-    WindowBuilder builder;
-    builder.copy(old, 0, part.from);
-    builder.copy(old, part.to, kWindowBlocks);
-    free_part(old, part, freed);
-    publish(window, old, builder.build());
+    if (!old->is_hole()) {
+      const Part part = part_of(window, first.raw, end);
+      WindowBuilder builder;
+      builder.copy(old, 0, part.from);
+      builder.copy(old, part.to, kWindowBlocks);
+      free_part(old, part, freed);
+      publish(window, old, builder);
+    }
     ++window;
   }
 }
@@ -573,7 +697,7 @@ std::uint64_t FileMap::holes(FileBlock first, std::uint64_t count) const {
   const std::uint64_t end = range_end(first, count);
   if (first.raw >= end) return 0;
   std::uint64_t mapped = 0;
-  const EpochTracker::Pin pin = memory_.pin();
+  const EpochTracker::Pin pin = context_.memory.pin();
   for_nodes(first, end, [&](const WindowNode* node, const Part& part) {
     visit(node, part,
           [&](const Mapping& mapping, const std::uint32_t*) { mapped += mapping.count; });
@@ -581,32 +705,63 @@ std::uint64_t FileMap::holes(FileBlock first, std::uint64_t count) const {
   return end - first.raw - mapped;
 }
 
-std::uint64_t FileMap::data_blocks() const {
-  const EpochTracker::Pin pin = memory_.pin();
-  const Spread* const tree = spread();
-  return tree != nullptr ? tree->data_blocks.load(std::memory_order_relaxed)
-                         : WindowNode::counts(load(0)).data_blocks;
-}
-
-std::uint64_t FileMap::reserved_blocks() const {
-  const EpochTracker::Pin pin = memory_.pin();
-  const Spread* const tree = spread();
-  return tree != nullptr ? tree->reserved_blocks.load(std::memory_order_relaxed)
-                         : WindowNode::counts(load(0)).reserved_blocks;
-}
-
 std::uint64_t FileMap::extents() const {
-  const EpochTracker::Pin pin = memory_.pin();
+  const EpochTracker::Pin pin = context_.memory.pin();
   const Spread* const tree = spread();
   return tree != nullptr ? tree->extents.load(std::memory_order_relaxed)
                          : WindowNode::counts(load(0)).extents;
 }
 
 std::uint64_t FileMap::memory_bytes() const {
-  const EpochTracker::Pin pin = memory_.pin();
+  const EpochTracker::Pin pin = context_.memory.pin();
   const Spread* const tree = spread();
   return sizeof *this + (tree != nullptr ? tree->bytes.load(std::memory_order_relaxed)
                                          : WindowNode::counts(load(0)).bytes);
+}
+
+Result<void> FileMap::load_window(WindowId window, std::span<const std::byte> encoded) {
+  if (window.raw >= kFileBlocksEnd / kWindowBlocks) {
+    return error(Code::kFormatInvalid, window.raw);
+  }
+  if (load(window.raw) == nullptr) add_stored(window.raw, TRY(decode_window(encoded)));
+  return {};
+}
+
+void FileMap::note_hole(WindowId window) {
+  if (load(window.raw) != nullptr) return;
+  WindowBuilder empty;
+  add_stored(window.raw, empty.build(journal::kStoredEra));
+}
+
+void FileMap::for_each_dirty(
+    const std::function<void(WindowId, std::optional<std::span<const std::byte>>)>& each) {
+  std::vector<std::uint64_t> windows{0};
+  if (Spread* const tree = spread()) {
+    LockGuard lock(tree->dirty_mutex);
+    sort_unique(tree->dirty);
+    std::erase_if(tree->dirty, [&](std::uint64_t window) { return !is_dirty(load(window)); });
+    windows = tree->dirty;
+  }
+  Bytes encoded;
+  for (const std::uint64_t window : windows) {
+    const WindowNode* const node = load(window);
+    if (!is_dirty(node)) continue;
+    if (node->is_hole()) {
+      each(WindowId{window}, std::nullopt);
+      continue;
+    }
+    encoded.clear();
+    encode_window(*node, encoded);
+    each(WindowId{window}, encoded);
+  }
+}
+
+bool FileMap::has_dirty() const {
+  Spread* const tree = spread();
+  if (tree == nullptr) return is_dirty(load(0));
+  LockGuard lock(tree->dirty_mutex);
+  return std::ranges::any_of(tree->dirty,
+                             [&](std::uint64_t window) { return is_dirty(load(window)); });
 }
 
 void FileMap::for_each_window(
@@ -614,20 +769,35 @@ void FileMap::for_each_window(
   Bytes encoded;
   std::uint64_t window = 0;
   while (const WindowNode* const node = next_window(window, &window)) {
-    encoded.clear();
-    encode_window(*node, encoded);
-    each(WindowId{window}, encoded);
+    if (!node->is_hole()) {
+      encoded.clear();
+      encode_window(*node, encoded);
+      each(WindowId{window}, encoded);
+    }
     ++window;
   }
 }
 
-Result<void> FileMap::load_window(WindowId window, std::span<const std::byte> encoded) {
-  if (window.raw >= kFileBlocksEnd / kWindowBlocks || load(window.raw) != nullptr) {
-    return error(Code::kFormatInvalid, window.raw);
+std::uint64_t FileMap::drop_clean() {
+  if (!is_stored()) return 0;
+  whole_.store(false, std::memory_order_release);
+  const std::uint64_t before = memory_bytes();
+  if (Spread* const tree = spread()) {
+    const std::uintptr_t top = tree->top.load(std::memory_order_acquire);
+    const bool empty = tree->prune(Spread::inner(top), Spread::height(top) - 1,
+                                   [&](const WindowNode* node) { return !is_dirty(node); });
+    if (empty) {
+      std::free(Spread::inner(top));
+      std::unique_ptr<Spread>(tree).reset();
+      root_.store(0, std::memory_order_release);
+    }
+  } else if (const WindowNode* const node = load(0); node != nullptr && !is_dirty(node)) {
+    WindowNode::destroy(node);
+    root_.store(0, std::memory_order_release);
   }
-  WindowNode* const node = TRY(decode_window(encoded));
-  publish(window.raw, nullptr, node);
-  return {};
+  const std::uint64_t freed = before - memory_bytes();
+  context_.bytes.add(-static_cast<std::int64_t>(freed));
+  return freed;
 }
 
 void FileMap::for_each(const std::function<void(const Mapping&)>& each) const {

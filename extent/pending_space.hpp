@@ -35,7 +35,14 @@ struct PendingEntry {
 
 class PendingSpace {
  public:
-  void add(const PendingEntry& entry) { uncovered_.push_back(entry); }
+  // LSN 0 is covered at any time.
+  void add(const PendingEntry& entry) {
+    if (entry.lsn.raw == 0) {
+      uncovered_.push_front(entry);
+    } else {
+      uncovered_.push_back(entry);
+    }
+  }
   // Moves everything on as far as it may go; returns what is free now. Blocks of chunks that are
   // gone from `chunks` went with them and are dropped.
   // Slots of chunks that were removed behind `hold` stay: a run that is being written names them.

@@ -18,11 +18,13 @@ constexpr Duration kFullFor = std::chrono::seconds{60};
 
 }  // namespace
 
-Store::Impl::Impl(Executor& executor_in, journal::Pool& pool_in, journal::ChangeGate& gate_in)
+Store::Impl::Impl(Executor& executor_in, journal::Pool& pool_in, journal::ChangeGate& gate_in,
+                  journal::Eras& eras)
     : executor(executor_in),
       pool(pool_in),
       gate(gate_in),
-      allocator(chunks, reads, metrics),
+      maps(eras),
+      allocator(chunks, reads, metrics, eras),
       hedges(executor_in),
       reclaiming(executor_in),
       view(look_at(pool_in)) {
@@ -95,26 +97,36 @@ void Store::Impl::note_host_full(DiskId disk) {
   allocator.set_disks(view, left_alone());
 }
 
-Store::Store(Executor& executor, journal::Pool& pool, journal::ChangeGate& gate)
-    : impl_(std::make_unique<Impl>(executor, pool, gate)) {}
+Store::Store(Executor& executor, journal::Pool& pool, journal::ChangeGate& gate,
+             journal::Eras& eras)
+    : impl_(std::make_unique<Impl>(executor, pool, gate, eras)) {}
 
 Store::~Store() = default;
 
 // Recovery.
 
-Result<void> Store::replay(const ChunkPut& change) { return impl_->allocator.load(change); }
+Result<void> Store::load(const ChunkState& state) { return impl_->allocator.load(state); }
 
-Result<void> Store::replay(const ChunkRemove& change) { return impl_->allocator.load(change); }
+void Store::load_next_chunk(std::uint32_t id) { impl_->allocator.load_next_chunk(id); }
+
+Result<void> Store::replay(const ChunkPut& change) { return impl_->allocator.replay(change); }
+
+Result<void> Store::replay(const ChunkRemove& change) { return impl_->allocator.replay(change); }
+
+Result<void> Store::note_live(std::span<const Piece> pieces) {
+  return impl_->allocator.note_live(pieces);
+}
+
+Result<void> Store::note_dead(std::span<const Piece> pieces) {
+  return impl_->allocator.note_dead(pieces);
+}
 
 Task<std::optional<std::size_t>> Store::first_missing(Claims claims) {
   return impl_->first_missing(std::move(claims));
 }
 
-void Store::keep_run(const journal::Manifest& manifest) { impl_->allocator.keep_run(manifest); }
-
-Result<void> Store::note_live(const Mapping& mapping) {
-  DFS_ASSERT(mapping.kind == MappingKind::kData);
-  return impl_->allocator.note_live(mapping.chunk, mapping.block, mapping.count);
+void Store::keep_run(std::span<const journal::RunCopy> copies) {
+  impl_->allocator.keep_run(copies);
 }
 
 void Store::note_reserved(std::uint64_t blocks) { impl_->allocator.note_promised(blocks); }
@@ -137,6 +149,8 @@ Task<Result<Written>> Store::write(WriteHint hint, std::span<const std::byte> da
 }
 
 void Store::discard(const Written& written) { impl_->allocator.discard(written.pieces); }
+
+void Store::publish(const Written& written) { impl_->allocator.publish(written.pieces); }
 
 void Store::free(const Freed& freed, Lsn lsn) {
   if (!freed.pieces.empty()) impl_->allocator.free(freed.pieces, lsn);
@@ -165,7 +179,7 @@ void Store::on_unrecoverable(std::function<void(InodeId, FileBlock)> listener) {
 }
 
 ExtentLocks& Store::locks() { return impl_->locks; }
-EpochTracker& Store::memory_epochs() { return impl_->memory; }
+MapContext& Store::map_context() { return impl_->maps; }
 
 // Housekeeping and checkpoint.
 
@@ -191,6 +205,14 @@ const StoreMetrics& Store::metrics() const { return impl_->metrics; }
 
 std::vector<ChunkPut> Store::chunks() const { return impl_->allocator.chunks(); }
 
+std::vector<ChunkChange> Store::chunk_changes() { return impl_->allocator.chunk_changes(); }
+
+std::uint32_t Store::next_chunk() const { return impl_->allocator.next_chunk(); }
+
+std::vector<std::pair<ChunkId, BlockBitmap>> Store::live() const { return impl_->allocator.live(); }
+
+std::uint64_t Store::live_blocks() const { return impl_->allocator.live_blocks(); }
+
 std::optional<SlotId> Store::take_run_slot(DiskId disk) {
   return impl_->allocator.take_run_slot(disk);
 }
@@ -202,8 +224,16 @@ void Store::drop_run_slots(DiskId disk, std::span<const SlotId> slots) {
 void Store::hold_chunk_slots(Lsn lsn) { impl_->allocator.hold_chunk_slots(lsn); }
 void Store::release_chunk_slots() { impl_->allocator.hold_chunk_slots(Lsn{~std::uint64_t{0}}); }
 
-void Store::retire_run(const journal::Manifest& old) {
-  impl_->allocator.retire_run(old, impl_->journal->appended());
+void Store::adopt_run(std::span<const journal::RunCopy> copies) {
+  impl_->allocator.adopt_run(copies);
+}
+
+void Store::retire_run(std::span<const journal::RunCopy> copies) {
+  impl_->allocator.retire_run(copies);
+}
+
+void Store::release_pending() {
+  if (impl_->journal != nullptr) impl_->allocator.advance(impl_->journal->covered());
 }
 
 void Store::note_full(DiskId disk) { impl_->note_host_full(disk); }
@@ -226,6 +256,8 @@ std::vector<DiskId> Store::full_disks() const {
   }
   return full;
 }
+
+bool Store::is_crowded(DiskId disk) const { return impl_->allocator.is_crowded(disk); }
 
 std::vector<DiskId> Store::run_disks(std::size_t copies) const {
   impl_->look();

@@ -28,12 +28,12 @@
 #include "base/executor.hpp"
 #include "base/metrics.hpp"
 #include "base/result.hpp"
-#include "extent/epoch.hpp"
 #include "extent/extent_format.hpp"
 #include "extent/extent_lock.hpp"
 #include "extent/extent_map.hpp"
 #include "extent/store_metrics.hpp"
 #include "journal/change_gate.hpp"
+#include "journal/era.hpp"
 #include "journal/journal.hpp"
 #include "journal/pool.hpp"
 #include "journal/run.hpp"
@@ -83,25 +83,33 @@ struct Claims {
 
 class Store final : public journal::SlotSource {
  public:
-  // Recovery comes first: load and replay chunks and mappings, then start().
-  Store(Executor& executor, journal::Pool& pool, journal::ChangeGate& gate);
+  // Recovery comes first: load and replay chunks and mappings, then start(). `eras` outlives the
+  // store.
+  Store(Executor& executor, journal::Pool& pool, journal::ChangeGate& gate, journal::Eras& eras);
   ~Store() override;
 
-  // Recovery: one thread, before start().
+  // Recovery: one thread, before start(). First what the runs have, then the records behind them.
 
+  // A chunk as a run has it. kFormatInvalid (detail: the chunk): a slot of it does not exist or is
+  // another's. kNotSupported (likewise): erasure coding.
+  Result<void> load(const ChunkState& state);
+  // Ids of chunks below this one are not given out.
+  void load_next_chunk(std::uint32_t id);
   Result<void> replay(const ChunkPut& change);
+  // kFormatInvalid (detail: the chunk) if it is unknown or has live blocks.
   Result<void> replay(const ChunkRemove& change);
+  // Data that a replayed record maps, respectively replaces or clears. kFormatInvalid (detail: the
+  // chunk): unknown chunk, block out of range, live twice, respectively dead twice.
+  Result<void> note_live(std::span<const Piece> pieces);
+  Result<void> note_dead(std::span<const Piece> pieces);
   // The first record whose data is not there: no copy is right, and one that could be read is wrong.
   // In a pool that can be written every copy of what the records before it claim is right afterwards
   // (not flushed) on disks that are here, have room, and were not away when it was written. Reads all that is claimed, 8 MiB at a time.
   Task<std::optional<std::size_t>> first_missing(Claims claims);
-  // The run named by the manifest keeps its slots.
-  void keep_run(const journal::Manifest& manifest);
-  // Called once for every data mapping of the recovered state. kFormatInvalid: unknown chunk, block
-  // out of range, or mapped twice.
-  Result<void> note_live(const Mapping& mapping);
+  // The copies of a run of the manifest keep their slots.
+  void keep_run(std::span<const journal::RunCopy> copies);
   void note_reserved(std::uint64_t blocks);
-  // Everything not noted is free. The journal is used from now on.
+  // Everything that is not live is free. The journal is used from now on.
   void start(journal::Journal& journal);
 
   // Data.
@@ -114,8 +122,10 @@ class Store final : public journal::SlotSource {
   Task<Result<Written>> write(WriteHint hint, std::span<const std::byte> data);
   // Gives back blocks that were written but will not be published.
   void discard(const Written& written);
-  // These mappings were replaced or cleared by the record `lsn`. Promises among them (reserved
-  // blocks) are given back at once: do not unpromise() them again.
+  // Mappings name these blocks from now on. Called inside the ChangeScope that appends their record.
+  void publish(const Written& written);
+  // These mappings were replaced or cleared by the record `lsn`; called inside its ChangeScope.
+  // Promises among them (reserved blocks) are given back at once: do not unpromise() them again.
   void free(const Freed& freed, Lsn lsn);
 
   // Promises space to fallocate. kNoSpace if it is not there, after draining.
@@ -150,7 +160,8 @@ class Store final : public journal::SlotSource {
   void on_unrecoverable(std::function<void(InodeId, FileBlock)> listener);
 
   ExtentLocks& locks();
-  EpochTracker& memory_epochs();
+  // For the maps of this pool, which are gone before the store is.
+  MapContext& map_context();
 
   // Housekeeping.
 
@@ -162,8 +173,17 @@ class Store final : public journal::SlotSource {
 
   // Checkpoint.
 
-  // All chunks, ascending; called inside ChangeGate::exclusively.
+  // All chunks, ascending.
   std::vector<ChunkPut> chunks() const;
+  // Every chunk whose places or live blocks the durable runs do not have as they are now, ascending.
+  // Called inside ChangeGate::exclusively, and exact as of then; costs what has changed. One that no
+  // run has may be among the removed.
+  std::vector<ChunkChange> chunk_changes();
+  // No chunk has this id or a larger one yet.
+  std::uint32_t next_chunk() const;
+  // The live blocks of all chunks, ascending, and how many those are.
+  std::vector<std::pair<ChunkId, BlockBitmap>> live() const;
+  std::uint64_t live_blocks() const;
   // The run being written names the chunks as of `lsn`: slots of chunks removed since must not be
   // taken, least of all by that run, before its manifest is durable or it has been given up.
   // Called inside ChangeGate::exclusively.
@@ -171,9 +191,15 @@ class Store final : public journal::SlotSource {
   void release_chunk_slots();
   std::optional<SlotId> take_run_slot(DiskId disk) override;
   void drop_run_slots(DiskId disk, std::span<const SlotId> slots) override;
-  // A durable manifest has replaced `old`: its slots are free once no disk that may be mounted can
-  // still point at them (they wait for the next covered record like everything else).
-  void retire_run(const journal::Manifest& old);
+  // A durable manifest names these copies, written to slots taken with take_run_slot(). Several runs
+  // may be written at once.
+  void adopt_run(std::span<const journal::RunCopy> copies);
+  // No superblock of a disk that is here names them any more, durably, and nobody reads them: their
+  // slots are free. (A disk that is away and names them has its own copies, which nobody writes to.)
+  void retire_run(std::span<const journal::RunCopy> copies);
+  // What can be free by now is; reclaim() without the removal of empty chunks, which takes room in the
+  // log.
+  void release_pending();
   // A write to this disk found no room: for some seconds nothing new is put there.
   void note_full(DiskId disk);
   // Nothing is left alone, for that or for being suspect, until that is found anew.
@@ -188,6 +214,8 @@ class Store final : public journal::SlotSource {
   // Disks for a run's copies: healthy, with room as far as is known, most free slots first, `copies`
   // of them or as many as exist.
   std::vector<DiskId> run_disks(std::size_t copies) const;
+  // There is hardly room on the disk to write all its runs anew.
+  bool is_crowded(DiskId disk) const;
 
  private:
   struct Impl;

@@ -22,7 +22,8 @@ struct Fetch;
 struct ReadPlan;
 
 struct Store::Impl {
-  Impl(Executor& executor_in, journal::Pool& pool_in, journal::ChangeGate& gate_in);
+  Impl(Executor& executor_in, journal::Pool& pool_in, journal::ChangeGate& gate_in,
+       journal::Eras& eras);
 
   // Fixed at construction; `journal` at start().
   Executor& executor;
@@ -33,7 +34,7 @@ struct Store::Impl {
   // Own synchronisation.
   StoreMetrics metrics;
   ExtentLocks locks;
-  EpochTracker memory;
+  MapContext maps;
   ReadRegistry reads;
   ChunkTable chunks;
   Allocator allocator;

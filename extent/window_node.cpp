@@ -7,6 +7,7 @@
 #include <new>
 
 #include "base/assert.hpp"
+#include "journal/era.hpp"
 
 namespace dynamicfs::extent {
 namespace {
@@ -93,12 +94,12 @@ void WindowBuilder::copy(const WindowNode* node, std::uint32_t from, std::uint32
   if (next < node->count() && firsts[next] < to) add_cut(next);
 }
 
-WindowNode* WindowBuilder::build() const {
-  if (count_ == 0) return nullptr;
+WindowNode* WindowBuilder::build(std::uint64_t era) const {
   const std::size_t bytes = node_bytes(count_, data_blocks_);
   void* const memory = std::malloc(bytes);
   if (memory == nullptr) throw std::bad_alloc();
   auto* const node = ::new (memory) WindowNode;
+  node->era_ = era;
   node->count_ = static_cast<std::uint16_t>(count_);
   node->data_blocks_ = static_cast<std::uint16_t>(data_blocks_);
   node->reserved_blocks_ = static_cast<std::uint16_t>(reserved_blocks_);
@@ -172,7 +173,7 @@ Result<WindowNode*> decode_window(std::span<const std::byte> encoded) {
     builder.add(entry.first, entry.last, entry.extent, next_crc);
     if (entry.extent.kind == MappingKind::kData) next_crc += entry.last - entry.first + 1;
   }
-  return builder.build();
+  return builder.build(journal::kStoredEra);
 }
 
 }  // namespace dynamicfs::extent

@@ -4,6 +4,7 @@
 // Layout  header | first[count] | last[count] | padding to 8 | extent[count] | crc[crc_count]
 //         The keys stand together in front: a search among 256 extents touches at most four cache
 //         lines of them, then one line of the extent found. 18 bytes per extent, 4 per data block.
+//         Without extents a window is known to be a hole.
 #pragma once
 
 #include <array>
@@ -36,7 +37,10 @@ class WindowNode {
     std::uint32_t bytes = 0;
   };
 
+  // Of its making; kStoredEra when it came from a run.
+  std::uint64_t era() const { return era_; }
   std::size_t count() const { return count_; }
+  bool is_hole() const { return count_ == 0; }
   std::span<const std::uint8_t> first() const { return {keys(), count_}; }
   std::span<const std::uint8_t> last() const { return {keys() + count_, count_}; }
   std::span<const NodeExtent> extents() const {
@@ -47,6 +51,7 @@ class WindowNode {
   }
   // Index of the first extent that ends at or behind `block`; count() if there is none.
   std::size_t find(std::uint8_t block) const {
+    if (count_ == 0) return 0;
     // Branch-free: which way each step goes is a coin toss to the processor.
     const std::uint8_t* base = keys() + count_;
     std::size_t length = count_;
@@ -69,12 +74,13 @@ class WindowNode {
   WindowNode() = default;
   const std::uint8_t* keys() const { return reinterpret_cast<const std::uint8_t*>(this + 1); }
 
-  std::uint16_t count_ = 0;  // 1 to 256
+  std::uint64_t era_ = 0;
+  std::uint16_t count_ = 0;  // 0 to 256
   std::uint16_t data_blocks_ = 0;
   std::uint16_t reserved_blocks_ = 0;
   std::uint16_t bytes_ = 0;  // of this allocation
 };
-static_assert(sizeof(WindowNode) == 8);
+static_assert(sizeof(WindowNode) == 16);
 
 // Puts a window together front to back.
 class WindowBuilder {
@@ -83,8 +89,9 @@ class WindowBuilder {
   void copy(const WindowNode* node, std::uint32_t from, std::uint32_t to);
   // Blocks first..last, behind everything added so far. `crcs` is read for kData only.
   void add(std::uint32_t first, std::uint32_t last, NodeExtent extent, const std::uint32_t* crcs);
-  // nullptr for an empty window. Throws std::bad_alloc.
-  WindowNode* build() const;
+  bool is_hole() const { return count_ == 0; }
+  // Throws std::bad_alloc.
+  WindowNode* build(std::uint64_t era) const;
 
  private:
   void copy_whole(const WindowNode& node, std::size_t begin, std::size_t end);
@@ -100,10 +107,10 @@ class WindowBuilder {
   std::array<std::uint32_t, kWindowBlocks> crcs_;
 };
 
-// As a window is stored in a run: man/format.md, "Extent changes".
+// As a window that is no hole is stored in a run: man/format.md, "Extent changes".
 void encode_window(const WindowNode& node, Bytes& out);
 // kFormatInvalid for anything encode_window() would not write, kNotSupported (detail: the encoding)
-// for extents this program cannot read.
+// for extents this program cannot read. The node is of kStoredEra.
 Result<WindowNode*> decode_window(std::span<const std::byte> encoded);
 
 }  // namespace dynamicfs::extent

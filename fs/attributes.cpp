@@ -9,7 +9,7 @@
 namespace dynamicfs::fs {
 
 Task<Result<Attributes>> Filesystem::getattr(InodeId id) {
-  CO_TRY_ASSIGN(const InodeRef inode, impl_->find(id));
+  CO_TRY_ASSIGN(const InodeRef inode, co_await impl_->find(id));
   LockGuard lock(inode->mutex);
   co_return inode->attributes();
 }
@@ -17,7 +17,7 @@ Task<Result<Attributes>> Filesystem::getattr(InodeId id) {
 Task<Result<Attributes>> Filesystem::setattr(InodeId id, AttributeChange change) {
   impl_->metrics.setattrs.add();
   CO_TRY(impl_->writable());
-  CO_TRY_ASSIGN(const InodeRef inode, impl_->find(id));
+  CO_TRY_ASSIGN(const InodeRef inode, co_await impl_->find(id));
   const std::int64_t now = impl_->now_ns();
   if (change.atime_now) change.atime_ns = now;
   if (change.mtime_now) change.mtime_ns = now;
@@ -30,7 +30,7 @@ Task<Result<Attributes>> Filesystem::setattr(InodeId id, AttributeChange change)
   const journal::ChangeScope scope(impl_->gate);
   const InodeLockSet locks{inode.get()};
   if (inode->removed) co_return Code::kStale;
-  impl_->capture_locked(*inode);
+  impl_->modify_locked(*inode);
   const bool owner_changes = change.uid || change.gid;
   if ((owner_changes || change.kill_suid_sgid) && !inode->is_directory()) {
     Impl::kill_suid_sgid(*inode);
@@ -49,16 +49,32 @@ Task<Result<Attributes>> Filesystem::setattr(InodeId id, AttributeChange change)
 
 bool Filesystem::attributes_outdated(InodeId id) {
   const InodeRef inode = impl_->inodes.find(id);
-  return inode && inode->attributes_answered.exchange(false, std::memory_order_seq_cst);
+  return !inode || inode->attributes_answered.exchange(false, std::memory_order_seq_cst);
 }
 
 bool Filesystem::has_xattrs(InodeId id) {
   const InodeRef inode = impl_->inodes.find(id);
-  return inode && inode->has_xattrs.load(std::memory_order_acquire);
+  return !inode || inode->has_xattrs.load(std::memory_order_acquire);
+}
+
+void Filesystem::Impl::put_xattr(Inode& inode, std::string name, std::string value) {
+  if (!inode.xattrs) inode.xattrs = std::make_unique<XattrMap>();
+  (*inode.xattrs)[std::move(name)] = std::move(value);
+  inode.xattrs_era = eras.current.load(std::memory_order_relaxed);
+  inode.has_xattrs.store(true, std::memory_order_release);
+  inode.account_xattrs(metadata_memory);
+}
+
+void Filesystem::Impl::remove_xattr(Inode& inode, const std::string& name) {
+  if (!inode.xattrs) return;
+  inode.xattrs->erase(name);
+  inode.xattrs_era = eras.current.load(std::memory_order_relaxed);
+  inode.has_xattrs.store(!inode.xattrs->empty(), std::memory_order_release);
+  inode.account_xattrs(metadata_memory);
 }
 
 Task<Result<std::string>> Filesystem::getxattr(InodeId id, std::string name) {
-  CO_TRY_ASSIGN(const InodeRef inode, impl_->find(id));
+  CO_TRY_ASSIGN(const InodeRef inode, co_await impl_->find(id));
   if (!inode->has_xattrs.load(std::memory_order_acquire)) co_return Code::kNoAttribute;
   LockGuard lock(inode->mutex);
   if (!inode->xattrs) co_return Code::kNoAttribute;
@@ -72,7 +88,7 @@ Task<Result<void>> Filesystem::setxattr(InodeId id, std::string name, std::strin
   CO_TRY(impl_->growable());
   if (name.empty() || name.size() > kNameBytesMax) co_return Code::kRange;
   if (value.size() > kXattrValueBytesMax) co_return Code::kTooManyLinks;
-  CO_TRY_ASSIGN(const InodeRef inode, impl_->find(id));
+  CO_TRY_ASSIGN(const InodeRef inode, co_await impl_->find(id));
   journal::Credit credit =
       co_await impl_->journal->reserve(1, kNameRecordBytes + name.size() + value.size());
   const journal::ChangeScope scope(impl_->gate);
@@ -88,39 +104,36 @@ Task<Result<void>> Filesystem::setxattr(InodeId id, std::string name, std::strin
     }
     if (list_bytes > kXattrListBytesMax) co_return Code::kNoSpace;
   }
-  impl_->capture_locked(*inode);
+  impl_->modify_locked(*inode);
   inode->ctime_ns = impl_->now_ns();
   RecordWriter record;
   record.xattr_put(id, name, value);
   record.inode_put(image_of(*inode));
   impl_->append(credit, record, {inode.get()});
-  if (!inode->xattrs) inode->xattrs = std::make_unique<std::map<std::string, std::string>>();
-  (*inode->xattrs)[std::move(name)] = std::move(value);
-  inode->has_xattrs.store(true, std::memory_order_release);
+  impl_->put_xattr(*inode, std::move(name), std::move(value));
   co_return {};
 }
 
 Task<Result<void>> Filesystem::removexattr(InodeId id, std::string name) {
   CO_TRY(impl_->writable());
-  CO_TRY_ASSIGN(const InodeRef inode, impl_->find(id));
+  CO_TRY_ASSIGN(const InodeRef inode, co_await impl_->find(id));
   journal::Credit credit = co_await impl_->journal->reserve(1, kNameRecordBytes);
   const journal::ChangeScope scope(impl_->gate);
   const InodeLockSet locks{inode.get()};
   if (inode->removed) co_return Code::kStale;
   if (!inode->xattrs || !inode->xattrs->contains(name)) co_return Code::kNoAttribute;
-  impl_->capture_locked(*inode);
+  impl_->modify_locked(*inode);
   inode->ctime_ns = impl_->now_ns();
   RecordWriter record;
   record.xattr_remove(id, name);
   record.inode_put(image_of(*inode));
   impl_->append(credit, record, {inode.get()});
-  inode->xattrs->erase(name);
-  inode->has_xattrs.store(!inode->xattrs->empty(), std::memory_order_release);
+  impl_->remove_xattr(*inode, name);
   co_return {};
 }
 
 Task<Result<std::string>> Filesystem::listxattr(InodeId id) {
-  CO_TRY_ASSIGN(const InodeRef inode, impl_->find(id));
+  CO_TRY_ASSIGN(const InodeRef inode, co_await impl_->find(id));
   LockGuard lock(inode->mutex);
   std::string names;
   if (inode->xattrs) {

@@ -6,6 +6,8 @@ namespace dynamicfs::fs {
 namespace {
 
 constexpr std::size_t kEntryFixedBytes = 8 + 8 + 8 + 4 + 2;
+// A change in a record begins with its kind and size, which an entry of a run does not have.
+constexpr std::size_t kChangeHeaderBytes = 1 + 4;
 
 void put_image(ByteWriter& out, const InodeImage& image) {
   out.put(image.inode);
@@ -192,6 +194,110 @@ Bytes make_key(InodeId inode, KeyTag tag, std::span<const std::byte> rest) {
   key.push_back(static_cast<std::byte>(tag));
   key.insert(key.end(), rest.begin(), rest.end());
   return key;
+}
+
+Bytes inode_prefix(InodeId inode) {
+  const auto id = big_endian(inode.raw);
+  return {id.begin(), id.end()};
+}
+
+namespace {
+
+// The finaliser of MurmurHash3 over each part in turn.
+std::uint64_t mix(std::uint64_t seed, std::uint64_t value) {
+  std::uint64_t hash = seed * 0x9e3779b97f4a7c15 + value;
+  hash = (hash ^ (hash >> 33)) * 0xff51afd7ed558ccd;
+  hash = (hash ^ (hash >> 33)) * 0xc4ceb9fe1a85ec53;
+  return hash ^ (hash >> 33);
+}
+
+std::uint64_t hash_of(InodeId inode, KeyTag tag, std::uint64_t rest) {
+  return mix(mix(static_cast<std::uint64_t>(tag), inode.raw), rest);
+}
+
+}  // namespace
+
+std::uint64_t head_hash(InodeId inode) { return hash_of(inode, KeyTag::kInode, 0); }
+std::uint64_t names_hash(InodeId directory, std::uint64_t cookie) {
+  return hash_of(directory, KeyTag::kEntry, cookie / kCookiesPerHash);
+}
+std::uint64_t window_hash(InodeId inode, WindowId window) {
+  return hash_of(inode, KeyTag::kWindow, window.raw);
+}
+
+std::optional<std::uint64_t> filter_hash(std::span<const std::byte> key) {
+  if (key.size() < 8) return std::nullopt;
+  const InodeId inode{from_big_endian<std::uint64_t>(key.first(8))};
+  if (inode.raw == 0) return std::nullopt;
+  if (key.size() >= 9 + 8) {
+    const auto number = from_big_endian<std::uint64_t>(key.subspan(9, 8));
+    if (static_cast<KeyTag>(key[8]) == KeyTag::kEntry) return names_hash(inode, number);
+    if (static_cast<KeyTag>(key[8]) == KeyTag::kWindow) return window_hash(inode, WindowId{number});
+  }
+  return head_hash(inode);
+}
+
+Bytes encode(const StoredInode& inode) {
+  RecordWriter record;
+  record.inode_put(inode.image);
+  const auto body = record.bytes().subspan(kChangeHeaderBytes);
+  Bytes out{body.begin(), body.end()};
+  ByteWriter writer(out);
+  writer.put(inode.data_blocks);
+  writer.put(inode.reserved_blocks);
+  writer.put(inode.names);
+  return out;
+}
+
+Result<StoredInode> decode_stored_inode(std::span<const std::byte> value) {
+  if (value.size() != kInodeImageBytes + 3 * 8) return Code::kFormatInvalid;
+  StoredInode inode;
+  inode.image = TRY(decode_inode(value.first(kInodeImageBytes)));
+  ByteReader in(value.subspan(kInodeImageBytes));
+  inode.data_blocks = in.get<std::uint64_t>();
+  inode.reserved_blocks = in.get<std::uint64_t>();
+  inode.names = in.get<std::uint64_t>();
+  return inode;
+}
+
+Bytes encode_entry(const Entry& entry) {
+  Bytes value;
+  ByteWriter out(value);
+  out.put(entry.inode);
+  out.put(entry.type_bits);
+  out.put_bytes(as_bytes(entry.name));
+  return value;
+}
+
+Result<Entry> decode_entry(std::span<const std::byte> value) {
+  ByteReader in(value);
+  Entry entry;
+  entry.inode = in.get<InodeId>();
+  entry.type_bits = in.get<std::uint32_t>();
+  entry.name = std::string{as_text(in.get_bytes(in.left()))};
+  if (!in.ok() || entry.inode.raw == 0 || !name_is_valid(entry.name)) return Code::kFormatInvalid;
+  return entry;
+}
+
+Bytes encode(const PoolState& state) {
+  Bytes value;
+  ByteWriter out(value);
+  out.put(state.inode_limit);
+  out.put(state.inodes);
+  out.put(state.reserved_blocks);
+  out.put(state.next_chunk);
+  return value;
+}
+
+Result<PoolState> decode_pool_state(std::span<const std::byte> value) {
+  ByteReader in(value);
+  PoolState state;
+  state.inode_limit = in.get<std::uint64_t>();
+  state.inodes = in.get<std::uint64_t>();
+  state.reserved_blocks = in.get<std::uint64_t>();
+  state.next_chunk = in.get<std::uint32_t>();
+  if (!in.ok() || !in.at_end()) return Code::kFormatInvalid;
+  return state;
 }
 
 Result<Key> parse_key(std::span<const std::byte> key) {

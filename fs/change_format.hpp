@@ -3,7 +3,7 @@
 // A journal record is a sequence of changes, each {type u8, length u32, body}; types 1 to 63 are
 // ours, 64 to 127 belong to extent/. A run has one entry per inode, name, attribute and window,
 // with keys that keep everything of an inode together: inode u64 big-endian, tag u8, then what the
-// tag says.
+// tag says. That an inode is gone is the prefix deletion of its number.
 //
 // Format  man/format.md, "Tree changes" and "Keys".
 #pragma once
@@ -11,6 +11,7 @@
 #include <array>
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <span>
 #include <string>
 
@@ -105,13 +106,14 @@ Result<XattrChange> decode_symlink_put(std::span<const std::byte> body);
 
 // In the order they stand in a run. Inode 0 is the pool itself.
 enum class KeyTag : std::uint8_t {
-  kInode = 1,    // value: body of kInodePut
+  kInode = 1,    // value: StoredInode
   kSymlink = 2,  // value: target
   kXattr = 3,    // key: part u16 big-endian behind the name and a NUL; value: a piece of the value
   kEntry = 4,    // key: cookie u64 big-endian; value: inode u64, type u32, name
-  kWindow = 5,   // key: window u64 big-endian; value: as FileMap::for_each_window gives it
-  kPoolLimit = 1,  // inode 0; value: next inode number u64
-  kPoolChunk = 2,  // inode 0; key: chunk u32 big-endian; value: body of kChunkPut
+  kWindow = 5,   // key: window u64 big-endian; value: as FileMap::for_each_dirty gives it
+  kPoolState = 1,   // inode 0; value: PoolState
+  kPoolChunk = 2,   // inode 0; key: chunk u32 big-endian; value: extent::ChunkState
+  kPoolOrphan = 3,  // inode 0; key: inode u64 big-endian; no value
 };
 
 struct Key {
@@ -120,7 +122,42 @@ struct Key {
   std::span<const std::byte> rest;
 };
 Bytes make_key(InodeId inode, KeyTag tag, std::span<const std::byte> rest = {});
+// What every key of this inode begins with, and no other.
+Bytes inode_prefix(InodeId inode);
 Result<Key> parse_key(std::span<const std::byte> key);
+
+// What is looked up together has one hash in the filters of the runs: what an inode is, with its
+// attributes; the names of a piece of a directory; a window. What belongs to the pool is read as a
+// whole and has none.
+std::uint64_t head_hash(InodeId inode);
+std::uint64_t names_hash(InodeId directory, std::uint64_t cookie);
+inline constexpr std::uint64_t kCookiesPerHash = 16;
+std::uint64_t window_hash(InodeId inode, WindowId window);
+std::optional<std::uint64_t> filter_hash(std::span<const std::byte> key);
+
+// An inode as a run has it, with what cannot be told without reading all of it.
+struct StoredInode {
+  InodeImage image;
+  std::uint64_t data_blocks = 0;      // files
+  std::uint64_t reserved_blocks = 0;  // files
+  std::uint64_t names = 0;            // directories
+};
+Bytes encode(const StoredInode& inode);
+Result<StoredInode> decode_stored_inode(std::span<const std::byte> value);
+
+Bytes encode_entry(const Entry& entry);
+Result<Entry> decode_entry(std::span<const std::byte> value);
+
+// What the pool as a whole has to remember.
+struct PoolState {
+  std::uint64_t inode_limit = 0;  // numbers below may have been used
+  std::uint64_t inodes = 0;
+  std::uint64_t reserved_blocks = 0;  // promised to files, without data
+  std::uint32_t next_chunk = 0;
+};
+Bytes encode(const PoolState& state);
+Result<PoolState> decode_pool_state(std::span<const std::byte> value);
+
 // Big-endian, so that bytewise order is numeric order.
 template <class T>
 std::array<std::byte, sizeof(T)> big_endian(T value) {

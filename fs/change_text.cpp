@@ -120,7 +120,8 @@ Result<std::string> change_text(std::uint8_t type, std::span<const std::byte> bo
 
 // A window of a file: one line for each extent.
 std::string window_text(InodeId inode, std::uint64_t window, std::span<const std::byte> value) {
-  extent::EpochTracker memory;
+  journal::Eras eras;
+  extent::MapContext memory{eras};
   extent::FileMap map{memory};
   const Result<void> loaded = map.load_window(WindowId{window}, value);
   if (!loaded.has_value())
@@ -141,15 +142,32 @@ std::string window_text(InodeId inode, std::uint64_t window, std::span<const std
 Result<std::string> entry_text(std::span<const std::byte> key_bytes,
                                std::span<const std::byte> value) {
   const Key key = TRY(parse_key(key_bytes));
-  ByteReader in(value);
   if (key.inode.raw == 0) {
-    if (key.tag == KeyTag::kPoolChunk)
-      return chunk_text(TRY(extent::decode_chunk_put(value))) + "\n";
-    return fmt::format("inode numbers below {} may be given\n", in.get<std::uint64_t>());
+    switch (key.tag) {
+      case KeyTag::kPoolState: {
+        const PoolState state = TRY(decode_pool_state(value));
+        return fmt::format(
+            "pool: {} inodes, numbers below {} may be given, {} blocks reserved, next chunk {}\n",
+            state.inodes, state.inode_limit, state.reserved_blocks, state.next_chunk);
+      }
+      case KeyTag::kPoolChunk: {
+        const extent::ChunkState chunk = TRY(extent::decode_chunk_state(value));
+        return fmt::format("{}, {} blocks in use\n", chunk_text(chunk.put), chunk.live.count());
+      }
+      case KeyTag::kPoolOrphan:
+        if (key.rest.size() != 8) return Code::kFormatInvalid;
+        return fmt::format("inode {}: removed while open\n",
+                           from_big_endian<std::uint64_t>(key.rest));
+      default: return Code::kFormatInvalid;
+    }
   }
   switch (key.tag) {
-    case KeyTag::kInode:
-      return fmt::format("inode {}: {}\n", key.inode, inode_text(TRY(decode_inode(value))));
+    case KeyTag::kInode: {
+      const StoredInode inode = TRY(decode_stored_inode(value));
+      return fmt::format("inode {}: {}, {} blocks, {} reserved, {} names\n", key.inode,
+                         inode_text(inode.image), inode.data_blocks, inode.reserved_blocks,
+                         inode.names);
+    }
     case KeyTag::kSymlink:
       return fmt::format("inode {}: leads to {}\n", key.inode, quoted(as_text(value)));
     case KeyTag::kXattr: {
@@ -159,12 +177,10 @@ Result<std::string> entry_text(std::span<const std::byte> key_bytes,
                          quoted(as_text(value)));
     }
     case KeyTag::kEntry: {
-      const auto inode = in.get<InodeId>();
-      in.get<std::uint32_t>();
-      if (!in.ok() || key.rest.size() != 8) return Code::kFormatInvalid;
-      return fmt::format("directory {}: {} is inode {}, cookie {}\n", key.inode,
-                         quoted(as_text(in.get_bytes(in.left()))), inode,
-                         from_big_endian<std::uint64_t>(key.rest));
+      const Entry entry = TRY(decode_entry(value));
+      if (key.rest.size() != 8) return Code::kFormatInvalid;
+      return fmt::format("directory {}: {} is inode {}, cookie {}\n", key.inode, quoted(entry.name),
+                         entry.inode, from_big_endian<std::uint64_t>(key.rest));
     }
     case KeyTag::kWindow:
       if (key.rest.size() != 8) return Code::kFormatInvalid;
@@ -191,7 +207,15 @@ std::string record_text(std::span<const std::byte> record, std::string_view inde
   return out;
 }
 
-std::string run_entry_text(std::span<const std::byte> key, std::span<const std::byte> value) {
+std::string run_entry_text(journal::RunEntryKind kind, std::span<const std::byte> key,
+                           std::span<const std::byte> value) {
+  if (kind != journal::RunEntryKind::kValue) {
+    std::string hex;
+    for (const std::byte byte : key) hex += fmt::format("{:02x}", std::to_integer<unsigned>(byte));
+    return fmt::format("{} in older runs {} {}\n",
+                       kind == journal::RunEntryKind::kDeletion ? "deleted" : "all deleted",
+                       kind == journal::RunEntryKind::kDeletion ? "is" : "that begins with", hex);
+  }
   const Result<std::string> text = entry_text(key, value);
   return text.has_value() ? *text
                           : fmt::format("an entry of {} bytes that cannot be read ({})\n",

@@ -43,13 +43,6 @@ void judge_recovery(CheckReport& report) {
         "repairs that.",
         times(log.batches_lacking, "batch", "batches"), log.batches_lacking == 1 ? "is" : "are"));
   }
-  if (report.recovery.run_blocks_bad != 0) {
-    report.remarks.push_back(
-        fmt::format("{} of the metadata run failed and {} read from another copy; the next mount "
-                    "repairs that.",
-                    times(report.recovery.run_blocks_bad, "block", "blocks"),
-                    report.recovery.run_blocks_bad == 1 ? "was" : "were"));
-  }
 }
 
 void judge_tree(CheckReport& report) {
@@ -66,13 +59,13 @@ void judge_tree(CheckReport& report) {
   }
 }
 
-void judge_scrub(CheckReport& report, const Filesystem& filesystem) {
+void judge_scrub(CheckReport& report, const std::vector<std::string>& damaged) {
   const journal::ScrubCounts& counts = report.scrub.counts;
   if (counts.blocks_lost != 0) {
     report.problems.push_back(
         fmt::format("{} no good copy.", times(counts.blocks_lost, "block has", "blocks have")));
   }
-  for (const std::string& file : filesystem.damaged_files())
+  for (const std::string& file : damaged)
     report.problems.push_back(fmt::format("{} cannot be read as a whole.", file));
   if (report.scrub.errors != 0) {
     report.problems.push_back(
@@ -138,7 +131,7 @@ Outcome<CheckReport> check_pool(const CheckRequest& request,
   if (!mounted) {
     // What has no record has no root either. Clean without a run: made, and not mounted yet.
     report.empty = mounted.error().code == Code::kReadOnly && superblock.clean &&
-                   superblock.manifest.run_id == 0;
+                   superblock.manifest.runs.empty();
     if (!report.empty) {
       report.problems.push_back(
           fmt::format("The metadata cannot be recovered: {}.", describe(mounted.error())));
@@ -148,7 +141,13 @@ Outcome<CheckReport> check_pool(const CheckRequest& request,
   Filesystem& filesystem = **mounted;
   report.recovery = filesystem.mount_report();
   judge_recovery(report);
-  report.tree = filesystem.check_tree();
+  const Result<TreeReport> tree = block_on(*executor, filesystem.check_tree());
+  if (tree.has_value()) {
+    report.tree = *tree;
+  } else {
+    report.problems.push_back(
+        fmt::format("The metadata cannot be read: {}.", describe(tree.error())));
+  }
   judge_tree(report);
   const auto started = block_on(
       *executor, start(&filesystem, request.data ? ScrubScope::kAll : ScrubScope::kMetadata));
@@ -157,7 +156,7 @@ Outcome<CheckReport> check_pool(const CheckRequest& request,
     std::this_thread::sleep_for(kLook);
     progress(report.scrub);
   }
-  judge_scrub(report, filesystem);
+  judge_scrub(report, block_on(*executor, filesystem.damaged_files()));
   report.disks = filesystem.pool().status();
   const Result<void> unmounted = block_on(*executor, filesystem.unmount());
   unmounted.ignore("nothing was written");
@@ -193,9 +192,8 @@ std::string CheckReport::screen() const {
           "damaged since)\n",
           times(log.records_dropped, "record is", "records are"));
     }
-    out += fmt::format("  metadata  {} in {} of the run\n",
-                       times(recovery.run_entries, "entry", "entries"),
-                       times(recovery.run_blocks, "block", "blocks"));
+    out += fmt::format("  metadata  {} in {}\n", size_text(recovery.run_bytes),
+                       times(recovery.runs, "run", "runs"));
     out += fmt::format(
         "  tree      {}, {}, {}, {}{}\n", times(tree.directories, "directory", "directories"),
         times(tree.files, "file", "files"), times(tree.others, "other", "others"),

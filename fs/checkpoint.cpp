@@ -1,148 +1,192 @@
-// Checkpoints: all metadata as of one LSN, as one sorted run.
+// Checkpoints: what has changed up to one LSN, as a sorted run; and the merging of runs.
 //
-// At one instant (ChangeGate::exclusively) the last LSN, the chunk table and the inode limit are
-// noted. From then on, whoever modifies an inode for the first time puts its state of that instant
-// aside ("captures" it) before; the writer walks all inodes in ascending order, taking the state
-// that was put aside, or capturing the inode itself. So the run is exact at that LSN, nobody waits
-// for more than the serialising of one inode, and memory is needed only for inodes that are
-// modified while the walk has not reached them.
+// At one instant (ChangeGate::exclusively) the last LSN, the changed chunks and the pool's state are
+// noted and a new era begins. From then on, whoever modifies an inode for the first time in the new
+// era puts what is dirty of it aside ("captures" it) before; the writer walks the dirty inodes in
+// ascending order, taking what was put aside, or serialising the inode itself. So the run is exact
+// at that LSN, nobody waits for more than the serialising of what is dirty of one inode, and memory
+// is needed only for inodes that are modified while the walk has not reached them.
 //
-// Crash  Until commit_manifest() completes, the old run and the log from its position are
-//        everything; afterwards the new ones are. The old run's slots are given back behind that.
+// Dirty     What carries an era that is not installed (journal/era.hpp). A checkpoint that fails
+//           installs nothing, so the next one writes the same again.
+// Runs      Small runs (a slot) are merged into the new one while it is written, so that a small pool
+//           has one; of the others several of like size are merged in the background.
+// Crash     Until commit_manifest() completes, the old runs and the log from its position are
+//           everything; afterwards the new ones are. The slots of runs that are not named any more are
+//           given back behind that, when nobody reads them.
 #include <algorithm>
 #include <cerrno>
+#include <chrono>
 
 #include "base/log.hpp"
 #include "base/mutant.hpp"
 #include "fs/filesystem_impl.hpp"
+#include "journal/run_mixer.hpp"
 
 namespace dynamicfs::fs {
+
+using journal::RunEntryKind;
+
 namespace {
 
-// A change in a record begins with its kind and size, which an entry of a run does not have.
-constexpr std::size_t kChangeHeader = 1 + 4;
+// Numbers of runs that were given to runs no manifest names: a crash forgets them, and a stale block
+// of one must not pass for a new one's.
+constexpr std::uint64_t kRunNumbersAhead = 4096;
+// Places of the manifest that are kept for checkpoints beside a merge of all runs.
+constexpr std::size_t kRunsSpare = 4;
+// A merge that has failed is not tried again before that: it may have read a lot.
+constexpr Duration kMergeAgainAfter = std::chrono::minutes{1};
+// A value may be larger than an entry of a run.
+constexpr std::size_t kXattrPieceBytes = 16 * kKiB;
 
-void put_entry(ByteWriter& out, std::span<const std::byte> key, std::span<const std::byte> value) {
+void put_entry(ByteWriter& out, RunEntryKind kind, std::span<const std::byte> key,
+               std::span<const std::byte> value = {}) {
+  out.put(static_cast<std::uint8_t>(kind));
   out.put_sized<std::uint16_t>(key);
   out.put_sized<std::uint32_t>(value);
 }
 
-// A value may be larger than an entry of a run.
-constexpr std::size_t kXattrPieceBytes = 16 * kKiB;
-
 }  // namespace
 
-void Filesystem::Impl::serialise(const Inode& inode, RunImage& image) {
+// What the pool was at the end of an era.
+struct Filesystem::Impl::Instant {
+  std::uint64_t era = 0;
+  Lsn lsn;
+  PoolState state;
+  std::vector<extent::ChunkChange> chunks;
+  std::vector<std::uint64_t> orphans;
+  InodeTable::Dirty dirty;
+};
+
+void Filesystem::Impl::serialise(Inode& inode, RunImage& image) {
   ByteWriter out(image);
-  RecordWriter attributes;
-  attributes.inode_put(image_of(inode));
-  put_entry(out, make_key(inode.id, KeyTag::kInode), attributes.bytes().subspan(kChangeHeader));
-  if (inode.symlink) put_entry(out, make_key(inode.id, KeyTag::kSymlink), as_bytes(*inode.symlink));
-  if (inode.xattrs) {
-    for (const auto& [name, value] : *inode.xattrs) {
-      std::uint16_t part = 0;
-      std::size_t at = 0;
-      do {
-        Bytes rest;
-        ByteWriter key(rest);
-        key.put_bytes(as_bytes(name));
-        key.put(std::uint8_t{0});
-        key.put_bytes(big_endian(part));
-        const std::size_t size = std::min(value.size() - at, kXattrPieceBytes);
-        put_entry(out, make_key(inode.id, KeyTag::kXattr, rest),
-                  as_bytes(std::string_view{value}.substr(at, size)));
-        at += size;
-        ++part;
-      } while (at < value.size());
-    }
+  StoredInode stored{.image = image_of(inode)};
+  if (inode.map) {
+    stored.data_blocks = inode.map->data_blocks();
+    stored.reserved_blocks = inode.map->reserved_blocks();
   }
+  if (inode.directory) stored.names = inode.directory->count();
+  put_entry(out, RunEntryKind::kValue, make_key(inode.id, KeyTag::kInode), encode(stored));
+  if (inode.symlink) {
+    put_entry(out, RunEntryKind::kValue, make_key(inode.id, KeyTag::kSymlink),
+              as_bytes(*inode.symlink));
+  }
+  if (!eras.is_clean(inode.xattrs_era)) serialise_xattrs(inode, out);
   if (inode.directory) {
-    for (const auto& [cookie, entry] : inode.directory->entries()) {
-      Bytes value;
-      ByteWriter writer(value);
-      writer.put(entry.inode);
-      writer.put(entry.type_bits);
-      writer.put_bytes(as_bytes(entry.name));
-      put_entry(out, make_key(inode.id, KeyTag::kEntry, big_endian(cookie)), value);
-    }
+    inode.directory->for_each_dirty([&](std::uint64_t cookie, const Entry* entry) {
+      const Bytes key = make_key(inode.id, KeyTag::kEntry, big_endian(cookie));
+      if (entry == nullptr) {
+        put_entry(out, RunEntryKind::kDeletion, key);
+      } else {
+        put_entry(out, RunEntryKind::kValue, key, encode_entry(*entry));
+      }
+    });
+    inode.directory->set_stored();
   }
   if (inode.map) {
-    inode.map->for_each_window([&](WindowId window, std::span<const std::byte> encoded) {
-      put_entry(out, make_key(inode.id, KeyTag::kWindow, big_endian(window.raw)), encoded);
-    });
+    inode.map->for_each_dirty(
+        [&](WindowId window, std::optional<std::span<const std::byte>> encoded) {
+          const Bytes key = make_key(inode.id, KeyTag::kWindow, big_endian(window.raw));
+          put_entry(out, encoded ? RunEntryKind::kValue : RunEntryKind::kDeletion, key,
+                    encoded.value_or(std::span<const std::byte>{}));
+        });
+    inode.map->set_stored();
+  }
+  inode.stored.store(true, std::memory_order_release);
+}
+
+// All of them, behind the deletion of those there were.
+void Filesystem::Impl::serialise_xattrs(const Inode& inode, ByteWriter& out) {
+  put_entry(out, RunEntryKind::kPrefixDeletion, make_key(inode.id, KeyTag::kXattr));
+  if (!inode.xattrs) return;
+  for (const auto& [name, value] : *inode.xattrs) {
+    std::uint16_t part = 0;
+    std::size_t at = 0;
+    do {
+      Bytes rest;
+      ByteWriter key(rest);
+      key.put_bytes(as_bytes(name));
+      key.put(std::uint8_t{0});
+      key.put_bytes(big_endian(part));
+      const std::size_t size = std::min(value.size() - at, kXattrPieceBytes);
+      put_entry(out, RunEntryKind::kValue, make_key(inode.id, KeyTag::kXattr, rest),
+                as_bytes(std::string_view{value}.substr(at, size)));
+      at += size;
+      ++part;
+    } while (at < value.size());
   }
 }
 
-void Filesystem::Impl::capture_locked(Inode& inode) {
-  const std::uint64_t number = checkpoint_number.load(std::memory_order_acquire);
-  if (inode.captured.load(std::memory_order_acquire) == number) return;
-  RunImage image;
-  serialise(inode, image);
-  {
-    LockGuard lock(images_mutex);
-    images.emplace(inode.id.raw, std::move(image));
+void Filesystem::Impl::modify_locked(Inode& inode) {
+  if (inode.removed.load(std::memory_order_relaxed)) return;  // the runs are to forget it
+  const std::uint64_t now = eras.current.load(std::memory_order_acquire);
+  const std::uint64_t before = inode.era.load(std::memory_order_relaxed);
+  if (before == now) return;
+  if (!eras.is_clean(before) && inode.captured.load(std::memory_order_relaxed) < now - 1) {
+    RunImage image;
+    serialise(inode, image);
+    {
+      LockGuard lock(images_mutex);
+      images.emplace(inode.id.raw, std::move(image));
+    }
+    inode.captured.store(now - 1, std::memory_order_relaxed);
   }
-  inode.captured.store(number, std::memory_order_release);
+  inode.era.store(now, std::memory_order_release);
+  inodes.note_dirty(inode.id);
 }
 
-void Filesystem::Impl::capture(Inode& inode) {
-  // Only inodes without this checkpoint's mark need the mutex, and only once per checkpoint.
-  if (inode.captured.load(std::memory_order_acquire) ==
-      checkpoint_number.load(std::memory_order_acquire)) {
+void Filesystem::Impl::modify_new(Inode& inode) {
+  inode.era.store(eras.current.load(std::memory_order_acquire), std::memory_order_release);
+  inodes.note_dirty(inode.id);
+}
+
+void Filesystem::Impl::modify(Inode& inode) {
+  // Only the first modification in an era needs the mutex.
+  if (inode.era.load(std::memory_order_acquire) == eras.current.load(std::memory_order_acquire)) {
     return;
   }
   LockGuard lock(inode.mutex);
-  capture_locked(inode);
+  modify_locked(inode);
 }
 
-Task<Result<journal::Manifest>> Filesystem::Impl::write_run(std::uint64_t number,
-                                                            std::uint64_t limit,
-                                                            std::vector<extent::ChunkPut> chunks,
-                                                            std::uint64_t run_id) {
-  std::vector<DiskId> disks = store->run_disks(run_copies());
-  if (pool->healthy()->empty()) co_return error(Code::kReadOnly);
-  // The run before this one has its copies: without them one disk less is only for want of log.
-  const std::size_t wanted = std::min(run_copies(), pool->healthy()->size());
-  if (disks.empty() || (disks.size() < wanted && !log_is_filling())) {
-    co_return error(Code::kNoSpace);
+// Everything that is not in the runs, ascending.
+Task<Result<void>> Filesystem::Impl::write_changes(const Instant& instant, journal::RunMixer& out) {
+  CO_TRY(co_await out.add(RunEntryKind::kValue, make_key(InodeId{}, KeyTag::kPoolState),
+                          encode(instant.state)));
+  for (const extent::ChunkChange& change : instant.chunks) {
+    const Bytes key = make_key(InodeId{}, KeyTag::kPoolChunk, big_endian(change.chunk.raw));
+    Bytes value;
+    if (change.state) {
+      ByteWriter writer(value);
+      extent::encode(writer, *change.state);
+    }
+    const RunEntryKind kind = change.state ? RunEntryKind::kValue : RunEntryKind::kDeletion;
+    CO_TRY(co_await out.add(kind, key, value));
   }
-  journal::RunWriter writer(*pool, *store, run_id, std::move(disks));
-  {
-    const Bytes key = make_key(InodeId{}, KeyTag::kPoolLimit);
-    const auto value = [limit] {
-      Bytes bytes;
-      ByteWriter(bytes).put(limit);
-      return bytes;
-    }();
-    CO_TRY(co_await writer.add(key, value));
+  // Few as a rule: all of them, behind the deletion of those there were.
+  CO_TRY(co_await out.add(RunEntryKind::kPrefixDeletion, make_key(InodeId{}, KeyTag::kPoolOrphan),
+                          {}));
+  for (const std::uint64_t orphan : instant.orphans) {
+    const Bytes key = make_key(InodeId{}, KeyTag::kPoolOrphan, big_endian(orphan));
+    CO_TRY(co_await out.add(RunEntryKind::kValue, key, {}));
   }
-  for (const extent::ChunkPut& chunk : chunks) {
-    Bytes change;
-    ByteWriter out(change);
-    extent::encode(out, chunk);
-    const Bytes key = make_key(InodeId{}, KeyTag::kPoolChunk, big_endian(chunk.chunk.raw));
-    CO_TRY(co_await writer.add(key, std::span{change}.subspan(kChangeHeader)));
-  }
-  chunks.clear();
 
-  // Inodes of the instant: those in the table now, and those removed since, which were put aside.
-  // Numbers made later are in the table too, but carry this checkpoint's mark and no image.
-  std::vector<InodeId> ids = inodes.ids();
-  {
-    LockGuard lock(images_mutex);
-    for (const auto& [id, image] : images) ids.emplace_back(id);
-  }
-  std::sort(ids.begin(), ids.end());
-  ids.erase(std::unique(ids.begin(), ids.end()), ids.end());
   RunImage image;
-  for (const InodeId id : ids) {
+  auto removed = instant.dirty.removed.begin();
+  for (const InodeId id : instant.dirty.modified) {
+    for (; removed != instant.dirty.removed.end() && *removed <= id; ++removed) {
+      CO_TRY(co_await out.add(RunEntryKind::kPrefixDeletion, inode_prefix(*removed), {}));
+    }
     image.clear();
     const InodeRef inode = inodes.find(id);
     if (inode) {
       LockGuard lock(inode->mutex);
-      if (inode->captured.load(std::memory_order_acquire) != number) {
+      // Captured, or clean by a checkpoint before a failed one, or of a later era alone.
+      const std::uint64_t era = inode->era.load(std::memory_order_relaxed);
+      if (inode->captured.load(std::memory_order_relaxed) < instant.era && era <= instant.era &&
+          !eras.is_clean(era)) {
         serialise(*inode, image);
-        inode->captured.store(number, std::memory_order_release);
+        inode->captured.store(instant.era, std::memory_order_relaxed);
       }
     }
     if (image.empty()) {
@@ -155,13 +199,46 @@ Task<Result<journal::Manifest>> Filesystem::Impl::write_run(std::uint64_t number
     }
     ByteReader in(image);
     while (!in.at_end()) {
+      const auto kind = static_cast<RunEntryKind>(in.get<std::uint8_t>());
       const auto key = in.get_sized<std::uint16_t>();
       const auto value = in.get_sized<std::uint32_t>();
       DFS_ASSERT(in.ok());
-      CO_TRY(co_await writer.add(key, value));
+      CO_TRY(co_await out.add(kind, key, value));
     }
   }
-  co_return co_await writer.finish();
+  for (; removed != instant.dirty.removed.end(); ++removed) {
+    CO_TRY(co_await out.add(RunEntryKind::kPrefixDeletion, inode_prefix(*removed), {}));
+  }
+  co_return co_await out.finish();
+}
+
+// On which disks a run is written: kNoSpace, kReadOnly.
+Result<std::vector<DiskId>> Filesystem::Impl::disks_for_run() const {
+  store->release_pending();
+  std::vector<DiskId> disks = store->run_disks(run_copies());
+  if (pool->healthy()->empty()) return error(Code::kReadOnly);
+  // The runs before this one have their copies: without them one disk less is only for want of log.
+  const std::size_t wanted = std::min(run_copies(), pool->healthy()->size());
+  if (disks.empty() || (disks.size() < wanted && !log_is_filling())) return error(Code::kNoSpace);
+  return disks;
+}
+
+// The changes of the instant, mixed with `inputs`.
+Task<Result<journal::RunRef>> Filesystem::Impl::write_run(const Instant& instant,
+                                                          journal::RunSet::Runs inputs,
+                                                          bool to_bottom) {
+  CO_TRY_ASSIGN(std::vector<DiskId> disks, disks_for_run());
+  journal::RunWriter writer(*pool, *store, next_run.fetch_add(1), std::move(disks), filter_hash);
+  journal::RunMixer mixer(runs, std::move(inputs), to_bottom, writer);
+  Result<void> written = co_await write_changes(instant, mixer);
+  Result<journal::RunRef> run = error(Code::kShutdown);
+  if (written.has_value()) {
+    run = co_await writer.finish();
+  } else {
+    run = written.error();
+  }
+  if (!run.has_value()) co_await writer.abandon();
+  co_return run;
 }
 
 // Enough copies to survive what the policy survives, two at least where there are two disks.
@@ -169,15 +246,24 @@ std::size_t Filesystem::Impl::run_copies() const {
   return std::max<std::size_t>(2, pool->policy().tolerance() + 1);
 }
 
+// Of the run that has the fewest.
 std::size_t Filesystem::Impl::run_copies_here() const {
   const journal::Manifest manifest = pool->superblock().manifest;
+  std::size_t fewest = manifest.runs.empty() ? 0 : pool->healthy()->size();
+  for (const journal::RunRef& run : manifest.runs) {
+    fewest = std::min(fewest, copies_here(run));
+  }
+  return fewest;
+}
+
+std::size_t Filesystem::Impl::copies_here(const journal::RunRef& run) const {
   return static_cast<std::size_t>(std::ranges::count_if(
-      manifest.copies,
+      run.copies,
       [this](const journal::RunCopy& copy) { return pool->disk(copy.disk) != nullptr; }));
 }
 
 bool Filesystem::Impl::run_is_thin() const {
-  if (pool->superblock().manifest.run_id == 0) return false;
+  if (pool->superblock().manifest.runs.empty()) return false;
   return run_copies_here() < std::min(run_copies(), pool->healthy()->size());
 }
 
@@ -202,92 +288,245 @@ Task<Result<void>> Filesystem::Impl::flush_disks() {
   co_return outcome;
 }
 
-// Writes the run and makes it the current one; on an error the old one still is.
-Task<Result<void>> Filesystem::Impl::switch_run(std::uint64_t number, std::uint64_t limit, Lsn lsn,
-                                                std::vector<extent::ChunkPut> chunks,
-                                                journal::Manifest old) {
-  CO_TRY_ASSIGN(journal::Manifest manifest,
-                co_await write_run(number, limit, std::move(chunks), old.run_id + 1));
-  manifest.run_id = old.run_id + 1;
-  manifest.lsn = lsn;
-  manifest.log_start = journal->position_after(lsn);
+// Makes `fresh` durable as what takes the place of `replaced`, which are neighbours; with the
+// log position of `manifest`. On an error everything is as before. checkpoint_mutex held.
+Task<Result<void>> Filesystem::Impl::commit_runs(journal::Manifest manifest, journal::RunRef fresh,
+                                                 journal::RunSet::Runs replaced) {
+  CO_TRY_ASSIGN(const std::shared_ptr<const journal::Run> opened, co_await runs.open_run(fresh));
+  auto at = manifest.runs.begin();
+  if (!replaced.empty()) {
+    at = std::ranges::find(manifest.runs, replaced.front()->ref().id, &journal::RunRef::id);
+    DFS_ASSERT(at != manifest.runs.end());
+    at = manifest.runs.erase(at, at + static_cast<std::ptrdiff_t>(replaced.size()));
+  }
+  manifest.runs.insert(at, fresh);
+  manifest.next_run = next_run.load() + kRunNumbersAhead;
+  CO_TRY(co_await pool->commit_manifest(manifest));
+  store->adopt_run(fresh.copies);
+  runs.install(opened, replaced);
+  co_return Result<void>{};
+}
+
+void Filesystem::Impl::drop_run(const journal::RunRef& run) {
+  // Nothing names it, unless the pool is lost anyway.
+  if (pool->read_only()) return;
+  for (const journal::RunCopy& copy : run.copies) store->drop_run_slots(copy.disk, copy.slots);
+}
+
+// The runs that the next one takes the place of: the small ones; all of them when room gets short,
+// for what has been deleted goes with that, and metadata never outgrows what can be written anew; or
+// when there are so many that the manifest would soon have no room, for a merge may take its time.
+// Those that are being merged are left alone. checkpoint_mutex held.
+journal::RunSet::Runs Filesystem::Impl::runs_to_replace(Replace which) const {
+  if (which == Replace::kNone) return {};
+  store->release_pending();
+  const std::shared_ptr<const journal::RunSet::Runs> all = runs.runs();
+  const auto merged =
+      std::ranges::find_if(*all, [this](const auto& run) { return run->ref().id == merging_from; });
+  journal::RunSet::Runs newer{all->begin(), merged};
+  const std::vector<DiskId> disks = store->run_disks(run_copies());
+  if (all->size() + kRunsSpare > journal::kRunsMax ||
+      std::ranges::any_of(disks, [this](DiskId disk) { return store->is_crowded(disk); })) {
+    return newer;
+  }
+  const auto large = std::ranges::find_if(
+      newer, [this](const auto& run) { return run->ref().bytes > options.small_run_bytes; });
+  newer.erase(large, newer.end());
+  return newer;
+}
+
+// Writes the changes as a run and makes it count; on an error all is as before.
+Task<Result<void>> Filesystem::Impl::switch_run(const Instant& instant, Replace which) {
+  const journal::RunSet::Runs replaced = runs_to_replace(which);
+  const bool to_bottom = replaced.size() == runs.runs()->size();
+  CO_TRY_ASSIGN(const journal::RunRef fresh, co_await write_run(instant, replaced, to_bottom));
+  journal::Manifest manifest = pool->superblock().manifest;
+  manifest.lsn = instant.lsn;
+  manifest.log_start = journal->position_after(instant.lsn);
 
   // The run names data whose records may not be committed yet: it must be on stable storage before
   // the run counts. (Not journal->sync: a commit may be waiting for the space this will free.)
   Result<void> outcome;
   if (!mutated(Mutant::kSkipRunFlush)) outcome = co_await flush_disks();
   if (mutated(Mutant::kTrimEarly)) journal->trim(manifest.log_start);
-  if (outcome.has_value()) outcome = co_await pool->commit_manifest(manifest);
+  if (outcome.has_value()) outcome = co_await commit_runs(manifest, fresh, replaced);
   if (!outcome.has_value()) {
-    // Nothing names the new run, unless the pool is lost anyway.
-    if (!pool->read_only()) {
-      for (const journal::RunCopy& copy : manifest.copies) {
-        store->drop_run_slots(copy.disk, copy.slots);
-      }
-    }
+    drop_run(fresh);
     co_return outcome.error();
   }
   journal->trim(manifest.log_start);
-  if (old.run_id != 0) store->retire_run(old);
   co_return outcome;
 }
 
 Task<Result<void>> Filesystem::Impl::checkpoint() {
-  const AsyncMutex::Guard guard = co_await checkpoint_mutex.acquire();
   Result<void> result;
-  // A disk without room for its copy of the run is left out, as long as others are there.
-  for (std::size_t full = 0; full <= pool->healthy()->size(); ++full) {
-    if (store->run_disks(1).empty()) store->try_full_disks_again();
-    result = co_await checkpoint_once();
-    if (result.has_value() || result.error().code != Code::kNoSpace ||
-        result.error().sys_errno != ENOSPC) {
-      break;
+  {
+    const AsyncMutex::Guard guard = co_await checkpoint_mutex.acquire();
+    // A disk without room for its copy of the run is left out, as long as others are there.
+    for (std::size_t full = 0; full <= pool->healthy()->size(); ++full) {
+      if (store->run_disks(1).empty()) store->try_full_disks_again();
+      result = co_await checkpoint_once(Replace::kUsual);
+      // A run that cannot be read is left as it is: what has changed need not wait for it.
+      if (!result.has_value() &&
+          (result.error().code == Code::kCorrupt || result.error().code == Code::kFormatInvalid)) {
+        result = co_await checkpoint_once(Replace::kNone);
+      }
+      if (!note_if_full(result)) break;
     }
-    store->note_full(DiskId{static_cast<std::uint16_t>(result.error().detail)});
+    // The other half of the log is for removals.
+    metadata_full.store(!result.has_value() && result.error().code == Code::kNoSpace &&
+                        log_is_filling());
   }
-  // The other half of the log is for removals.
-  metadata_full.store(!result.has_value() && result.error().code == Code::kNoSpace &&
-                      log_is_filling());
+  merge_if_due();
   co_return result;
 }
 
-Task<Result<void>> Filesystem::Impl::checkpoint_once() {
+Task<Result<void>> Filesystem::Impl::checkpoint_once(Replace which) {
   CO_TRY(writable());
   const TimePoint start = executor.now();
-  const journal::Manifest old = pool->superblock().manifest;
-  Lsn lsn;
-  std::uint64_t number = 0;
-  std::uint64_t limit = 0;
-  std::vector<extent::ChunkPut> chunks;
+  Instant instant;
   gate.exclusively([&] {
-    lsn = journal->appended();
-    limit = inode_limit_logged.load();
-    store->hold_chunk_slots(lsn);
-    chunks = store->chunks();
-    number = checkpoint_number.load() + 1;
+    instant.era = eras.current.load();
+    instant.lsn = journal->appended();
+    instant.state = {.inode_limit = inode_limit_logged.load(),
+                     .inodes = inode_count.load(),
+                     .reserved_blocks = reserved_blocks.load(),
+                     .next_chunk = store->next_chunk()};
+    store->hold_chunk_slots(instant.lsn);
+    instant.chunks = store->chunk_changes();
+    instant.dirty = inodes.take_dirty();
+    {
+      LockGuard lock(orphans_mutex);
+      instant.orphans.assign(orphans.begin(), orphans.end());
+    }
     {
       // What was put aside for a checkpoint that failed is not of this instant.
       LockGuard lock(images_mutex);
       images.clear();
     }
-    checkpoint_number.store(number, std::memory_order_release);
+    eras.current.store(instant.era + 1, std::memory_order_release);
   });
-  const Result<void> switched = co_await switch_run(number, limit, lsn, std::move(chunks), old);
+  std::vector<InodeId>& modified = instant.dirty.modified;
+  modified.insert(modified.end(), unwritten.begin(), unwritten.end());
+  std::ranges::sort(modified);
+  const auto [from, end] = std::ranges::unique(modified);
+  modified.erase(from, end);
+  std::ranges::sort(instant.dirty.removed);
+
+  const Result<void> switched = co_await switch_run(instant, which);
   store->release_chunk_slots();
-  if (!switched.has_value()) {
-    // Some inodes carry this checkpoint's mark already, and that is harmless: the next one has
-    // another number. What was put aside is of no use any more.
+  {
     LockGuard lock(images_mutex);
     images.clear();
+  }
+  if (!switched.has_value()) {
+    unwritten = std::move(modified);
     log_warning("checkpoint failed: {}", describe(switched.error()));
     co_return switched.error();
   }
+  unwritten.clear();
+  eras.installed.store(instant.era + 1, std::memory_order_release);
+  inodes.forget_removed(instant.era + 1);
   // A disk may have failed while its copy was written. For one that is full tend() tries again.
   run_thin.store(run_is_thin() && store->full_disks().empty());
   metrics.checkpoints.add();
+  metrics.checkpoint_inodes.add(modified.size());
   metrics.checkpoint_ms.record(
       static_cast<std::uint64_t>((executor.now() - start).count() / 1'000'000));
   co_return {};
+}
+
+// Merging.
+
+void Filesystem::Impl::merge_if_due() {
+  tasks.enter();  // before the look at `closing`: unmount sets that, then waits for tasks
+  if (closing.load(std::memory_order_acquire) || executor.now() < merge_again_at.load() ||
+      !next_merge() || merging.exchange(true)) {
+    tasks.leave();
+    return;
+  }
+  spawn(merge_in_background());
+}
+
+// Runs that are to become one: neighbours, newest first. Those with a copy less than they should have
+// come first of all.
+std::optional<journal::RunSet::Runs> Filesystem::Impl::next_merge() const {
+  const std::shared_ptr<const journal::RunSet::Runs> all = runs.runs();
+  if (run_thin.load()) return *all;
+  std::vector<std::uint64_t> bytes;
+  for (const auto& run : *all) bytes.push_back(run->ref().bytes);
+  const auto range = journal::choose_merge(bytes);
+  if (!range) return std::nullopt;
+  return journal::RunSet::Runs{all->begin() + static_cast<std::ptrdiff_t>(range->first),
+                               all->begin() + static_cast<std::ptrdiff_t>(range->second)};
+}
+
+Task<void> Filesystem::Impl::merge_in_background() {
+  while (!closing.load(std::memory_order_acquire) && writable().has_value()) {
+    std::optional<journal::RunSet::Runs> inputs;
+    {
+      // A checkpoint under way may be writing some of them anew; the next one sees which we merge.
+      const AsyncMutex::Guard guard = co_await checkpoint_mutex.acquire();
+      inputs = next_merge();
+      merging_from = inputs ? inputs->front()->ref().id : 0;
+    }
+    if (!inputs) break;
+    const Result<void> merged = co_await merge(*inputs);
+    if (merged.has_value()) continue;
+    merging_from = 0;
+    if (!closing.load(std::memory_order_acquire)) {
+      log_warning("merging of metadata runs failed: {}", describe(merged.error()));
+    }
+    run_thin.store(false);
+    if (!note_if_full(merged)) merge_again_at.store(executor.now() + kMergeAgainAfter);
+    break;
+  }
+  merging.store(false);
+  tasks.leave();
+}
+
+Task<Result<void>> Filesystem::Impl::merge(journal::RunSet::Runs inputs) {
+  const TimePoint start = executor.now();
+  const bool to_bottom = inputs.back() == runs.runs()->back();
+  CO_TRY_ASSIGN(std::vector<DiskId> disks, disks_for_run());
+  journal::RunWriter writer(*pool, *store, next_run.fetch_add(1), std::move(disks), filter_hash,
+                            scheduler::IoClass::kBackground);
+  const auto go_on = [this] { return !closing.load(std::memory_order_acquire); };
+  const Result<journal::RunRef> merged =
+      co_await journal::merge_runs(runs, inputs, to_bottom, writer, go_on);
+  if (!merged.has_value()) {
+    co_await writer.abandon();
+    co_return merged.error();
+  }
+  const journal::RunRef fresh = *merged;
+  Result<void> outcome;
+  {
+    const AsyncMutex::Guard guard = co_await checkpoint_mutex.acquire();
+    outcome = writable();
+    if (outcome.has_value()) {
+      outcome = co_await commit_runs(pool->superblock().manifest, fresh, inputs);
+    }
+  }
+  if (!outcome.has_value()) {
+    drop_run(fresh);
+    co_return outcome;
+  }
+  run_thin.store(run_is_thin() && store->full_disks().empty());
+  metrics.run_merges.add();
+  metrics.run_merge_bytes.add(fresh.bytes);
+  metrics.run_merge_ms.record(
+      static_cast<std::uint64_t>((executor.now() - start).count() / 1'000'000));
+  co_return outcome;
+}
+
+// A write found no room on a disk: others are to be tried.
+bool Filesystem::Impl::note_if_full(const Result<void>& result) {
+  if (result.has_value() || result.error().code != Code::kNoSpace ||
+      result.error().sys_errno != ENOSPC) {
+    return false;
+  }
+  store->note_full(DiskId{static_cast<std::uint16_t>(result.error().detail)});
+  return true;
 }
 
 // A commit may be waiting for the log space this frees, so a failure is tried again while that is

@@ -219,6 +219,7 @@ Outcome<void> Daemon::open_pool(StartReport& report) {
 
   FilesystemOptions options;
   options.read_memory_bytes = request_.options.read_memory_bytes;
+  options.metadata_memory_bytes = request_.options.metadata_memory_bytes;
   options.commit_interval = request_.options.commit_interval;
   options.group_commit = request_.options.group_commit;
   options.read_only = request_.options.read_only;
@@ -363,7 +364,8 @@ void Daemon::answer(const std::string& command, ControlReply reply) {
                 {"device", facts_.device},
                 {"disks", disks}});
   } else if (command == "status") {
-    reply.send({{"ok", true}, {"status", build_status(*filesystem_, *session_, facts_)}});
+    reply.send(
+        {{"ok", true}, {"status", build_status(*executor_, *filesystem_, *session_, facts_)}});
   } else if (command == "sync") {
     // The answer comes from whichever thread makes it durable: others may ask meanwhile.
     syncs_.fetch_add(1);

@@ -55,14 +55,17 @@ std::string superblock_text(const journal::Superblock& superblock) {
   out += fmt::format("    journal {} on each disk that keeps it, from {} on, LSNs above {}\n",
                      size_text(superblock.log_bytes), position_text(manifest.log_start),
                      superblock.lsn_floor);
-  if (manifest.run_id == 0) return out + "    no run yet: the journal is everything\n";
-  out += fmt::format("    run {} up to LSN {}, {}", manifest.run_id, manifest.lsn,
-                     size_text(manifest.run_bytes));
-  for (const journal::RunCopy& copy : manifest.copies) {
-    out += fmt::format("{} disk {} slots", &copy == manifest.copies.data() ? ":" : ";", copy.disk);
-    for (const SlotId slot : copy.slots) out += fmt::format(" {}", slot);
+  if (manifest.runs.empty()) return out + "    no run yet: the journal is everything\n";
+  out += fmt::format("    runs up to LSN {}, newest first:\n", manifest.lsn);
+  for (const journal::RunRef& run : manifest.runs) {
+    out += fmt::format("      run {}, {}", run.id, size_text(run.bytes));
+    for (const journal::RunCopy& copy : run.copies) {
+      out += fmt::format("{} disk {} slots", &copy == run.copies.data() ? ":" : ";", copy.disk);
+      for (const SlotId slot : copy.slots) out += fmt::format(" {}", slot);
+    }
+    out += "\n";
   }
-  return out + "\n";
+  return out;
 }
 
 Task<Result<void>> read_copy(scheduler::Disk* disk, std::uint64_t offset,
@@ -215,25 +218,31 @@ bool dump_journal(Executor& executor, journal::Pool& pool, const Print& print) {
   return damaged;
 }
 
-bool dump_run(Executor& executor, journal::Pool& pool, const Print& print) {
+bool dump_runs(Executor& executor, journal::Pool& pool, const Print& print) {
   const journal::Manifest manifest = pool.superblock().manifest;
-  if (manifest.run_id == 0) {
+  if (manifest.runs.empty()) {
     print("There is no run yet: the journal is everything.\n");
     return false;
   }
-  const auto each = [&](std::span<const std::byte> key, std::span<const std::byte> value) {
-    print(run_entry_text(key, value));
+  const auto each = [&](journal::RunEntryKind kind, std::span<const std::byte> key,
+                        std::span<const std::byte> value) {
+    print(run_entry_text(kind, key, value));
     return Result<void>{};
   };
-  const auto read = block_on(executor, journal::read_run(pool, manifest, each));
-  if (!read) {
-    print(fmt::format("The rest cannot be read: {}.\n", describe(read.error())));
-    return true;
+  bool damaged = false;
+  for (const journal::RunRef& run : manifest.runs) {
+    print(fmt::format("Run {}, {}\n", run.id, size_text(run.bytes)));
+    const auto read = block_on(executor, journal::read_run(pool, run, each));
+    if (!read) {
+      print(fmt::format("The rest cannot be read: {}.\n", describe(read.error())));
+      damaged = true;
+    } else if (read->blocks_bad != 0) {
+      print(fmt::format("Damaged copies of blocks: {}. What is above comes from others.\n",
+                        read->blocks_bad));
+      damaged = true;
+    }
   }
-  if (read->blocks_bad == 0) return false;
-  print(fmt::format("Damaged copies of blocks: {}. What is above comes from others.\n",
-                    read->blocks_bad));
-  return true;
+  return damaged;
 }
 
 }  // namespace
@@ -252,7 +261,7 @@ Outcome<ExitCode> dump_pool(const DumpRequest& request, const Print& print) {
     if (!found) return found.error();
     const auto pool = TRY(open_pool(*executor, std::move(found->disks), true));
     damaged = request.what == DumpWhat::kJournal ? dump_journal(*executor, *pool, print)
-                                                 : dump_run(*executor, *pool, print);
+                                                 : dump_runs(*executor, *pool, print);
   }
   return damaged ? ExitCode::kAtRisk : ExitCode::kOk;
 }

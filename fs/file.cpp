@@ -39,7 +39,7 @@ bool is_block_aligned(const void* address) {
 Task<Result<ReadReply>> Filesystem::read(InodeId id, std::uint64_t offset_bytes,
                                          std::size_t size_bytes) {
   impl_->metrics.reads.add();
-  CO_TRY_ASSIGN(const InodeRef inode, impl_->find(id));
+  CO_TRY_ASSIGN(const InodeRef inode, co_await impl_->find(id));
   if (!inode->is_regular()) co_return inode->is_directory() ? Code::kIsDirectory : Code::kInvalid;
   const std::uint64_t file_bytes = inode->size_bytes.load(std::memory_order_acquire);
   ReadReply reply;
@@ -47,6 +47,10 @@ Task<Result<ReadReply>> Filesystem::read(InodeId id, std::uint64_t offset_bytes,
   reply.size_bytes = std::min<std::uint64_t>(size_bytes, file_bytes - offset_bytes);
   reply.begin = offset_bytes % kBlockBytes;
   const FileBlock first{offset_bytes / kBlockBytes};
+  const std::uint64_t blocks = ceil_div(reply.begin + reply.size_bytes, kBlockBytes);
+  if (inode->map->absent(first, blocks)) {
+    CO_TRY(co_await impl_->load_windows(*inode, first, blocks));
+  }
   const std::size_t buffer_bytes = align_up(reply.begin + reply.size_bytes, kBlockBytes);
   reply.memory = co_await impl_->read_memory.take(buffer_bytes);
   reply.buffer = Buffer{buffer_bytes};
@@ -58,13 +62,16 @@ Task<Result<ReadReply>> Filesystem::read(InodeId id, std::uint64_t offset_bytes,
                                   hot ? scheduler::IoClass::kHotRead : scheduler::IoClass::kRead));
   impl_->metrics.read_bytes.add(reply.size_bytes);
 
-  // relatime, in memory; it goes to disk with the inode's next record.
+  // relatime, in memory; it goes to disk with the inode's next record or the next checkpoint.
   const std::int64_t atime = inode->atime_ns.load(std::memory_order_relaxed);
   const std::int64_t now = impl_->now_ns();
   constexpr std::int64_t kDayNs = 86'400'000'000'000;
   if (!impl_->options.read_only &&
       (atime <= inode->mtime_ns.load(std::memory_order_relaxed) ||
        atime <= inode->ctime_ns.load(std::memory_order_relaxed) || now - atime >= kDayNs)) {
+    const journal::ChangeScope scope(impl_->gate);
+    LockGuard lock(inode->mutex);
+    if (!inode->removed) impl_->modify_locked(*inode);
     inode->atime_ns.store(now, std::memory_order_relaxed);
   }
   co_return reply;
@@ -92,7 +99,7 @@ Task<Result<void>> Filesystem::Impl::write(InodeId id, std::uint64_t offset_byte
                                            std::span<std::byte> data, std::size_t spare_bytes,
                                            WriteOptions write_options) {
   CO_TRY(growable());
-  CO_TRY_ASSIGN(const InodeRef inode, find(id));
+  CO_TRY_ASSIGN(const InodeRef inode, co_await find(id));
   if (!inode->is_regular()) co_return inode->is_directory() ? Code::kIsDirectory : Code::kInvalid;
   if (data.empty()) co_return {};
   if (offset_bytes > kFileBytesMax || data.size() > kFileBytesMax - offset_bytes) {
@@ -106,6 +113,10 @@ Task<Result<void>> Filesystem::Impl::write(InodeId id, std::uint64_t offset_byte
   const std::size_t tail_bytes = end % kBlockBytes == 0 ? 0 : kBlockBytes - end % kBlockBytes;
   const bool in_place =
       head_bytes == 0 && is_block_aligned(data.data()) && spare_bytes >= tail_bytes;
+
+  if (inode->map->absent(first, blocks)) {
+    CO_TRY(co_await load_windows(*inode, first, blocks));
+  }
 
   // The blocks that go to disk: the caller's memory where it fits, else a copy.
   Buffer copy;
@@ -172,7 +183,7 @@ Task<Result<void>> Filesystem::Impl::write(InodeId id, std::uint64_t offset_byte
     const std::int64_t now = align_down(static_cast<std::uint64_t>(now_ns()), kWriteTimeStepNs);
     while (!published && !redo) {
       const journal::ChangeScope scope(gate);
-      capture(*inode);
+      modify(*inode);
       std::optional<LockGuard> attributes;
       if (with_mutex) attributes.emplace(inode->mutex);
       const auto extents = store->locks().lock(id, first, blocks);
@@ -206,6 +217,8 @@ Task<Result<void>> Filesystem::Impl::write(InodeId id, std::uint64_t offset_byte
       extent::encode(record.raw(), id, first, written.pieces, written.crcs);
       lsn = append(credit, record, {inode.get()});
       inode->map->put(first, written.pieces, written.crcs, Generation{lsn.raw}, freed);
+      store->publish(written);
+      free_data(freed, lsn);
       published = true;
     }
     if (!published) {
@@ -214,7 +227,6 @@ Task<Result<void>> Filesystem::Impl::write(InodeId id, std::uint64_t offset_byte
       metrics.merge_redos.add();
       continue;
     }
-    store->free(freed, lsn);
     metrics.writes.add();
     metrics.written_bytes.add(data.size());
     co_return {};
@@ -260,6 +272,15 @@ void Filesystem::Impl::discard_edges(const Edit& plan) {
 Task<Result<void>> Filesystem::Impl::edit(InodeRef inode, Edit plan, AttributeChange change,
                                           bool* again) {
   *again = false;
+  for (const Edit::Edge& edge : plan.edges) {
+    CO_TRY(co_await load_windows(*inode, edge.block, 1));
+  }
+  if (plan.clear_count != 0) {
+    CO_TRY(co_await load_windows(*inode, plan.clear_first, plan.clear_count));
+  }
+  if (plan.reserve_count != 0) {
+    CO_TRY(co_await load_windows(*inode, plan.reserve_first, plan.reserve_count));
+  }
   CO_TRY(co_await prepare_edges(*inode, &plan));
   journal::Credit credit =
       co_await journal->reserve(1, 3 * kPutFixedBytes + plan.edges.size() * kPutBytesPerBlock);
@@ -271,7 +292,7 @@ Task<Result<void>> Filesystem::Impl::edit(InodeRef inode, Edit plan, AttributeCh
   {
     const journal::ChangeScope scope(gate);
     LockGuard attributes(inode->mutex);
-    capture_locked(*inode);
+    modify_locked(*inode);
     // One guard over everything the edit touches: the order of records and of memory must agree
     // for every window.
     const bool to_end = plan.clear_count == ~std::uint64_t{0};
@@ -335,11 +356,14 @@ Task<Result<void>> Filesystem::Impl::edit(InodeRef inode, Edit plan, AttributeCh
       for (const Edit::Edge& edge : plan.edges) {
         if (edge.mapped) {
           inode->map->put(edge.block, edge.written.pieces, edge.written.crcs, generation, freed);
+          store->publish(edge.written);
         }
       }
       if (plan.reserve_count != 0) {
         reserved = inode->map->reserve(plan.reserve_first, plan.reserve_count, generation);
+        reserved_blocks.fetch_add(reserved, std::memory_order_relaxed);
       }
+      free_data(freed, lsn);
     }
   }
   if (*again) {
@@ -349,7 +373,6 @@ Task<Result<void>> Filesystem::Impl::edit(InodeRef inode, Edit plan, AttributeCh
     co_return {};
   }
   if (plan.promised_blocks > reserved) store->unpromise(plan.promised_blocks - reserved);
-  store->free(freed, lsn);
   co_return {};
 }
 
@@ -386,7 +409,7 @@ Task<Result<void>> Filesystem::Impl::fallocate(InodeId id, FallocateMode mode,
                                                std::uint64_t offset_bytes,
                                                std::uint64_t size_bytes) {
   CO_TRY(writable());
-  CO_TRY_ASSIGN(const InodeRef inode, find(id));
+  CO_TRY_ASSIGN(const InodeRef inode, co_await find(id));
   if (!inode->is_regular()) co_return inode->is_directory() ? Code::kIsDirectory : Code::kNoDevice;
   if (size_bytes == 0) co_return Code::kInvalid;
   if (offset_bytes > kFileBytesMax || size_bytes > kFileBytesMax - offset_bytes) {
@@ -399,6 +422,7 @@ Task<Result<void>> Filesystem::Impl::fallocate(InodeId id, FallocateMode mode,
   const bool grows = mode == FallocateMode::kAllocate || mode == FallocateMode::kZeroRange;
   const FileBlock outer_first{offset_bytes / kBlockBytes};
   const std::uint64_t outer_count = ceil_div(end, kBlockBytes) - outer_first.raw;
+  CO_TRY(co_await load_windows(*inode, outer_first, outer_count));
   while (true) {
     Edit plan;
     plan.size_seen = inode->size_bytes.load(std::memory_order_acquire);
@@ -445,20 +469,26 @@ Task<Result<void>> Filesystem::Impl::fallocate(InodeId id, FallocateMode mode,
 
 Task<Result<std::uint64_t>> Filesystem::seek(InodeId id, std::uint64_t offset_bytes,
                                              SeekKind kind) {
-  CO_TRY_ASSIGN(const InodeRef inode, impl_->find(id));
+  CO_TRY_ASSIGN(const InodeRef inode, co_await impl_->find(id));
   if (!inode->is_regular()) co_return Code::kInvalid;
   const std::uint64_t file_bytes = inode->size_bytes.load(std::memory_order_acquire);
   if (offset_bytes >= file_bytes) co_return Code::kNoDevice;  // ENXIO
   const FileBlock from{offset_bytes / kBlockBytes};
-  std::uint64_t found = 0;
-  if (kind == SeekKind::kData) {
-    const std::optional<FileBlock> block = inode->map->next_data(from);
-    if (!block || block->raw * kBlockBytes >= file_bytes) co_return Code::kNoDevice;
-    found = block->raw * kBlockBytes;
-  } else {
-    found = std::min(inode->map->next_hole(from).raw * kBlockBytes, file_bytes);
+  // What the map says counts up to the window that everything is in memory in front of.
+  FileBlock at = from;
+  while (true) {
+    const std::uint64_t window = at.raw / kWindowBlocks;
+    CO_TRY_ASSIGN(const std::uint64_t here_to, co_await impl_->load_some_windows(*inode, window));
+    const std::optional<FileBlock> next =
+        kind == SeekKind::kData ? inode->map->next_data(at) : inode->map->next_hole(at);
+    if (next && next->raw / kWindowBlocks < here_to) {
+      const std::uint64_t found = next->raw * kBlockBytes;
+      if (kind == SeekKind::kData && found >= file_bytes) co_return Code::kNoDevice;
+      co_return std::max(std::min(found, file_bytes), offset_bytes);
+    }
+    if (here_to == ~std::uint64_t{0}) co_return Code::kNoDevice;
+    at = FileBlock{here_to * kWindowBlocks};
   }
-  co_return std::max(found, offset_bytes);
 }
 
 }  // namespace dynamicfs::fs

@@ -20,13 +20,6 @@ constexpr Duration kWatchInterval = std::chrono::seconds{1};
 // How soon a disk that was deleted, or that nobody uses and that hangs, is noticed.
 constexpr Duration kCheckInterval = std::chrono::seconds{5};
 
-Result<InodeId> parse_child(std::span<const std::byte> value) {
-  ByteReader in(value);
-  const auto inode = in.get<InodeId>();
-  if (!in.ok()) return Code::kFormatInvalid;
-  return inode;
-}
-
 }  // namespace
 
 Filesystem::Filesystem(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
@@ -67,20 +60,18 @@ Task<Result<void>> Filesystem::Impl::load() {
   });
 
   const journal::Manifest manifest = pool->superblock().manifest;
-  if (manifest.run_id != 0) {
-    auto on_entry = [this](std::span<const std::byte> key, std::span<const std::byte> value) {
-      return apply_run_entry(key, value);
-    };
-    CO_TRY_ASSIGN(const journal::RunReadReport run,
-                  co_await journal::read_run(*pool, manifest, on_entry));
-    report.run_entries = run.entries;
-    report.run_blocks = run.blocks;
-    report.run_blocks_bad = run.blocks_bad;
-    store->keep_run(manifest);
-  }
+  runs.on_retired([this](const journal::RunRef& run) { store->retire_run(run.copies); });
+  CO_TRY(co_await runs.open(manifest));
+  for (const journal::RunRef& run : manifest.runs) report.run_bytes += run.bytes;
+  report.runs = manifest.runs.size();
+  next_run = manifest.next_run;
+  CO_TRY(co_await load_pool_state());
   journal::Replay replay;
   replay.apply = [this](Lsn lsn, std::span<const std::byte> record) {
     return apply_record(lsn, record);
+  };
+  replay.prepare = [this](std::vector<journal::TailRecord> records) {
+    return load_ahead(std::move(records));
   };
   replay.count_whole = [this](std::vector<journal::TailRecord> tail) {
     return count_whole(std::move(tail));
@@ -88,13 +79,17 @@ Task<Result<void>> Filesystem::Impl::load() {
   CO_TRY_ASSIGN(journal, co_await journal::Journal::open(executor, *pool, std::move(replay),
                                                          options.group_commit));
   report.journal = journal->recovery();
-  CO_TRY(note_all_live());
+  // Behind the replay: a run that was merged behind the last checkpoint may lie where a chunk did that
+  // a record removes.
+  for (const journal::RunRef& run : manifest.runs) store->keep_run(run.copies);
+  store->note_reserved(reserved_blocks.load());
   store->start(*journal);
 
   pool->on_change([this] {
     if (pool->read_only()) journal->stop();
     run_thin.store(run_is_thin());
     checkpoint_if_due();
+    merge_if_due();
   });
   if (!options.read_only) {
     journal->on_progress([this] { on_progress(); });
@@ -104,10 +99,14 @@ Task<Result<void>> Filesystem::Impl::load() {
     }
   }
 
-  const bool empty = manifest.run_id == 0 && report.journal.records_replayed == 0;
-  if (!empty && !inodes.find(kRootInode)) {
-    log_error("the pool has metadata but no root directory");
-    co_return error(Code::kFormatInvalid, kRootInode.raw);
+  const bool empty = manifest.runs.empty() && report.journal.records_replayed == 0;
+  if (!empty) {
+    const Result<InodeRef> root = co_await find(kRootInode);
+    if (!root.has_value() && root.error().code != Code::kStale) co_return root.error();
+    if (!root.has_value()) {
+      log_error("the pool has metadata but no root directory");
+      co_return error(Code::kFormatInvalid, kRootInode.raw);
+    }
   }
   if (!options.read_only) {
     // Grants the first step of inode numbers, durably: none that was handed out before a crash and
@@ -130,22 +129,22 @@ Task<Result<void>> Filesystem::Impl::load() {
     CO_TRY(co_await journal->sync(journal->appended()));
     inode_limit_durable = inode_limit_logged.load();
 
-    std::vector<InodeId> orphans;
-    for (const InodeId id : inodes.ids()) {
-      const InodeRef inode = inodes.find(id);
-      LockGuard lock(inode->mutex);
-      if (inode->nlink == 0) orphans.push_back(id);
+    std::vector<std::uint64_t> left;
+    {
+      LockGuard lock(orphans_mutex);
+      left.assign(orphans.begin(), orphans.end());
     }
-    for (const InodeId id : orphans) co_await reap(id);
-    report.orphans_removed = orphans.size();
+    for (const std::uint64_t id : left) co_await reap(InodeId{id});
+    report.orphans_removed = left.size();
   } else if (empty) {
     co_return error(Code::kReadOnly);
   }
   if (!options.read_only) {
     run_thin.store(run_is_thin());
     checkpoint_if_due();
+    merge_if_due();
   }
-  report.inodes = inodes.size();
+  report.inodes = inode_count.load();
   report.took = executor.now() - start;
   co_return {};
 }
@@ -158,7 +157,8 @@ Task<Result<void>> Filesystem::Impl::make_root() {
   root->mode = S_IFDIR | 0755;
   root->nlink = 2;
   root->parent = kRootInode;
-  root->directory = std::make_unique<Directory>();
+  root->directory = std::make_unique<Directory>(directory_context());
+  modify_new(*root);
   const std::int64_t now = now_ns();
   root->atime_ns = root->mtime_ns = root->ctime_ns = now;
   root->btime_ns = now;
@@ -166,229 +166,16 @@ Task<Result<void>> Filesystem::Impl::make_root() {
   record.inode_put(image_of(*root));
   append(credit, record, {root.get()});
   inodes.insert(root);
+  ++inode_count;
   co_return {};
-}
-
-Result<InodeRef> Filesystem::Impl::put_inode(const InodeImage& image) {
-  InodeRef inode = inodes.find(image.inode);
-  const bool fresh = !inode;
-  if (fresh) {
-    inode = InodeRef{new Inode{image.inode}};
-    if ((image.mode & S_IFMT) == S_IFREG) {
-      inode->map = std::make_unique<extent::FileMap>(store->memory_epochs());
-    }
-  }
-  {
-    LockGuard lock(inode->mutex);
-    if (!fresh && ((inode->mode ^ image.mode) & S_IFMT) != 0) {
-      return error(Code::kFormatInvalid, image.inode.raw);
-    }
-    inode->mode = image.mode;
-    inode->nlink = image.nlink;
-    inode->uid = image.uid;
-    inode->gid = image.gid;
-    inode->rdev = image.rdev;
-    inode->size_bytes = image.size_bytes;
-    inode->atime_ns = image.atime_ns;
-    inode->mtime_ns = image.mtime_ns;
-    inode->ctime_ns = image.ctime_ns;
-    inode->btime_ns = image.btime_ns;
-    inode->parent = image.parent;
-    if (fresh && inode->is_directory()) inode->directory = std::make_unique<Directory>();
-  }
-  if (fresh) {
-    inodes.insert(inode);
-    next_inode = std::max(next_inode.load(), image.inode.raw + 1);
-  }
-  return inode;
-}
-
-// See journal::Replay.
-Task<Result<std::size_t>> Filesystem::Impl::count_whole(std::vector<journal::TailRecord> tail) {
-  extent::Claims claims;
-  for (std::size_t i = 0; i < tail.size(); ++i) {
-    CO_TRY(
-        for_each_change(tail[i].payload, [&](std::uint8_t type, std::span<const std::byte> body) {
-          return claims.take(i, tail[i].lsn, type, body);
-        }));
-  }
-  const std::optional<std::size_t> missing = co_await store->first_missing(std::move(claims));
-  co_return missing.value_or(tail.size());
-}
-
-Result<void> Filesystem::Impl::apply_record(Lsn lsn, std::span<const std::byte> record) {
-  return for_each_change(record, [&](std::uint8_t type, std::span<const std::byte> body) {
-    return apply_change(lsn, type, body);
-  });
-}
-
-// Recovery is one thread with nothing else running, so locks are taken only where types ask.
-Result<void> Filesystem::Impl::apply_change(
-    Lsn lsn, std::uint8_t type, std::span<const std::byte> body) DFS_NO_THREAD_SAFETY_ANALYSIS {
-  const auto existing = [&](InodeId id) -> Result<InodeRef> {
-    InodeRef inode = inodes.find(id);
-    if (!inode) return error(Code::kFormatInvalid, id.raw);
-    return inode;
-  };
-  const auto directory = [&](InodeId id) -> Result<InodeRef> {
-    InodeRef inode = TRY(existing(id));
-    if (inode->directory == nullptr) return error(Code::kFormatInvalid, id.raw);
-    return inode;
-  };
-  const auto file = [&](InodeId id) -> Result<InodeRef> {
-    InodeRef inode = TRY(existing(id));
-    if (inode->map == nullptr) return error(Code::kFormatInvalid, id.raw);
-    return inode;
-  };
-  extent::Freed freed;  // what is free is found out at the end, from what is mapped then
-  switch (static_cast<ChangeType>(type)) {
-    case ChangeType::kInodePut: TRY(put_inode(TRY(decode_inode(body)))); return {};
-    case ChangeType::kInodeRemove: inodes.remove(TRY(decode_inode_id(body))); return {};
-    case ChangeType::kEntryPut: {
-      EntryChange change = TRY(decode_entry_put(body));
-      TRY(directory(change.directory))
-          ->directory->put(change.cookie, {change.inode, change.type_bits, std::move(change.name)});
-      return {};
-    }
-    case ChangeType::kEntryRemove: {
-      const EntryChange change = TRY(decode_entry_remove(body));
-      TRY(directory(change.directory))->directory->remove(change.cookie);
-      return {};
-    }
-    case ChangeType::kXattrPut: {
-      XattrChange change = TRY(decode_xattr_put(body));
-      const InodeRef inode = TRY(existing(change.inode));
-      if (!inode->xattrs) inode->xattrs = std::make_unique<std::map<std::string, std::string>>();
-      (*inode->xattrs)[std::move(change.name)] = std::move(change.value);
-      inode->has_xattrs = true;
-      return {};
-    }
-    case ChangeType::kXattrRemove: {
-      const XattrChange change = TRY(decode_xattr_remove(body));
-      const InodeRef inode = TRY(existing(change.inode));
-      if (inode->xattrs) inode->xattrs->erase(change.name);
-      inode->has_xattrs = inode->xattrs && !inode->xattrs->empty();
-      return {};
-    }
-    case ChangeType::kSymlinkPut: {
-      XattrChange change = TRY(decode_symlink_put(body));
-      TRY(existing(change.inode))->symlink = std::make_unique<std::string>(std::move(change.value));
-      return {};
-    }
-    case ChangeType::kInodeLimit:
-      inode_limit_logged = std::max(inode_limit_logged.load(), TRY(decode_inode_id(body)).raw);
-      return {};
-  }
-  switch (static_cast<extent::ChangeType>(type)) {
-    // A change of data may have been published just behind the removal of its inode.
-    case extent::ChangeType::kExtentPut: {
-      const extent::ExtentPut change = TRY(extent::decode_extent_put(body));
-      if (!inodes.find(change.inode)) return {};
-      TRY(file(change.inode))
-          ->map->put(change.first, change.pieces, change.crcs, Generation{lsn.raw}, freed);
-      return {};
-    }
-    case extent::ChangeType::kExtentClear: {
-      const extent::ExtentClear change = TRY(extent::decode_extent_clear(body));
-      if (!inodes.find(change.inode)) return {};
-      TRY(file(change.inode))->map->clear(change.first, change.count, freed);
-      return {};
-    }
-    case extent::ChangeType::kExtentReserve: {
-      const extent::ExtentReserve change = TRY(extent::decode_extent_reserve(body));
-      if (!inodes.find(change.inode)) return {};
-      TRY(file(change.inode))->map->reserve(change.first, change.count, Generation{lsn.raw});
-      return {};
-    }
-    case extent::ChangeType::kChunkPut: return store->replay(TRY(extent::decode_chunk_put(body)));
-    case extent::ChangeType::kChunkRemove:
-      return store->replay(TRY(extent::decode_chunk_remove(body)));
-    case extent::ChangeType::kReferenceCount: break;
-  }
-  log_error("journal record {} has a change of unknown type {}", lsn, type);
-  return error(Code::kFormatVersion, type);
-}
-
-Result<void> Filesystem::Impl::apply_run_entry(std::span<const std::byte> key_bytes,
-                                               std::span<const std::byte> value)
-    DFS_NO_THREAD_SAFETY_ANALYSIS {
-  const Key key = TRY(parse_key(key_bytes));
-  if (key.inode.raw == 0) {
-    if (key.tag == KeyTag::kPoolLimit) {
-      inode_limit_logged = TRY(parse_child(value)).raw;
-      return {};
-    }
-    if (key.tag == KeyTag::kPoolChunk) return store->replay(TRY(extent::decode_chunk_put(value)));
-    return error(Code::kFormatInvalid, static_cast<std::uint64_t>(key.tag));
-  }
-  if (key.tag == KeyTag::kInode) {
-    TRY(put_inode(TRY(decode_inode(value))));
-    return {};
-  }
-  const InodeRef inode = inodes.find(key.inode);
-  if (!inode) return error(Code::kFormatInvalid, key.inode.raw);
-  switch (key.tag) {
-    case KeyTag::kSymlink:
-      inode->symlink = std::make_unique<std::string>(as_text(value));
-      return {};
-    case KeyTag::kXattr: {
-      if (key.rest.size() < 4) return error(Code::kFormatInvalid, key.inode.raw);
-      const std::string name{as_text(key.rest.first(key.rest.size() - 3))};
-      if (!inode->xattrs) inode->xattrs = std::make_unique<std::map<std::string, std::string>>();
-      (*inode->xattrs)[name] += as_text(value);
-      inode->has_xattrs = true;
-      return {};
-    }
-    case KeyTag::kEntry: {
-      ByteReader in(value);
-      Entry entry;
-      entry.inode = in.get<InodeId>();
-      entry.type_bits = in.get<std::uint32_t>();
-      entry.name = std::string{as_text(in.get_bytes(in.left()))};
-      if (!in.ok() || key.rest.size() != 8 || inode->directory == nullptr) {
-        return error(Code::kFormatInvalid, key.inode.raw);
-      }
-      inode->directory->put(from_big_endian<std::uint64_t>(key.rest), std::move(entry));
-      return {};
-    }
-    case KeyTag::kWindow:
-      if (key.rest.size() != 8 || inode->map == nullptr) {
-        return error(Code::kFormatInvalid, key.inode.raw);
-      }
-      return inode->map->load_window(WindowId{from_big_endian<std::uint64_t>(key.rest)}, value);
-    case KeyTag::kInode: break;
-  }
-  return error(Code::kFormatInvalid, static_cast<std::uint64_t>(key.tag));
-}
-
-Result<void> Filesystem::Impl::note_all_live() {
-  for (const InodeId id : inodes.ids()) {
-    const InodeRef inode = inodes.find(id);
-    if (!inode->map) continue;
-    Result<void> outcome;
-    inode->map->for_each([&](const extent::Mapping& mapping) {
-      if (mapping.kind == extent::MappingKind::kReserved) {
-        store->note_reserved(mapping.count);
-      } else if (outcome.has_value()) {
-        outcome = store->note_live(mapping);
-      }
-    });
-    if (outcome.has_value()) continue;
-    if (!options.tolerant) {
-      log_error("inode {}: {}", id, describe(outcome.error()));
-      return outcome;
-    }
-    load_problems.push_back(fmt::format("inode {} has blocks that are not its own (chunk {})", id,
-                                        outcome.error().detail));
-  }
-  return {};
 }
 
 // Housekeeping.
 
 void Filesystem::Impl::on_progress() {
   checkpoint_if_due();
-  tasks.enter();  // before the look at `closing`: unmount sets that, then waits for tasks
+  look_at_memory();  // what is made is never loaded
+  tasks.enter();     // before the look at `closing`: unmount sets that, then waits for tasks
   if (closing.load(std::memory_order_acquire) || reclaiming.exchange(true)) {
     tasks.leave();
     return;
@@ -402,10 +189,7 @@ bool Filesystem::Impl::log_is_filling() const {
          used * 100 > journal->log_capacity_bytes() * options.checkpoint_log_percent;
 }
 
-// An unmount writes a run by itself; but its commits may need the room.
-bool Filesystem::Impl::checkpoint_is_due() const {
-  return log_is_filling() || (run_thin.load() && !closing.load(std::memory_order_acquire));
-}
+bool Filesystem::Impl::checkpoint_is_due() const { return log_is_filling(); }
 
 void Filesystem::Impl::checkpoint_if_due() {
   tasks.enter();  // as in on_progress()
@@ -423,6 +207,7 @@ Task<void> Filesystem::Impl::reclaim_once() {
 }
 
 void Filesystem::Impl::begin_housekeeping() {
+  may_evict.store(true, std::memory_order_release);
   watch_link->join(this);
   link->join(this);
   spawn(every(kWatchInterval, watch_link, executor, &Impl::watch_disks));
@@ -477,10 +262,11 @@ Task<void> Filesystem::Impl::check_disk(DiskId id, std::uint64_t bit) {
 bool Filesystem::Impl::can_lose(DiskId id) const {
   if (!pool->can_lose(id) || !store->has_elsewhere(id)) return false;
   const journal::Manifest manifest = pool->superblock().manifest;
-  return manifest.run_id == 0 ||
-         std::ranges::any_of(manifest.copies, [&](const journal::RunCopy& copy) {
-           return copy.disk != id && pool->disk(copy.disk) != nullptr;
-         });
+  return std::ranges::all_of(manifest.runs, [&](const journal::RunRef& run) {
+    return std::ranges::any_of(run.copies, [&](const journal::RunCopy& copy) {
+      return copy.disk != id && pool->disk(copy.disk) != nullptr;
+    });
+  });
 }
 
 bool Filesystem::can_lose(DiskId id) const { return impl_->can_lose(id); }
@@ -523,8 +309,10 @@ Task<void> Filesystem::Impl::watch_disks() {
   co_return;
 }
 
-// Makes durable what nobody asked to, and closes the journal with a watermark when it is idle.
+// Makes durable what nobody asked to, and closes the journal with a watermark when it is idle. Looks
+// at the memory too: windows grow by writing, which does not look itself.
 Task<void> Filesystem::Impl::tend() {
+  look_at_memory();
   if (journal->stopped()) co_return;
   if (journal->covered() < journal->appended()) {
     const Result<void> result = co_await journal->drain();
@@ -533,8 +321,9 @@ Task<void> Filesystem::Impl::tend() {
   co_await store->reclaim();
   if (run_is_thin() && store->full_disks().empty()) {
     run_thin.store(true);
-    checkpoint_if_due();
   }
+  merge_if_due();
+  look_at_memory();
 }
 
 Task<Result<void>> Filesystem::unmount() { co_return co_await impl_->unmount(); }
@@ -566,7 +355,14 @@ Task<Result<void>> Filesystem::Impl::write_everything() {
   if (options.read_only) co_return {};
   // First, because it needs no log space: what is committed below finds an empty log.
   const Result<void> first = co_await checkpoint();
-  if (!first.has_value() && first.error().code != Code::kNoSpace) co_return first;
+  if (!first.has_value() && first.error().code != Code::kNoSpace) {
+    // What finds room in the log is kept all the same.
+    if (!pool->read_only() && !log_is_filling()) {
+      const Result<void> drained = co_await journal->drain();
+      drained.ignore("the first error is the one to tell");
+    }
+    co_return first;
+  }
   CO_TRY(co_await journal->drain());
   co_await store->reclaim();
   CO_TRY(co_await journal->drain());
@@ -589,12 +385,6 @@ Result<void> Filesystem::Impl::growable() const {
   TRY(writable());
   if (metadata_full.load(std::memory_order_relaxed)) return Code::kNoSpace;
   return {};
-}
-
-Result<InodeRef> Filesystem::Impl::find(InodeId id) const {
-  InodeRef inode = inodes.find(id);
-  if (!inode) return error(Code::kStale, id.raw);
-  return inode;
 }
 
 Lsn Filesystem::Impl::append(journal::Credit& credit, const RecordWriter& record,
@@ -634,17 +424,38 @@ Task<Result<InodeId>> Filesystem::Impl::new_inode_id() {
 void Filesystem::Impl::remove_locked(RecordWriter& record, Inode& inode) {
   record.inode_remove(inode.id);
   inode.removed.store(true, std::memory_order_release);
-  inodes.remove(inode.id);
+  inodes.remove(inode.id, eras.current.load(std::memory_order_acquire), inode.stored.load());
+  --inode_count;
+  LockGuard lock(orphans_mutex);
+  orphans.erase(inode.id.raw);
+}
+
+void Filesystem::Impl::note_orphan(const Inode& inode) {
+  LockGuard lock(orphans_mutex);
+  if (inode.nlink == 0) {
+    orphans.insert(inode.id.raw);
+  } else {
+    orphans.erase(inode.id.raw);
+  }
 }
 
 void Filesystem::Impl::release_data(Inode& inode, Lsn lsn) {
   if (!inode.map) return;
   extent::Freed freed;
-  {
-    const auto extents = store->locks().lock(inode.id, FileBlock{0}, ~std::uint64_t{0});
-    inode.map->clear(FileBlock{0}, ~std::uint64_t{0}, freed);
-  }
+  inode.map->clear(FileBlock{0}, ~std::uint64_t{0}, freed);
+  free_data(freed, lsn);
+}
+
+void Filesystem::Impl::free_data(const extent::Freed& freed, Lsn lsn) {
+  reserved_blocks.fetch_sub(freed.reserved_blocks, std::memory_order_relaxed);
   store->free(freed, lsn);
+}
+
+// Nobody changes a window of the file meanwhile: what is behind its end only changes with the mutex.
+extent::ExtentLocks::Guard Filesystem::Impl::lock_all_windows(Inode& inode) {
+  const std::uint64_t blocks =
+      inode.map ? ceil_div(inode.size_bytes.load(std::memory_order_acquire), kBlockBytes) : 0;
+  return store->locks().lock(inode.id, FileBlock{0}, std::max<std::uint64_t>(blocks, 1));
 }
 
 void Filesystem::Impl::reap_soon(InodeId id) {
@@ -665,20 +476,35 @@ void Filesystem::Impl::reap_soon(InodeId id) {
 
 Task<void> Filesystem::Impl::reap(InodeId id) {
   if (!writable().has_value()) co_return;
-  const InodeRef inode = inodes.find(id);
-  if (!inode) co_return;
+  const Result<InodeRef> found = co_await find(id);
+  if (!found.has_value()) {
+    log_error("inode {} has no name any more and cannot be removed: {}", id,
+              describe(found.error()));
+    co_return;
+  }
+  const InodeRef inode = *found;
   journal::Credit credit = co_await journal->reserve(1, kNameRecordBytes);
-  Lsn lsn;
-  {
+  while (true) {
+    if (inode->map) {
+      const Result<void> loaded = co_await load_windows(*inode, FileBlock{0}, ~std::uint64_t{0});
+      if (!loaded.has_value()) {
+        log_error("inode {} has no name any more and cannot be removed: {}", id,
+                  describe(loaded.error()));
+        co_return;
+      }
+    }
     const journal::ChangeScope scope(gate);
     const InodeLockSet locks{inode.get()};
     if (inode->removed || inode->nlink != 0 || inode->lookups != 0) co_return;
-    capture_locked(*inode);
+    if (inode->map && !inode->map->is_whole()) continue;
+    const auto extents = lock_all_windows(*inode);
+    modify_locked(*inode);
     RecordWriter record;
     remove_locked(record, *inode);
-    lsn = append(credit, record, {inode.get()});
+    const Lsn lsn = append(credit, record, {inode.get()});
+    release_data(*inode, lsn);
+    co_return;
   }
-  release_data(*inode, lsn);
 }
 
 void Filesystem::Impl::kill_suid_sgid(Inode& inode) {
@@ -692,8 +518,10 @@ void Filesystem::Impl::kill_suid_sgid(Inode& inode) {
 Task<Result<void>> Filesystem::fsync(InodeId id) {
   impl_->metrics.fsyncs.add();
   const TimePoint start = impl_->executor.now();
-  CO_TRY_ASSIGN(const InodeRef inode, impl_->find(id));
-  CO_TRY(co_await impl_->journal->sync(Lsn{inode->last_lsn.load(std::memory_order_acquire)}));
+  // What is not in memory is in durable runs.
+  const InodeRef inode = impl_->inodes.find(id);
+  const std::uint64_t lsn = inode ? inode->last_lsn.load(std::memory_order_acquire) : 0;
+  CO_TRY(co_await impl_->journal->sync(Lsn{lsn}));
   impl_->metrics.fsync_latency_us.record(
       static_cast<std::uint64_t>((impl_->executor.now() - start).count() / 1000));
   co_return {};
@@ -710,7 +538,7 @@ StatFs Filesystem::statfs() {
   out.free_bytes = space.free_bytes;
   out.available_bytes =
       space.free_bytes > space.reserve_bytes ? space.free_bytes - space.reserve_bytes : 0;
-  out.files = impl_->inodes.size();
+  out.files = impl_->inode_count.load();
   return out;
 }
 
@@ -722,53 +550,67 @@ std::size_t Filesystem::hot_windows() const {
   return impl_->hot_windows.hot(impl_->executor.now());
 }
 const MountReport& Filesystem::mount_report() const { return impl_->report; }
-std::uint64_t Filesystem::inode_count() const { return impl_->inodes.size(); }
+std::uint64_t Filesystem::inode_count() const { return impl_->inode_count.load(); }
+std::uint64_t Filesystem::inodes_in_memory() const { return impl_->inodes.size(); }
+const journal::RunSet& Filesystem::runs() const { return impl_->runs; }
 
 const ByteBudget& Filesystem::read_memory() const { return impl_->read_memory; }
 
-std::uint64_t Filesystem::metadata_memory_bytes() const {
-  // What the allocator adds per node of a map and per hash entry, roughly.
-  constexpr std::uint64_t kNodeBytes = 64;
-  std::uint64_t bytes = 0;
-  for (const InodeId id : impl_->inodes.ids()) {
-    const InodeRef inode = impl_->inodes.find(id);
+std::uint64_t Filesystem::metadata_memory_bytes() const { return impl_->metadata_bytes(); }
+
+// A name of an inode and the directory it is in. Reverse names are not stored: this looks through
+// every directory, for a report that is rare.
+Task<std::optional<std::pair<InodeId, std::string>>> Filesystem::Impl::name_of(InodeId id) {
+  using Name = std::pair<InodeId, std::string>;
+  for (const InodeId candidate : inodes.ids()) {
+    const InodeRef inode = inodes.find(candidate);
     if (!inode) continue;
-    bytes += sizeof(Inode) + kNodeBytes;
-    if (inode->map) bytes += inode->map->memory_bytes();
     LockGuard lock(inode->mutex);
-    if (inode->directory)
-      bytes += inode->directory->entries().size() * (sizeof(Entry) + kNodeBytes);
+    if (!inode->directory) continue;
+    for (auto found = inode->directory->next(0); found;
+         found = inode->directory->next(found->cookie + 1)) {
+      if (found->entry->inode == id) co_return Name{candidate, found->entry->name};
+    }
   }
-  return bytes;
+  journal::RunCursor cursor{runs,
+                            runs.runs(),
+                            make_key(kRootInode, KeyTag::kInode),
+                            {},
+                            journal::RunCursor::Mode::kStream,
+                            {},
+                            scheduler::IoClass::kBackground};
+  while (true) {
+    const Result<bool> more = co_await cursor.next();
+    if (!more.has_value() || !*more) co_return std::nullopt;
+    const Result<Key> key = parse_key(cursor.key());
+    if (!key.has_value() || key->tag != KeyTag::kEntry) continue;
+    Result<Entry> entry = decode_entry(cursor.value());
+    if (!entry.has_value() || entry->inode != id) continue;
+    // In memory it may have gone.
+    const Result<InodeRef> directory = co_await find(key->inode);
+    if (!directory.has_value()) continue;
+    const Result<void> known = co_await load_name(**directory, entry->name);
+    if (!known.has_value()) continue;
+    LockGuard lock((*directory)->mutex);
+    if (!(*directory)->directory) continue;
+    const auto now = (*directory)->directory->find(entry->name);
+    if (now && now->entry->inode == id) co_return Name{(*directory)->id, now->entry->name};
+  }
 }
 
-std::string Filesystem::Impl::path_of(InodeId id) const {
-  // Reverse names are not stored: this looks through every directory, for a report that is rare.
+Task<std::string> Filesystem::Impl::path_of(InodeId id) {
   std::string path;
   constexpr int kDepthMax = 10'000;  // damaged directories may lie in each other
-  const std::vector<InodeId> all = inodes.ids();
   for (int depth = 0; id != kRootInode && depth < kDepthMax; ++depth) {
-    bool found = false;
-    for (const InodeId candidate : all) {
-      const InodeRef inode = inodes.find(candidate);
-      if (!inode) continue;
-      LockGuard lock(inode->mutex);
-      if (!inode->directory) continue;
-      for (const auto& [cookie, entry] : inode->directory->entries()) {
-        if (entry.inode != id) continue;
-        path = "/" + entry.name + path;
-        id = inode->id;
-        found = true;
-        break;
-      }
-      if (found) break;
-    }
-    if (!found) return fmt::format("inode {} (no name any more){}", id, path);
+    const auto name = co_await name_of(id);
+    if (!name) co_return fmt::format("inode {} (no name any more){}", id, path);
+    path = "/" + name->second + path;
+    id = name->first;
   }
-  return path.empty() ? "/" : path;
+  co_return path.empty() ? "/" : path;
 }
 
-std::vector<std::string> Filesystem::damaged_files() const {
+Task<std::vector<std::string>> Filesystem::damaged_files() {
   std::vector<InodeId> ids;
   {
     LockGuard lock(impl_->damaged_mutex);
@@ -778,15 +620,16 @@ std::vector<std::string> Filesystem::damaged_files() const {
   paths.reserve(ids.size());
   for (const InodeId id : ids) {
     // With the last name of a file its damage is gone.
-    const InodeRef inode = impl_->inodes.find(id);
-    if (!inode || inode->removed.load(std::memory_order_acquire)) continue;
+    const Result<InodeRef> inode = co_await impl_->find(id);
+    if (!inode.has_value() || (*inode)->removed.load(std::memory_order_acquire)) continue;
     {
-      LockGuard lock(inode->mutex);
-      if (inode->nlink == 0) continue;
+      LockGuard lock((*inode)->mutex);
+      if ((*inode)->nlink == 0) continue;
     }
-    paths.push_back(impl_->path_of(id));
+    std::string path = co_await impl_->path_of(id);
+    paths.push_back(std::move(path));
   }
-  return paths;
+  co_return paths;
 }
 
 }  // namespace dynamicfs::fs

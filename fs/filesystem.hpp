@@ -32,6 +32,10 @@
 #include "journal/pool.hpp"
 #include "journal/scrub_counts.hpp"
 
+namespace dynamicfs::journal {
+class RunSet;
+}
+
 namespace dynamicfs::fs {
 
 inline constexpr std::size_t kNameBytesMax = 255;
@@ -123,6 +127,12 @@ struct FilesystemOptions {
   bool tolerant = false;
   // A checkpoint starts when the log is this full (percent): what bounds replay is its size.
   unsigned checkpoint_log_percent = 50;
+  // What metadata may take in memory. Held on average: what is not in the runs yet stays, and
+  // filters and indexes of runs, 2 bytes per name and file or so, are always there.
+  std::uint64_t metadata_memory_bytes = 256 * kMiB;
+  // Runs up to this size are written anew by the next checkpoint, so that a small pool has one; larger
+  // ones wait to be merged.
+  std::uint64_t small_run_bytes = kSlotBytes;
   // Answers of reads that are being fetched or sent; a read beyond that waits.
   std::uint64_t read_memory_bytes = 256 * kMiB;
   bool read_only = false;
@@ -135,7 +145,12 @@ struct FilesystemMetrics {
   Counter bytes_copied;  // user-space copies on the write path (unaligned edges)
   Counter merges;        // unaligned writes that had to read a block first
   Counter merge_redos;   // ... again, because the block had changed meanwhile
+  Counter inodes_loaded, inodes_evicted;
   Counter checkpoints;
+  Counter checkpoint_inodes;  // that they found modified
+  Counter run_merges;         // in the background
+  Counter run_merge_bytes;    // they wrote, copies not counted
+  Histogram run_merge_ms;
   Counter scrubs_started, scrubs_finished;
   // As journal::ScrubCounts, of all scrubs; lost: with those that could not be read.
   Counter scrub_bytes, scrub_read_bytes;
@@ -152,15 +167,14 @@ struct MountReport {
   journal::RecoveryReport journal;
   std::uint64_t inodes = 0;
   std::uint64_t orphans_removed = 0;  // unlinked but open when the power went
-  std::uint64_t run_entries = 0;
-  std::uint64_t run_blocks = 0;
-  std::uint64_t run_blocks_bad = 0;  // copies that failed their checksum or could not be read
+  std::uint64_t runs = 0;
+  std::uint64_t run_bytes = 0;
   Duration took{0};
 };
 
 enum class ScrubScope {
   kAll,
-  kMetadata,  // superblocks and the run, no data
+  kMetadata,  // superblocks and runs, no data
 };
 enum class ScrubState { kIdle, kRunning, kPaused, kFinished, kCancelled };
 
@@ -174,7 +188,6 @@ struct ScrubReport {
   std::int64_t ended_ns = 0;      // 0: not yet
   Duration active{0};             // without pauses
   bool read_only = false;         // nothing is repaired
-  bool metadata_partly = false;   // checkpoints replaced the run faster than it could be read
 };
 
 class Filesystem {
@@ -220,7 +233,8 @@ class Filesystem {
   Task<Result<void>> removexattr(InodeId inode, std::string name);
   // Names, each followed by NUL.
   Task<Result<std::string>> listxattr(InodeId inode);
-  // Never suspends, takes one lock at most: the kernel asks for security.capability often.
+  // Never suspends, takes one lock at most: the kernel asks for security.capability often. True also
+  // when that takes reading the inode.
   bool has_xattrs(InodeId inode);
 
   // Data.
@@ -246,8 +260,12 @@ class Filesystem {
 
   // Operation.
 
-  // Writes all metadata as a new run and trims the log. Several callers share one.
+  // Writes what has changed since the last one as a run and trims the log.
   Task<Result<void>> checkpoint();
+
+  // Takes out of memory what the runs have and nobody uses, as is done when there is too much of it.
+  // Returns how many inodes went.
+  std::size_t evict();
 
   // The scrub (fs/scrub.hpp). One at a time; unmount() cancels it. A start runs a part of it on the
   // caller's thread, which is inside a DriverScope.
@@ -259,8 +277,9 @@ class Filesystem {
   Task<Result<void>> cancel_scrub();
   ScrubReport scrub_report() const;
 
-  // Looks at all metadata in memory. Nothing else may be running but reads.
-  TreeReport check_tree();
+  // Reads all metadata into memory and looks at it. Nothing else may be running but reads. An error:
+  // it could not be read.
+  Task<Result<TreeReport>> check_tree();
 
   journal::Pool& pool();
   journal::Journal& journal();
@@ -274,10 +293,12 @@ class Filesystem {
   std::size_t hot_windows() const;
   const MountReport& mount_report() const;
   std::uint64_t inode_count() const;
+  std::uint64_t inodes_in_memory() const;
   std::uint64_t metadata_memory_bytes() const;  // estimate
+  const journal::RunSet& runs() const;
   const ByteBudget& read_memory() const;
   // Files with blocks that no copy could supply, as paths (newest first, at most 64).
-  std::vector<std::string> damaged_files() const;
+  Task<std::vector<std::string>> damaged_files();
 
   struct Impl;  // filesystem_impl.hpp; of no use elsewhere
 

@@ -1,9 +1,11 @@
-// What the parts of Filesystem share: filesystem.cpp (life), names.cpp, attributes in
-// filesystem.cpp, file.cpp (data) and checkpoint.cpp. Private to them.
+// What the parts of Filesystem share: filesystem.cpp (life), replay.cpp (recovery), residency.cpp
+// (what is in memory), names.cpp, attributes.cpp, file.cpp (data), checkpoint.cpp and the scrub.
+// Private to them.
 #pragma once
 
 #include <memory>
 #include <optional>
+#include <set>
 #include <string>
 #include <unordered_map>
 #include <vector>
@@ -15,10 +17,15 @@
 #include "fs/inode_table.hpp"
 #include "fs/scrub.hpp"
 #include "journal/change_gate.hpp"
+#include "journal/run_cursor.hpp"
+#include "journal/run_merge.hpp"
+#include "journal/run_mixer.hpp"
+#include "journal/run_set.hpp"
 
 namespace dynamicfs::fs {
 
-// Entries of one inode as they go into a run: key and value, sized, one after the other.
+// Entries of one inode as they go into a run, one after the other: kind, key, value, the last two
+// sized.
 using RunImage = Bytes;
 
 // Detached work, so that unmount can wait for it.
@@ -66,13 +73,17 @@ struct Edit {
   bool touch_mtime = true;
 };
 
+// Of what metadata may take in memory, one in so many bytes keeps blocks of the runs.
+inline constexpr std::uint64_t kRunCacheShare = 8;
+
 struct Filesystem::Impl {
   Impl(Executor& the_executor, std::unique_ptr<journal::Pool> the_pool,
        FilesystemOptions the_options)
       : executor(the_executor),
         pool(std::move(the_pool)),
         options(the_options),
-        store(std::make_unique<extent::Store>(executor, *pool, gate)),
+        store(std::make_unique<extent::Store>(executor, *pool, gate, eras)),
+        runs(executor, *pool, options.metadata_memory_bytes / kRunCacheShare),
         read_memory(executor, options.read_memory_bytes),
         checkpoint_mutex(executor),
         scrub(std::make_unique<Scrub>(*this)) {}
@@ -83,12 +94,6 @@ struct Filesystem::Impl {
   Task<Result<void>> unmount();
   Task<Result<void>> write_everything();
   Task<void> quiesce();
-  Task<Result<std::size_t>> count_whole(std::vector<journal::TailRecord> tail);
-  Result<void> apply_record(Lsn lsn, std::span<const std::byte> record);
-  Result<void> apply_change(Lsn lsn, std::uint8_t type, std::span<const std::byte> body);
-  Result<void> apply_run_entry(std::span<const std::byte> key, std::span<const std::byte> value);
-  Result<InodeRef> put_inode(const InodeImage& image);
-  Result<void> note_all_live();
   void on_progress();
   void checkpoint_if_due();
   bool checkpoint_is_due() const;
@@ -110,21 +115,29 @@ struct Filesystem::Impl {
   // As writable(), and kNoSpace while metadata has outgrown what is kept for it: for operations
   // that add to it. Removing works all the same.
   Result<void> growable() const;
-  Result<InodeRef> find(InodeId id) const;
   static Result<void> check_name(std::string_view name);
   // A number never used before, even by an operation lost in a crash.
   Task<Result<InodeId>> new_inode_id();
   // Removes an inode without name and kernel reference, with its data.
   Task<void> reap(InodeId id);
   void reap_soon(InodeId id);
-  // Inside a ChangeScope with the mutex held, nlink and lookups 0. The record gets the removal.
+  // Inside a ChangeScope with the mutex held, nlink and lookups 0, all windows in memory. The record
+  // gets the removal.
   void remove_locked(RecordWriter& record, Inode& inode) DFS_REQUIRES(inode.mutex);
-  // Frees the data of a removed inode. No mutex held.
-  void release_data(Inode& inode, Lsn lsn);
+  // Behind it, in the same scope: frees the data. `lsn` is the removal's.
+  void release_data(Inode& inode, Lsn lsn) DFS_REQUIRES(inode.mutex);
+  // Its last name has gone while it is in use, or is there again.
+  void note_orphan(const Inode& inode) DFS_REQUIRES(inode.mutex);
   Lsn append(journal::Credit& credit, const RecordWriter& record,
              std::initializer_list<Inode*> concerned);
   static void kill_suid_sgid(Inode& inode) DFS_REQUIRES(inode.mutex);
-  std::string path_of(InodeId id) const;
+  void free_data(const extent::Freed& freed, Lsn lsn);
+  extent::ExtentLocks::Guard lock_all_windows(Inode& inode) DFS_REQUIRES(inode.mutex);
+  Task<std::optional<std::pair<InodeId, std::string>>> name_of(InodeId id);
+  Task<std::string> path_of(InodeId id);
+  void put_xattr(Inode& inode, std::string name, std::string value) DFS_REQUIRES(inode.mutex);
+  void remove_xattr(Inode& inode, const std::string& name) DFS_REQUIRES(inode.mutex);
+  DirectoryContext directory_context() { return {eras, metadata_memory}; }
 
   // Names (names.cpp).
   Task<Result<Attributes>> make(InodeId parent, std::string name, std::uint32_t mode,
@@ -132,8 +145,67 @@ struct Filesystem::Impl {
   Task<Result<void>> remove_name(InodeId parent, std::string name, bool directory);
   Task<Result<void>> rename(InodeId from_parent, std::string from_name, InodeId to_parent,
                             std::string to_name, RenameMode mode);
-  // True if `directory` is `ancestor` or below it. rename_mutex held.
-  bool is_below(InodeId directory, InodeId ancestor) const;
+  // True if `directory` is `ancestor` or below it; nothing if one of those above it is not in memory.
+  // rename_mutex held.
+  std::optional<bool> is_below(InodeId directory, InodeId ancestor) const;
+  // All directories above this one, which stay in memory while they are referred to.
+  Task<Result<std::vector<InodeRef>>> ancestors(InodeId directory);
+  Task<Result<void>> load_if_last(Inode& inode);
+  Result<void> missing(Inode& directory, std::string_view name, InodeId inode);
+
+  // Recovery (replay.cpp).
+  Task<Result<void>> load_pool_state();
+  struct Wanted;
+  Task<void> load_ahead(std::vector<journal::TailRecord> records);
+  Task<Result<void>> load_wanted(Wanted what);
+  Task<Result<void>> apply_record(Lsn lsn, std::span<const std::byte> record);
+  Task<Result<void>> apply_change(Lsn lsn, std::uint8_t type, std::span<const std::byte> body);
+  Task<Result<void>> put_inode(InodeImage image);
+  Task<Result<void>> remove_inode(InodeId id);
+  Task<Result<void>> put_extents(Lsn lsn, extent::ExtentPut change);
+  Task<Result<void>> clear_extents(extent::ExtentClear change);
+  Task<Result<void>> reserve_extents(Lsn lsn, extent::ExtentReserve change);
+  Result<void> settle(const extent::Freed& freed);
+  static void take_image(Inode& inode, const InodeImage& image) DFS_REQUIRES(inode.mutex);
+  // Found, with what is to be changed of it in memory, and marked modified.
+  Task<Result<InodeRef>> inode_to_change(InodeId id);
+  Task<Result<InodeRef>> directory_to_change(InodeId id, std::uint64_t cookie);
+  Task<Result<InodeRef>> file_to_change(InodeId id, FileBlock first, std::uint64_t count);
+  Task<Result<std::size_t>> count_whole(std::vector<journal::TailRecord> tail);
+
+  // Residency (residency.cpp): what is in memory, and what is read from the runs when it is needed.
+  // What has been loaded stays while the InodeRef does.
+
+  // kStale: there is no such inode.
+  Task<Result<InodeRef>> find(InodeId id);
+  Task<Result<InodeRef>> load_inode(InodeId id);
+  Task<Result<InodeRef>> read_inode(InodeId id);
+  // What the directory has in memory decides about this name afterwards, and about the places it
+  // may take.
+  Task<Result<void>> load_name(Inode& directory, std::string name, bool for_a_new_one = false);
+  // All entries with cookies in [from, result) are in memory, and there is one at least, or the end is
+  // reached: then the result is ~0.
+  Task<Result<std::uint64_t>> load_entries(Inode& directory, std::uint64_t from);
+  Task<Result<void>> load_cookies(Inode& directory, std::uint64_t from, std::uint64_t end);
+  // Some of the windows from this one on are in memory: all that there are in front of the result;
+  // ~0: the end is reached.
+  Task<Result<std::uint64_t>> load_some_windows(Inode& inode, std::uint64_t window);
+  // All windows that these blocks touch are in memory; `count` ~0: to the end.
+  Task<Result<void>> load_windows(Inode& inode, FileBlock first, std::uint64_t count);
+  // Everything, of all inodes: for check_tree(). It stays while they are referred to.
+  Task<Result<std::vector<InodeRef>>> load_everything();
+  std::uint64_t metadata_bytes() const;
+  std::uint64_t metadata_bytes_max() const;
+  // Evicts if there is too much in memory.
+  void look_at_memory();
+  Task<void> evict();
+  struct Evicted {
+    std::size_t inodes = 0;
+    bool dirty_left = false;  // a checkpoint would let more go
+  };
+  // A shard of the table at a time, from where it stopped the last time, as long as there are more
+  // than `goal_bytes` in memory.
+  Evicted evict_once(bool recently_used_too, std::uint64_t goal_bytes);
 
   // Data (file.cpp).
   Task<Result<void>> write(InodeId id, std::uint64_t offset_bytes, std::span<std::byte> data,
@@ -148,23 +220,41 @@ struct Filesystem::Impl {
 
   // Checkpoint (checkpoint.cpp).
 
-  // Before the first modification of an inode since the running checkpoint's instant, inside a
-  // ChangeScope. The first wants the mutex held, the second takes it if need be.
-  void capture_locked(Inode& inode) DFS_REQUIRES(inode.mutex);
-  void capture(Inode& inode) DFS_EXCLUDES(inode.mutex);
-  static void serialise(const Inode& inode, RunImage& out) DFS_REQUIRES(inode.mutex);
+  // Before a modification of an inode, inside a ChangeScope: the running checkpoint gets its state of
+  // the instant, and the next one will look at it. The first wants the mutex held, the second takes
+  // it if need be.
+  void modify_locked(Inode& inode) DFS_REQUIRES(inode.mutex);
+  void modify(Inode& inode) DFS_EXCLUDES(inode.mutex);
+  // The same for one that is new, before it is in the table.
+  void modify_new(Inode& inode) DFS_REQUIRES(inode.mutex);
+  // What is dirty of it, as entries of a run.
+  void serialise(Inode& inode, RunImage& out) DFS_REQUIRES(inode.mutex);
+  void serialise_xattrs(const Inode& inode, ByteWriter& out) DFS_REQUIRES(inode.mutex);
+  struct Instant;
   Task<Result<void>> checkpoint();
-  Task<Result<void>> checkpoint_once();
-  Task<Result<void>> switch_run(std::uint64_t number, std::uint64_t limit, Lsn lsn,
-                                std::vector<extent::ChunkPut> chunks, journal::Manifest old);
-  Task<Result<journal::Manifest>> write_run(std::uint64_t number, std::uint64_t limit,
-                                            std::vector<extent::ChunkPut> chunks,
-                                            std::uint64_t run_id);
+  // Which runs a checkpoint writes anew with what has changed.
+  enum class Replace : std::uint8_t { kUsual, kNone };
+  Task<Result<void>> checkpoint_once(Replace which);
+  Task<Result<void>> switch_run(const Instant& instant, Replace which);
+  bool note_if_full(const Result<void>& result);
+  Task<Result<void>> write_changes(const Instant& instant, journal::RunMixer& out);
+  Task<Result<journal::RunRef>> write_run(const Instant& instant, journal::RunSet::Runs inputs,
+                                          bool to_bottom);
+  Task<Result<void>> commit_runs(journal::Manifest manifest, journal::RunRef fresh,
+                                 journal::RunSet::Runs replaced);
+  Result<std::vector<DiskId>> disks_for_run() const;
+  journal::RunSet::Runs runs_to_replace(Replace which) const;
+  void drop_run(const journal::RunRef& run);
+  void merge_if_due();
+  std::optional<journal::RunSet::Runs> next_merge() const;
+  Task<void> merge_in_background();
+  Task<Result<void>> merge(journal::RunSet::Runs inputs);
   Task<void> checkpoint_in_background();
   // Everything written so far is on stable storage, on the disks that are left. A disk that fails is
   // reported; kReadOnly when that is one too many.
   Task<Result<void>> flush_disks();
   std::size_t run_copies() const;
+  std::size_t copies_here(const journal::RunRef& run) const;
   // A disk with a copy of the run is away, and another could take one.
   std::size_t run_copies_here() const;
   bool run_is_thin() const;
@@ -174,11 +264,14 @@ struct Filesystem::Impl {
   std::unique_ptr<journal::Pool> pool;
   FilesystemOptions options;
   journal::ChangeGate gate;
+  journal::Eras eras;
   std::unique_ptr<extent::Store> store;
+  journal::RunSet runs;
   std::unique_ptr<journal::Journal> journal;  // set by load()
 
   // Own synchronisation.
   ByteBudget read_memory;
+  Counter metadata_memory;  // of names and attributes; windows and runs count for themselves
   InodeTable inodes;
   FilesystemMetrics metrics;
   extent::HotWindows hot_windows;
@@ -198,8 +291,17 @@ struct Filesystem::Impl {
   std::atomic<bool> closing{false};
   std::atomic<bool> run_thin{false};
   std::atomic<bool> metadata_full{false};  // the last checkpoint did not find room
+  std::atomic<bool> merging{false};
+  std::atomic<TimePoint> merge_again_at{TimePoint{}};
+  std::atomic<std::uint64_t> merging_from{0};  // the newest run that is being merged; 0: none
+  std::atomic<bool> may_evict{false};          // recovery has ended
+  std::atomic<bool> evicting{false};
+  std::atomic<std::size_t> evict_next{0};  // shard of the table, modulo their number
+  std::atomic<TimePoint> evict_again_at{TimePoint{}};
+  std::atomic<std::uint64_t> inode_count{0};
+  std::atomic<std::uint64_t> reserved_blocks{0};  // of all files
+  std::atomic<std::uint64_t> next_run{1};
   AsyncMutex checkpoint_mutex;
-  std::atomic<std::uint64_t> checkpoint_number{0};
   std::unique_ptr<Scrub> scrub;
 
   // Held over a rename of a directory to another parent, so that "is below" stays true.
@@ -207,7 +309,13 @@ struct Filesystem::Impl {
   Mutex rename_mutex;
   Mutex images_mutex;  // leaf
   std::unordered_map<std::uint64_t, RunImage> images DFS_GUARDED_BY(images_mutex);
-  mutable Mutex damaged_mutex;  // leaf
+  Mutex orphans_mutex;  // leaf
+  std::set<std::uint64_t> orphans DFS_GUARDED_BY(orphans_mutex);
+  Mutex loading_mutex;  // leaf
+  std::unordered_map<std::uint64_t, std::shared_ptr<AsyncEvent>> loading
+      DFS_GUARDED_BY(loading_mutex);
+  std::vector<InodeId> unwritten;  // checkpoint_mutex: modified, of checkpoints that failed
+  mutable Mutex damaged_mutex;     // leaf
   std::vector<InodeId> damaged DFS_GUARDED_BY(damaged_mutex);
 };
 

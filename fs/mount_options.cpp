@@ -164,6 +164,10 @@ Outcome<void> parse_word(std::string_view word, MountOptions& options) {
     options.read_memory_bytes = TRY(memory_size(name, value, usual.read_memory_bytes));
     return {};
   }
+  if (name == "metadata_memory") {
+    options.metadata_memory_bytes = TRY(memory_size(name, value, usual.metadata_memory_bytes));
+    return {};
+  }
   if (name == "readers") {
     options.readers =
         static_cast<unsigned>(TRY(number_between(name, value, 1, kReadersMax, usual.readers)));

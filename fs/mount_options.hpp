@@ -25,6 +25,7 @@ struct MountOptions {
   unsigned readers = 2;
   std::uint64_t write_memory_bytes = usual_write_memory_bytes();
   std::uint64_t read_memory_bytes = 256 << 20;
+  std::uint64_t metadata_memory_bytes = 256 << 20;
   Duration commit_interval{std::chrono::seconds{5}};
   journal::CommitOptions group_commit;
   std::vector<std::string> disks;  // disk=PATH, made absolute

@@ -1,11 +1,17 @@
-// Operations on names: each locks the inodes it concerns by ascending number, checks, appends one
-// record and changes memory, without suspending in between.
+// Operations on names: each finds the inodes it concerns and has in memory what it will look at
+// (residency.cpp), locks them by ascending number, checks, appends one record and changes memory,
+// without suspending in between.
 #include <sys/stat.h>
 
+#include "base/log.hpp"
 #include "fs/filesystem_impl.hpp"
 
 namespace dynamicfs::fs {
 namespace {
+
+// Of new inodes so many, some 30 KiB, come between two looks at what is in memory: a look takes a
+// microsecond or two.
+constexpr std::uint64_t kCreatesBetweenLooks = 64;
 
 // What a directory says of a name now; verified again once the inodes are locked.
 struct Peek {
@@ -18,8 +24,8 @@ Peek peek(Inode& directory, std::string_view name) {
   Peek out;
   out.is_directory = directory.directory != nullptr;
   if (out.is_directory) {
-    const auto it = directory.directory->find(name);
-    if (it != directory.directory->entries().end()) out.inode = it->second.inode;
+    const auto found = directory.directory->find(name);
+    if (found) out.inode = found->entry->inode;
   }
   return out;
 }
@@ -27,9 +33,8 @@ Peek peek(Inode& directory, std::string_view name) {
 bool still_there(const Inode& directory, std::string_view name, InodeId inode)
     DFS_REQUIRES(directory.mutex) {
   if (directory.directory == nullptr) return false;
-  const auto it = directory.directory->find(name);
-  if (it == directory.directory->entries().end()) return inode.raw == 0;
-  return it->second.inode == inode;
+  const auto found = directory.directory->find(name);
+  return (found ? found->entry->inode : InodeId{}) == inode;
 }
 
 void changed(Inode& directory, std::int64_t now) DFS_REQUIRES(directory.mutex) {
@@ -50,8 +55,11 @@ Result<void> Filesystem::Impl::check_name(std::string_view name) {
 
 Task<Result<Attributes>> Filesystem::lookup(InodeId parent, std::string name) {
   impl_->metrics.lookups.add();
-  CO_TRY_ASSIGN(const InodeRef directory, impl_->find(parent));
+  CO_TRY_ASSIGN(const InodeRef directory, co_await impl_->find(parent));
   const bool by_number = name == "." || name == "..";
+  if (!by_number && name.size() <= kNameBytesMax) {
+    CO_TRY(co_await impl_->load_name(*directory, name));
+  }
   while (true) {
     InodeId id;
     {
@@ -63,27 +71,39 @@ Task<Result<Attributes>> Filesystem::lookup(InodeId parent, std::string name) {
         id = parent == kRootInode ? kRootInode : directory->parent;
       } else {
         if (name.size() > kNameBytesMax) co_return Code::kNameTooLong;
-        const auto it = directory->directory->find(name);
-        if (it == directory->directory->entries().end()) co_return Code::kNotFound;
-        id = it->second.inode;
+        const auto found = directory->directory->find(name);
+        if (!found) co_return Code::kNotFound;
+        id = found->entry->inode;
       }
     }
-    const InodeRef inode = impl_->inodes.find(id);
-    if (!inode || inode->removed) {
-      // Removed between the two locks: the name is gone or names another now.
+    const Result<InodeRef> found = co_await impl_->find(id);
+    if (!found.has_value() && (by_number || found.error().code != Code::kStale)) {
+      co_return found.error();
+    }
+    // Removed between the two locks: the name is gone or names another now.
+    if (!found.has_value()) {
+      CO_TRY(impl_->missing(*directory, name, id));
+      continue;
+    }
+    const InodeRef inode = *found;
+    LockGuard lock(inode->mutex);
+    if (inode->removed) {
       if (by_number) co_return Code::kStale;
       continue;
     }
-    LockGuard lock(inode->mutex);
-    if (inode->removed) continue;
     ++inode->lookups;
     co_return inode->attributes();
   }
 }
 
 void Filesystem::forget(InodeId id, std::uint64_t references) {
-  const InodeRef inode = impl_->inodes.find(id);
-  if (!inode) return;
+  InodeRef inode = impl_->inodes.find(id);
+  while (!inode) {
+    // It may be loaded, or evicted, between two looks.
+    if (impl_->inodes.forget_evicted(id, references)) return;
+    inode = impl_->inodes.find(id);
+    if (!inode && !impl_->inodes.is_evicted(id)) return;
+  }
   bool last = false;
   {
     LockGuard lock(inode->mutex);
@@ -98,27 +118,27 @@ Task<Result<Attributes>> Filesystem::Impl::make(InodeId parent, std::string name
                                                 std::string target, Caller caller) {
   CO_TRY(growable());
   CO_TRY(check_name(name));
-  CO_TRY_ASSIGN(const InodeRef directory, find(parent));
+  CO_TRY_ASSIGN(const InodeRef directory, co_await find(parent));
+  CO_TRY(co_await load_name(*directory, name, true));
   CO_TRY_ASSIGN(const InodeId id, co_await new_inode_id());
+  if (id.raw % kCreatesBetweenLooks == 0) look_at_memory();
   journal::Credit credit = co_await journal->reserve(1, kNameRecordBytes + target.size());
 
   const std::uint32_t type = mode & S_IFMT;
   const InodeRef inode{new Inode{id}};
-  if (type == S_IFREG) inode->map = std::make_unique<extent::FileMap>(store->memory_epochs());
+  if (type == S_IFREG) inode->map = std::make_unique<extent::FileMap>(store->map_context());
 
   const journal::ChangeScope scope(gate);
   const InodeLockSet locks{directory.get(), inode.get()};
   if (directory->directory == nullptr) co_return Code::kNotDirectory;
   if (directory->nlink == 0) co_return Code::kNotFound;
-  if (directory->directory->find(name) != directory->directory->entries().end()) {
-    co_return Code::kExists;
-  }
+  if (directory->directory->find(name)) co_return Code::kExists;
   const std::optional<std::uint64_t> cookie = directory->directory->free_cookie(name);
   if (!cookie) co_return Code::kNoSpace;
   if (type == S_IFDIR && directory->nlink >= kLinksMax) co_return Code::kTooManyLinks;
 
-  capture_locked(*directory);
-  inode->captured.store(checkpoint_number.load(), std::memory_order_relaxed);
+  modify_locked(*directory);
+  modify_new(*inode);
   const std::int64_t now = now_ns();
   inode->mode = mode;
   inode->nlink = 1;
@@ -132,7 +152,7 @@ Task<Result<Attributes>> Filesystem::Impl::make(InodeId parent, std::string name
     if (type == S_IFDIR) inode->mode |= S_ISGID;
   }
   if (type == S_IFDIR) {
-    inode->directory = std::make_unique<Directory>();
+    inode->directory = std::make_unique<Directory>(directory_context());
     inode->nlink = 2;
     inode->parent = parent;
     ++directory->nlink;
@@ -152,6 +172,7 @@ Task<Result<Attributes>> Filesystem::Impl::make(InodeId parent, std::string name
   const Attributes attributes = inode->attributes();
   directory->directory->put(*cookie, {id, type, std::move(name)});
   inodes.insert(inode);
+  ++inode_count;
   metrics.creates.add();
   co_return attributes;
 }
@@ -181,8 +202,9 @@ Task<Result<Attributes>> Filesystem::symlink(InodeId parent, std::string name, s
 Task<Result<Attributes>> Filesystem::link(InodeId id, InodeId parent, std::string name) {
   CO_TRY(impl_->growable());
   CO_TRY(Impl::check_name(name));
-  CO_TRY_ASSIGN(const InodeRef directory, impl_->find(parent));
-  CO_TRY_ASSIGN(const InodeRef inode, impl_->find(id));
+  CO_TRY_ASSIGN(const InodeRef directory, co_await impl_->find(parent));
+  CO_TRY_ASSIGN(const InodeRef inode, co_await impl_->find(id));
+  CO_TRY(co_await impl_->load_name(*directory, name, true));
   journal::Credit credit = co_await impl_->journal->reserve(1, kNameRecordBytes);
 
   const journal::ChangeScope scope(impl_->gate);
@@ -192,14 +214,12 @@ Task<Result<Attributes>> Filesystem::link(InodeId id, InodeId parent, std::strin
   if (inode->is_directory()) co_return Code::kPermission;
   if (inode->removed || inode->nlink == 0) co_return Code::kNotFound;
   if (inode->nlink >= kLinksMax) co_return Code::kTooManyLinks;
-  if (directory->directory->find(name) != directory->directory->entries().end()) {
-    co_return Code::kExists;
-  }
+  if (directory->directory->find(name)) co_return Code::kExists;
   const std::optional<std::uint64_t> cookie = directory->directory->free_cookie(name);
   if (!cookie) co_return Code::kNoSpace;
 
-  impl_->capture_locked(*directory);
-  impl_->capture_locked(*inode);
+  impl_->modify_locked(*directory);
+  impl_->modify_locked(*inode);
   const std::int64_t now = impl_->now_ns();
   ++inode->nlink;
   ++inode->lookups;
@@ -219,17 +239,23 @@ Task<Result<void>> Filesystem::Impl::remove_name(InodeId parent, std::string nam
                                                  bool want_directory) {
   CO_TRY(writable());
   if (name.size() > kNameBytesMax) co_return Code::kNameTooLong;
-  CO_TRY_ASSIGN(const InodeRef directory, find(parent));
+  CO_TRY_ASSIGN(const InodeRef directory, co_await find(parent));
+  CO_TRY(co_await load_name(*directory, name));
   journal::Credit credit = co_await journal->reserve(1, kNameRecordBytes);
   while (true) {
     const Peek seen = peek(*directory, name);
     if (!seen.is_directory) co_return Code::kNotDirectory;
     if (seen.inode.raw == 0) co_return Code::kNotFound;
-    const InodeRef inode = inodes.find(seen.inode);
-    if (!inode) continue;
-
-    Lsn lsn;
-    bool removed = false;
+    const Result<InodeRef> found = co_await find(seen.inode);
+    if (!found.has_value() && found.error().code != Code::kStale) co_return found.error();
+    if (!found.has_value()) {
+      CO_TRY(missing(*directory, name, seen.inode));
+      continue;
+    }
+    const InodeRef inode = *found;
+    if (inode->map) {
+      CO_TRY(co_await load_if_last(*inode));
+    }
     {
       const journal::ChangeScope scope(gate);
       const InodeLockSet locks{directory.get(), inode.get()};
@@ -238,10 +264,13 @@ Task<Result<void>> Filesystem::Impl::remove_name(InodeId parent, std::string nam
       if (!want_directory && inode->is_directory()) co_return Code::kIsDirectory;
       if (want_directory && !inode->directory->empty()) co_return Code::kNotEmpty;
 
-      capture_locked(*directory);
-      capture_locked(*inode);
+      const bool removed = inode->lookups == 0 && (want_directory || inode->nlink == 1);
+      if (removed && inode->map && !inode->map->is_whole()) continue;
+      const auto extents = lock_all_windows(*inode);
+      modify_locked(*directory);
+      modify_locked(*inode);
       const std::int64_t now = now_ns();
-      const std::uint64_t cookie = directory->directory->find(name)->first;
+      const std::uint64_t cookie = directory->directory->find(name)->cookie;
       if (want_directory) {
         inode->nlink = 0;
         --directory->nlink;
@@ -253,16 +282,16 @@ Task<Result<void>> Filesystem::Impl::remove_name(InodeId parent, std::string nam
       RecordWriter record;
       record.entry_remove(parent, cookie);
       record.inode_put(image_of(*directory));
-      removed = inode->nlink == 0 && inode->lookups == 0;
       if (removed) {
         remove_locked(record, *inode);
       } else {
         record.inode_put(image_of(*inode));
+        note_orphan(*inode);
       }
-      lsn = append(credit, record, {directory.get(), inode.get()});
+      const Lsn lsn = append(credit, record, {directory.get(), inode.get()});
       directory->directory->remove(cookie);
+      if (removed) release_data(*inode, lsn);
     }
-    if (removed) release_data(*inode, lsn);
     metrics.unlinks.add();
     co_return {};
   }
@@ -275,15 +304,48 @@ Task<Result<void>> Filesystem::rmdir(InodeId parent, std::string name) {
   co_return co_await impl_->remove_name(parent, std::move(name), true);
 }
 
-bool Filesystem::Impl::is_below(InodeId directory, InodeId ancestor) const {
+std::optional<bool> Filesystem::Impl::is_below(InodeId directory, InodeId ancestor) const {
   while (true) {
     if (directory == ancestor) return true;
     if (directory == kRootInode) return false;
     const InodeRef inode = inodes.find(directory);
-    if (!inode) return false;
+    if (!inode) return std::nullopt;
     LockGuard lock(inode->mutex);
+    if (inode->removed) return false;
     directory = inode->parent;
   }
+}
+
+Task<Result<std::vector<InodeRef>>> Filesystem::Impl::ancestors(InodeId directory) {
+  std::vector<InodeRef> all;
+  while (directory != kRootInode) {
+    CO_TRY_ASSIGN(InodeRef inode, co_await find(directory));
+    {
+      LockGuard lock(inode->mutex);
+      directory = inode->parent;
+    }
+    all.push_back(std::move(inode));
+  }
+  co_return all;
+}
+
+// The last name of a file with data takes the data along: all of its windows must be in memory.
+Task<Result<void>> Filesystem::Impl::load_if_last(Inode& inode) {
+  {
+    LockGuard lock(inode.mutex);
+    if (inode.nlink > 1 || inode.lookups != 0 || inode.map->is_whole()) co_return Result<void>{};
+  }
+  co_return co_await load_windows(inode, FileBlock{0}, ~std::uint64_t{0});
+}
+
+// The inode of a name was not found. If the name still says so it never will be.
+Result<void> Filesystem::Impl::missing(Inode& directory, std::string_view name, InodeId inode) {
+  LockGuard lock(directory.mutex);
+  if (!directory.removed && still_there(directory, name, inode) && !inodes.find(inode)) {
+    log_error("'{}' in directory {} is inode {}, which does not exist", name, directory.id, inode);
+    return error(Code::kFormatInvalid, inode.raw);
+  }
+  return {};
 }
 
 Task<Result<void>> Filesystem::Impl::rename(InodeId from_parent, std::string from_name,
@@ -292,8 +354,11 @@ Task<Result<void>> Filesystem::Impl::rename(InodeId from_parent, std::string fro
   CO_TRY(writable());
   CO_TRY(check_name(from_name));
   CO_TRY(check_name(to_name));
-  CO_TRY_ASSIGN(const InodeRef from, find(from_parent));
-  CO_TRY_ASSIGN(const InodeRef to, find(to_parent));
+  CO_TRY_ASSIGN(const InodeRef from, co_await find(from_parent));
+  CO_TRY_ASSIGN(const InodeRef to, co_await find(to_parent));
+  CO_TRY(co_await load_name(*from, from_name));
+  CO_TRY(co_await load_name(*to, to_name, true));
+  const bool moves = from_parent != to_parent;
   journal::Credit credit = co_await journal->reserve(1, kNameRecordBytes);
   while (true) {
     const Peek seen_a = peek(*from, from_name);
@@ -302,24 +367,47 @@ Task<Result<void>> Filesystem::Impl::rename(InodeId from_parent, std::string fro
     if (seen_a.inode.raw == 0) co_return Code::kNotFound;
     if (mode == RenameMode::kExchange && seen_b.inode.raw == 0) co_return Code::kNotFound;
     if (mode == RenameMode::kNoReplace && seen_b.inode.raw != 0) co_return Code::kExists;
-    const InodeRef a = inodes.find(seen_a.inode);
-    const InodeRef b = seen_b.inode.raw != 0 ? inodes.find(seen_b.inode) : InodeRef{};
-    if (!a || (seen_b.inode.raw != 0 && !b)) continue;
+    const Result<InodeRef> found_a = co_await find(seen_a.inode);
+    if (!found_a.has_value() && found_a.error().code != Code::kStale) co_return found_a.error();
+    if (!found_a.has_value()) {
+      CO_TRY(missing(*from, from_name, seen_a.inode));
+      continue;
+    }
+    const InodeRef a = *found_a;
+    InodeRef b;
+    if (seen_b.inode.raw != 0) {
+      const Result<InodeRef> found_b = co_await find(seen_b.inode);
+      if (!found_b.has_value() && found_b.error().code != Code::kStale) co_return found_b.error();
+      if (!found_b.has_value()) {
+        CO_TRY(missing(*to, to_name, seen_b.inode));
+        continue;
+      }
+      b = *found_b;
+      if (b->map && mode == RenameMode::kReplace) {
+        CO_TRY(co_await load_if_last(*b));
+      }
+    }
+    // Referred to, so that they are in memory below.
+    std::vector<InodeRef> above_to;
+    std::vector<InodeRef> above_from;
+    if (moves) {
+      CO_TRY_ASSIGN(above_to, co_await ancestors(to_parent));
+      CO_TRY_ASSIGN(above_from, co_await ancestors(from_parent));
+    }
 
-    Lsn lsn;
-    bool removed = false;
     {
       const journal::ChangeScope scope(gate);
       // The tree above does not change while a directory finds out whether it would move below
       // itself: every other such move waits here.
-      const bool moves = from_parent != to_parent;
       std::optional<LockGuard> moving;
       if (moves) {
         moving.emplace(rename_mutex);
-        if (is_below(to_parent, a->id)) co_return Code::kInvalid;
-        if (b && mode == RenameMode::kExchange && is_below(from_parent, b->id)) {
-          co_return Code::kInvalid;
-        }
+        const std::optional<bool> a_above = is_below(to_parent, a->id);
+        const std::optional<bool> b_above = b && mode == RenameMode::kExchange
+                                                ? is_below(from_parent, b->id)
+                                                : std::optional{false};
+        if (!a_above || !b_above) continue;  // moved meanwhile, to below what is not in memory
+        if (*a_above || *b_above) co_return Code::kInvalid;
       }
       const InodeLockSet locks{from.get(), to.get(), a.get(), b.get()};
       if (a->removed || (b && b->removed) || !still_there(*from, from_name, a->id) ||
@@ -335,10 +423,13 @@ Task<Result<void>> Filesystem::Impl::rename(InodeId from_parent, std::string fro
         if (!a_directory && b_directory) co_return Code::kIsDirectory;
         if (b_directory && !b->directory->empty()) co_return Code::kNotEmpty;
       }
-      const std::uint64_t from_cookie = from->directory->find(from_name)->first;
+      const bool replaces = b && mode == RenameMode::kReplace;
+      const bool removed = replaces && b->lookups == 0 && (b_directory || b->nlink == 1);
+      if (removed && b->map && !b->map->is_whole()) continue;
+      const std::uint64_t from_cookie = from->directory->find(from_name)->cookie;
       std::uint64_t to_cookie = 0;
       if (b) {
-        to_cookie = to->directory->find(to_name)->first;
+        to_cookie = to->directory->find(to_name)->cookie;
       } else {
         const std::optional<std::uint64_t> cookie = to->directory->free_cookie(to_name);
         if (!cookie) co_return Code::kNoSpace;
@@ -348,10 +439,12 @@ Task<Result<void>> Filesystem::Impl::rename(InodeId from_parent, std::string fro
         co_return Code::kTooManyLinks;
       }
 
-      capture_locked(*from);
-      capture_locked(*to);
-      capture_locked(*a);
-      if (b) capture_locked(*b);
+      std::optional<extent::ExtentLocks::Guard> extents;
+      if (removed) extents.emplace(lock_all_windows(*b));
+      modify_locked(*from);
+      modify_locked(*to);
+      modify_locked(*a);
+      if (b) modify_locked(*b);
       const std::int64_t now = now_ns();
       const std::uint32_t a_type = a->mode & S_IFMT;
       const std::uint32_t b_type = b ? b->mode & S_IFMT : 0;
@@ -386,22 +479,22 @@ Task<Result<void>> Filesystem::Impl::rename(InodeId from_parent, std::string fro
       if (b) {
         b->ctime_ns.store(now, std::memory_order_relaxed);
         if (!exchange) b->nlink = b_directory ? 0 : b->nlink - 1;
-        removed = b->nlink == 0 && b->lookups == 0;
         if (removed) {
           remove_locked(record, *b);
         } else {
           record.inode_put(image_of(*b));
+          note_orphan(*b);
         }
       }
-      lsn = append(credit, record, {from.get(), to.get(), a.get(), b.get()});
+      const Lsn lsn = append(credit, record, {from.get(), to.get(), a.get(), b.get()});
       if (exchange) {
         from->directory->put(from_cookie, {b->id, b_type, from_name});
       } else {
         from->directory->remove(from_cookie);
       }
       to->directory->put(to_cookie, {a->id, a_type, to_name});
+      if (removed) release_data(*b, lsn);
     }
-    if (removed) release_data(*b, lsn);
     metrics.renames.add();
     co_return {};
   }
@@ -414,7 +507,7 @@ Task<Result<void>> Filesystem::rename(InodeId from_parent, std::string from_name
 }
 
 Task<Result<std::string>> Filesystem::readlink(InodeId id) {
-  CO_TRY_ASSIGN(const InodeRef inode, impl_->find(id));
+  CO_TRY_ASSIGN(const InodeRef inode, co_await impl_->find(id));
   LockGuard lock(inode->mutex);
   if (inode->symlink == nullptr) co_return Code::kInvalid;
   co_return *inode->symlink;
@@ -423,7 +516,7 @@ Task<Result<std::string>> Filesystem::readlink(InodeId id) {
 Task<Result<void>> Filesystem::readdir(InodeId id, std::uint64_t cookie, bool plus,
                                        DirectorySink sink) {
   impl_->metrics.readdirs.add();
-  CO_TRY_ASSIGN(const InodeRef directory, impl_->find(id));
+  CO_TRY_ASSIGN(const InodeRef directory, co_await impl_->find(id));
   // Copied in small groups, because the attributes of a child need its own mutex, which may not be
   // taken under the directory's (a child's number may be the smaller one).
   struct Copy {
@@ -431,8 +524,21 @@ Task<Result<void>> Filesystem::readdir(InodeId id, std::uint64_t cookie, bool pl
     Entry entry;
   };
   constexpr std::size_t kGroup = 64;
+  bool given = false;         // the sink has taken something
+  std::uint64_t here_to = 0;  // names with cookies in front of this one are in memory
   while (true) {
     std::vector<Copy> group;
+    if (cookie + 1 >= here_to) {
+      {
+        LockGuard lock(directory->mutex);
+        if (directory->directory == nullptr) co_return Code::kNotDirectory;
+      }
+      const Result<std::uint64_t> loaded = co_await impl_->load_entries(*directory, cookie + 1);
+      // Behind entries that the kernel gets an error would be lost, and their references with it: the
+      // next call meets it first.
+      if (!loaded.has_value() && given) co_return {};
+      CO_TRY_ASSIGN(here_to, loaded);
+    }
     {
       LockGuard lock(directory->mutex);
       if (directory->directory == nullptr) co_return Code::kNotDirectory;
@@ -441,13 +547,17 @@ Task<Result<void>> Filesystem::readdir(InodeId id, std::uint64_t cookie, bool pl
         const InodeId parent = id == kRootInode ? kRootInode : directory->parent;
         group.push_back({kCookieDotDot, {parent, S_IFDIR, ".."}});
       }
-      const auto& entries = directory->directory->entries();
-      for (auto it = entries.upper_bound(cookie); it != entries.end() && group.size() < kGroup;
-           ++it) {
-        group.push_back({it->first, it->second});
+      auto found = directory->directory->next(cookie + 1);
+      while (found && found->cookie < here_to && group.size() < kGroup) {
+        group.push_back({found->cookie, *found->entry});
+        found = directory->directory->next(found->cookie + 1);
       }
     }
-    if (group.empty()) co_return {};
+    if (group.empty()) {
+      if (here_to == ~std::uint64_t{0}) co_return {};
+      cookie = here_to - 1;  // what was there has been removed meanwhile
+      continue;
+    }
     for (const Copy& copy : group) {
       DirectoryEntry out;
       out.name = copy.entry.name;
@@ -457,20 +567,22 @@ Task<Result<void>> Filesystem::readdir(InodeId id, std::uint64_t cookie, bool pl
       cookie = copy.cookie;
       Attributes attributes;
       if (plus && copy.cookie >= kCookieFirst) {
-        const InodeRef child = impl_->inodes.find(copy.entry.inode);
-        if (!child) continue;
-        {
-          LockGuard lock(child->mutex);
-          if (child->removed) continue;
-          attributes = child->attributes();
-          ++child->lookups;  // before the sink: the kernel may use the entry at once
+        const Result<InodeRef> child = co_await impl_->find(copy.entry.inode);
+        if (!child.has_value() && child.error().code == Code::kStale) continue;
+        // An inode that cannot be read still has its name here; who looks it up gets the error.
+        if (child.has_value()) {
+          LockGuard lock((*child)->mutex);
+          if ((*child)->removed) continue;
+          attributes = (*child)->attributes();
+          ++(*child)->lookups;  // before the sink: the kernel may use the entry at once
+          out.attributes = &attributes;
         }
-        out.attributes = &attributes;
       }
       if (!sink(out)) {
         if (out.attributes != nullptr) forget(copy.entry.inode, 1);
         co_return {};
       }
+      given = true;
     }
   }
 }

@@ -13,15 +13,12 @@ namespace {
 // quarter of a device's queue busy that background requests may have. More copies, fewer pieces.
 constexpr std::size_t kBytesInFlight = 8 * kMiB;
 constexpr std::size_t kWorkersMax = 4;
-// Inodes looked through between two chances for others to run.
-constexpr std::size_t kInodesAtOnce = 1024;
-// A checkpoint replaces the run while it is read; the new one is read from its start. After this many
-// it is left at that: checkpoints come faster than the run can be read.
-constexpr unsigned kRunRestartsMax = 8;
+// Numbers of inodes read from the runs at a time.
+constexpr std::size_t kNumbersAtOnce = 1024;
 
 }  // namespace
 
-Scrub::Scrub(Filesystem::Impl& parts) : fs_(parts) {}
+Scrub::Scrub(Filesystem::Impl& parts) : fs_(parts), cursor_(parts.executor) {}
 
 Result<void> Scrub::start(ScrubScope scope) {
   fs_.tasks.enter();  // before the look at `closing`: unmount sets that, then waits for tasks
@@ -152,102 +149,110 @@ void Scrub::count(const journal::ScrubCounts& found) {
 }
 
 // Which inodes there are, and how much data.
-Task<void> Scrub::survey() {
-  ScrubScope scope = ScrubScope::kAll;
-  {
-    LockGuard lock(mutex_);
-    scope = scope_;
-  }
-  std::vector<InodeId> ids;
-  if (scope == ScrubScope::kAll) ids = fs_.inodes.ids();
-  std::ranges::sort(ids);
+void Scrub::survey() {
+  in_memory_ = fs_.inodes.ids();
+  std::ranges::sort(in_memory_);
+  numbers_.clear();
+  taken_ = 0;
+  fetched_to_ = {};
+  fetched_all_ = false;
+  inode_ = {};
   std::uint64_t bytes = 0;
-  for (std::size_t i = 0; i < ids.size(); ++i) {
-    if (i % kInodesAtOnce == kInodesAtOnce - 1) co_await fs_.executor.yield();
-    const InodeRef inode = fs_.inodes.find(ids[i]);
-    if (inode && inode->map) bytes += inode->map->data_blocks() * kBlockBytes;
-  }
-  {
-    LockGuard lock(cursor_mutex_);
-    inodes_ = std::move(ids);
-    next_inode_ = 0;
-    inode_ = {};
-  }
-  const std::uint64_t run_bytes = fs_.pool->superblock().manifest.run_bytes;
+  for (const auto& run : *fs_.runs.runs()) bytes += run->ref().bytes;
   LockGuard lock(mutex_);
-  report_.total_bytes = bytes + run_bytes;
+  if (scope_ == ScrubScope::kAll) bytes += fs_.store->live_blocks() * kBlockBytes;
+  fetched_all_ = scope_ != ScrubScope::kAll;
+  report_.total_bytes = bytes;
 }
 
-// Holding the checkpoint's mutex over a piece keeps the run that is read from being replaced and its
-// slots from being reused.
-Task<void> Scrub::check_run() {
-  std::uint64_t run_id = 0;
-  std::uint64_t at = 0;
-  unsigned restarts = 0;
-  bool written_anew = false;
-  while (true) {
-    const bool wanted = co_await go_on();
-    if (!wanted) co_return;
-    journal::ScrubCounts found;
-    bool last = false;
-    {
-      const AsyncMutex::Guard guard = co_await fs_.checkpoint_mutex.acquire();
-      const journal::Manifest manifest = fs_.pool->superblock().manifest;
-      if (manifest.run_id == 0) co_return;
-      if (manifest.run_id != run_id) {
-        if (run_id != 0) {
-          LockGuard lock(mutex_);
-          if (restarts == kRunRestartsMax) {
-            report_.metadata_partly = true;
-            co_return;
-          }
-          report_.total_bytes += at;  // ... is read again
-        }
-        restarts += run_id != 0 ? 1 : 0;
-        run_id = manifest.run_id;
-        at = 0;
-      }
-      found = co_await journal::scrub_run_piece(*fs_.pool, manifest, at);
-      at += found.bytes;
-      last = at >= manifest.run_bytes;
+// The snapshot keeps the slots of its runs from being reused.
+Task<void> Scrub::check_runs() {
+  const std::shared_ptr<const journal::RunSet::Runs> runs = fs_.runs.runs();
+  for (const auto& run : *runs) {
+    for (std::uint64_t at = 0; at < run->ref().bytes; at += journal::kRunPieceBytes) {
+      const bool wanted = co_await go_on();
+      if (!wanted) co_return;
+      count(co_await journal::scrub_run_piece(*fs_.pool, run->ref(), at));
     }
-    if (found.blocks_lost != 0 && !written_anew && fs_.writable().has_value()) {
-      // No copy on the disks is good, but all metadata is in memory: a new run takes its place.
-      written_anew = true;
-      const Result<void> written = co_await fs_.checkpoint();
-      if (written.has_value()) {
-        found.blocks_lost = 0;
-        found.copies_repaired = found.copies_bad;
-        last = false;
-      }
-    }
-    count(found);
-    if (last) co_return;
   }
 }
 
-std::optional<Scrub::Piece> Scrub::next_piece() {
-  LockGuard lock(cursor_mutex_);
-  for (std::size_t looked = 0; looked < kInodesAtOnce; ++looked) {
-    if (!inode_) {
-      if (next_inode_ == inodes_.size()) return std::nullopt;
-      inode_ = fs_.inodes.find(inodes_[next_inode_++]);
-      next_block_ = FileBlock{0};
-      if (!inode_ || !inode_->map) {
-        inode_ = {};
-        continue;
-      }
+// The next numbers from the runs, with those in memory among them.
+Task<void> Scrub::fetch_numbers() {
+  numbers_.clear();
+  taken_ = 0;
+  journal::RunCursor cursor{fs_.runs,
+                            fs_.runs.runs(),
+                            inode_prefix(InodeId{fetched_to_.raw + 1}),
+                            {},
+                            journal::RunCursor::Mode::kCached,
+                            {},
+                            scheduler::IoClass::kBackground};
+  while (numbers_.size() < kNumbersAtOnce) {
+    const Result<bool> more = co_await cursor.next();
+    if (!more.has_value()) {
+      fail(fetched_to_, more.error());
+      fetched_all_ = true;  // where the next number would be cannot be told
+    }
+    if (!more.has_value() || !*more) break;
+    const Result<Key> key = parse_key(cursor.key());
+    if (key.has_value() && key->tag == KeyTag::kInode) numbers_.push_back(key->inode);
+  }
+  if (numbers_.size() < kNumbersAtOnce) fetched_all_ = true;
+  const InodeId to = fetched_all_ ? InodeId{~std::uint64_t{0}} : numbers_.back();
+  const auto from = std::ranges::upper_bound(in_memory_, fetched_to_);
+  const auto end = std::ranges::upper_bound(in_memory_, to);
+  numbers_.insert(numbers_.end(), from, end);
+  std::ranges::sort(numbers_);
+  const auto [twice, last] = std::ranges::unique(numbers_);
+  numbers_.erase(twice, last);
+  fetched_to_ = to;
+}
+
+// inode_ is the next file there is, or none is left.
+Task<void> Scrub::open_next_inode() {
+  inode_ = {};
+  next_block_ = FileBlock{0};
+  while (true) {
+    if (taken_ == numbers_.size()) {
+      if (fetched_all_) co_return;
+      co_await fetch_numbers();
+      continue;
+    }
+    const InodeId id = numbers_[taken_++];
+    const Result<InodeRef> found = co_await fs_.find(id);
+    if (!found.has_value()) {
+      if (found.error().code != Code::kStale) fail(id, found.error());
+      continue;
+    }
+    if (!(*found)->map) continue;
+    inode_ = *found;
+    co_return;
+  }
+}
+
+Task<std::optional<Scrub::Piece>> Scrub::next_piece() {
+  const AsyncMutex::Guard guard = co_await cursor_.acquire();
+  while (true) {
+    if (!inode_) co_await open_next_inode();
+    if (!inode_) co_return std::nullopt;
+    const Result<std::uint64_t> here_to =
+        co_await fs_.load_some_windows(*inode_, next_block_.raw / kWindowBlocks);
+    if (!here_to.has_value()) {
+      fail(inode_->id, here_to.error());
+      inode_ = {};
+      continue;
     }
     const std::optional<FileBlock> data = inode_->map->next_data(next_block_);
-    if (!data) {
-      inode_ = {};
+    if (!data || data->raw / kWindowBlocks >= *here_to) {
+      next_block_ = FileBlock{*here_to * kWindowBlocks};
+      if (*here_to == ~std::uint64_t{0}) inode_ = {};
       continue;
     }
     const std::uint64_t end = align_down(data->raw, kWindowBlocks) + kWindowBlocks;
     next_block_ = FileBlock{end};
-    return Piece{.inode = inode_, .first = *data, .count = end - data->raw};
+    co_return Piece{.inode = inode_, .first = *data, .count = end - data->raw};
   }
-  return Piece{};
 }
 
 void Scrub::fail(InodeId inode, Error failure) {
@@ -261,12 +266,8 @@ Task<bool> Scrub::check_data() {
   while (true) {
     const bool wanted = co_await go_on();
     if (!wanted) co_return false;
-    const std::optional<Piece> piece = next_piece();
+    const std::optional<Piece> piece = co_await next_piece();
     if (!piece) co_return true;
-    if (piece->count == 0) {
-      co_await fs_.executor.yield();
-      continue;
-    }
     const auto found =
         co_await fs_.store->scrub(*piece->inode->map, piece->inode->id, piece->first, piece->count);
     if (found.has_value()) {
@@ -279,14 +280,14 @@ Task<bool> Scrub::check_data() {
 
 Task<void> Scrub::run() {
   co_await fs_.executor.leave_driver_thread();
-  co_await survey();
+  survey();
   bool wanted = co_await go_on();
   if (wanted) {
     journal::ScrubCounts found = co_await fs_.pool->scrub_superblocks();
     found.bytes = 0;  // little, and not part of the total
     count(found);
   }
-  co_await check_run();
+  co_await check_runs();
   wanted = co_await go_on();
   if (wanted) {
     const std::size_t width = std::max<std::size_t>(1, fs_.pool->policy().width());
@@ -325,11 +326,9 @@ Task<void> Scrub::run() {
     marked.ignore("the disks stay marked as they were");
   }
 
-  {
-    LockGuard lock(cursor_mutex_);
-    inodes_ = {};
-    inode_ = {};
-  }
+  in_memory_ = {};
+  numbers_ = {};
+  inode_ = {};
   std::shared_ptr<AsyncEvent> ended;
   ScrubReport report;
   {

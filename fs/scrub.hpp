@@ -1,16 +1,18 @@
 // The scrub of a mounted pool: every copy of all data and metadata is read and verified in the
 // background class, and bad copies are rewritten from good ones.
 //
-// What      The superblocks; every block of the current run, in every copy; the data of all inodes that
-//           exist when it starts, by ascending number, up to their end at that time or later. The log
-//           is not: what it holds is in memory, and the next checkpoint replaces it.
+// What      The superblocks; every block of the runs there are when it comes to them, in every copy; the
+//           data of all inodes that exist when it starts, by ascending number, up to their end at that
+//           time or later. The log is not: what it holds is in memory, and the next checkpoint replaces
+//           it.
 // Pace      A few pieces of one window (1 MiB per copy) at a time; the disks' queues let background
 //           requests have a quarter of the device at most.
 // State     idle -> running <-> paused -> finished or cancelled, and running again. Unmounting cancels.
 //
 // Threads   Every method may be called from any thread; start() and cancel() inside a DriverScope or a
 //           coroutine.
-// Locks     mutex_ before the leaves that finding an inode takes; never held across a suspension.
+// Locks     mutex_ is a leaf, never held across a suspension; cursor_ is held across one, for the next
+//           inode may have to be read.
 #pragma once
 
 #include <memory>
@@ -40,7 +42,7 @@ class Scrub {
   void close();
 
  private:
-  // A part of one file, within one window. count 0: nothing found yet, ask again after others ran.
+  // A part of one file, within one window.
   struct Piece {
     InodeRef inode;
     FileBlock first;
@@ -50,10 +52,12 @@ class Scrub {
   Task<void> run();
   // False: it is to end. Waits while it is paused.
   Task<bool> go_on();
-  Task<void> survey();
-  Task<void> check_run();
+  void survey();
+  Task<void> check_runs();
   Task<bool> check_data();
-  std::optional<Piece> next_piece();
+  Task<std::optional<Piece>> next_piece();
+  Task<void> open_next_inode();
+  Task<void> fetch_numbers();
   void count(const journal::ScrubCounts& found);
   void fail(InodeId inode, Error failure);
   void wake() DFS_EXCLUDES(mutex_);
@@ -69,11 +73,15 @@ class Scrub {
   std::shared_ptr<AsyncEvent> resumed_ DFS_GUARDED_BY(mutex_);  // while paused
   std::shared_ptr<AsyncEvent> ended_ DFS_GUARDED_BY(mutex_);
 
-  Mutex cursor_mutex_;  // where the workers take their next piece
-  std::vector<InodeId> inodes_ DFS_GUARDED_BY(cursor_mutex_);  // ascending
-  std::size_t next_inode_ DFS_GUARDED_BY(cursor_mutex_) = 0;
-  InodeRef inode_ DFS_GUARDED_BY(cursor_mutex_);
-  FileBlock next_block_ DFS_GUARDED_BY(cursor_mutex_);
+  // Where the workers take their next piece; the rest is whose holder's.
+  AsyncMutex cursor_;
+  std::vector<InodeId> in_memory_;  // when it started, ascending: the runs may lack them
+  std::vector<InodeId> numbers_;    // ascending; of these the first `taken_` have been opened
+  std::size_t taken_ = 0;
+  InodeId fetched_to_;  // all numbers up to this one have been in numbers_
+  bool fetched_all_ = false;
+  InodeRef inode_;
+  FileBlock next_block_;
 };
 
 }  // namespace dynamicfs::fs

@@ -64,8 +64,7 @@ Json scrub_json(const ScrubReport& report) {
               {"unrecoverable_blocks", counts.blocks_lost},
               {"unreadable_blocks", counts.blocks_unreadable},
               {"errors", report.errors},
-              {"read_only", report.read_only},
-              {"metadata_partly", report.metadata_partly}};
+              {"read_only", report.read_only}};
   if (report.started_ns != 0) out["started_unix_s"] = report.started_ns / kNanosecondsPerSecond;
   if (report.ended_ns != 0) out["ended_unix_s"] = report.ended_ns / kNanosecondsPerSecond;
   const double active_s = std::chrono::duration<double>(report.active).count();
@@ -128,9 +127,6 @@ std::string scrub_screen(const Json& scrub) {
     out += "  'dynamicfs status' names the damaged files.\n";
   }
   if (scrub.value("read_only", false)) out += "  The pool is read-only: nothing was repaired.\n";
-  if (scrub.value("metadata_partly", false)) {
-    out += "  The metadata was replaced faster than it could be read: not all of it was checked.\n";
-  }
   return out;
 }
 

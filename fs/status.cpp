@@ -7,8 +7,10 @@
 #include <map>
 #include <string_view>
 
+#include "base/blocking.hpp"
 #include "base/buffer.hpp"
 #include "fs/scrub_screen.hpp"
+#include "journal/run_set.hpp"
 
 namespace dynamicfs::fs {
 namespace {
@@ -140,6 +142,12 @@ void put_filesystem_metrics(Json& metrics, const FilesystemMetrics& counted) {
   metrics["disks_suspected"] = counted.disks_suspected.sum();
   metrics["disks_hung"] = counted.disks_hung.sum();
   metrics["checkpoints"] = counted.checkpoints.sum();
+  metrics["checkpoint_inodes"] = counted.checkpoint_inodes.sum();
+  metrics["run_merges"] = counted.run_merges.sum();
+  metrics["run_merge_bytes"] = counted.run_merge_bytes.sum();
+  put_percentiles(metrics, "run_merge_ms", counted.run_merge_ms);
+  metrics["inodes_loaded"] = counted.inodes_loaded.sum();
+  metrics["inodes_evicted"] = counted.inodes_evicted.sum();
   put_percentiles(metrics, "checkpoint_ms", counted.checkpoint_ms);
 }
 
@@ -392,15 +400,31 @@ Json fuse_json(const FuseSession::State& state, const MountFacts& facts) {
           {"kernel", knobs}};
 }
 
+void put_run_metrics(Json& metrics, const journal::RunSet& runs) {
+  const journal::RunSetMetrics& counted = runs.metrics();
+  std::uint64_t bytes = 0;
+  const auto all = runs.runs();
+  for (const auto& run : *all) bytes += run->ref().bytes;
+  metrics["runs"] = all->size();
+  metrics["run_bytes"] = bytes;
+  metrics["run_block_reads"] = counted.block_reads.sum();
+  metrics["run_cache_hits"] = counted.cache_hits.sum();
+  metrics["run_filter_negatives"] = counted.filter_negatives.sum();
+  metrics["run_blocks_bad"] = counted.blocks_bad.sum();
+  metrics["run_blocks_repaired"] = counted.blocks_repaired.sum();
+  metrics["run_memory_bytes"] = runs.memory_bytes();
+}
+
 }  // namespace
 
-Json build_status(Filesystem& filesystem, const FuseSession& session, const MountFacts& facts) {
+Json build_status(Executor& executor, Filesystem& filesystem, const FuseSession& session,
+                  const MountFacts& facts) {
   const journal::Superblock superblock = filesystem.pool().superblock();
   const std::vector<DiskStatus> disks = filesystem.pool().status();
   const extent::SpaceReport space = filesystem.store().space(superblock.policy);
   const StatFs usable = filesystem.statfs();
   const FuseSession::State fuse = session.state();
-  const std::vector<std::string> damaged = filesystem.damaged_files();
+  const std::vector<std::string> damaged = block_on(executor, filesystem.damaged_files());
   const bool read_only = filesystem.pool().read_only() || facts.options.read_only;
 
   const bool damage = !damaged.empty() || absences(disks, filesystem.pool().policy()).too_many;
@@ -447,6 +471,7 @@ Json build_status(Filesystem& filesystem, const FuseSession& session, const Moun
                       {"background_limit_percent", facts.options.queue.background_limit_percent},
                       {"write_memory_bytes", facts.options.write_memory_bytes},
                       {"read_memory_bytes", facts.options.read_memory_bytes},
+                      {"metadata_memory_bytes", facts.options.metadata_memory_bytes},
                       {"readers", facts.options.readers},
                       {"commit_interval_s", facts.options.commit_interval.count() / 1'000'000'000},
                       {"group_commit_ops", facts.options.group_commit.ops},
@@ -472,7 +497,8 @@ Json build_status(Filesystem& filesystem, const FuseSession& session, const Moun
                         {"last_lsn", report.journal.last.raw},
                         {"inodes", report.inodes},
                         {"orphans_removed", report.orphans_removed},
-                        {"run_entries", report.run_entries}};
+                        {"runs", report.runs},
+                        {"run_bytes", report.run_bytes}};
   status["scrub"] = scrub_json(filesystem.scrub_report());
   status["problems"] = problems_json(filesystem, facts.options.read_only, disks, usable,
                                      space.degraded_chunks, damaged);
@@ -493,7 +519,9 @@ Json build_status(Filesystem& filesystem, const FuseSession& session, const Moun
   }
   metrics["io_ops_completed"] = completed;
   put_fuse_metrics(metrics, session, fuse);
+  put_run_metrics(metrics, filesystem.runs());
   metrics["inodes"] = filesystem.inode_count();
+  metrics["inodes_in_memory"] = filesystem.inodes_in_memory();
   metrics["metadata_memory_bytes"] = filesystem.metadata_memory_bytes();
   metrics["read_memory_bytes"] = filesystem.read_memory().in_use_bytes();
   metrics["read_memory_waits"] = filesystem.read_memory().waits();

@@ -29,7 +29,9 @@ struct MountFacts {
 };
 
 // Takes no lock for longer than a copy; any thread.
-Json build_status(Filesystem& filesystem, const FuseSession& session, const MountFacts& facts);
+// Blocks: not on a thread of the executor.
+Json build_status(Executor& executor, Filesystem& filesystem, const FuseSession& session,
+                  const MountFacts& facts);
 
 // "healthy", "degraded", "read_only" and the problems decide it; see dynamicfs(8).
 ExitCode exit_code_of(const Json& status);

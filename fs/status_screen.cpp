@@ -123,15 +123,17 @@ constexpr std::pair<std::string_view, std::string_view> kGroups[] = {
     {"group_commit", "Journal"},
     {"commit_", "Journal"},
     {"journal_", "Journal"},
-    {"checkpoint", "Journal"},
+    {"checkpoint", "Metadata"},
+    {"run", "Metadata"},
+    {"inodes", "Metadata"},
+    {"metadata_", "Metadata"},
     {"file_", "Files"},
-    {"inodes", "Files"},
     {"disk", "Disks"},
     {"io_", "Disks"},
     {"fuse_", "Requests of the kernel"},
 };
 constexpr std::string_view kGroupOrder[] = {
-    "Extent locks", "Reads and checksums",    "Scrub", "Journal", "Files", "Space",
+    "Extent locks", "Reads and checksums",    "Scrub", "Journal", "Metadata", "Files", "Space",
     "Disks",        "Requests of the kernel", "Memory"};
 
 std::string_view group_of(std::string_view name) {

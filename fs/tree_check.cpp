@@ -43,7 +43,7 @@ class TreeCheck {
     for (const InodeId id : ids_) read_directory(id);
     for (const InodeId id : ids_) check_inode(id);
     check_reachable();
-    count_chunks();
+    check_space();
     for (const std::string& text : fs_.load_problems) report_.problem(text);
     return std::move(report_);
   }
@@ -53,10 +53,14 @@ class TreeCheck {
     const InodeRef inode = fs_.inodes.find(id);
     LockGuard lock(inode->mutex);
     if (!inode->directory) return;
-    for (const auto& [cookie, entry] : inode->directory->entries()) {
+    const Directory& directory = *inode->directory;
+    std::uint64_t names = 0;
+    for (auto at = directory.next(0); at; at = directory.next(at->cookie + 1)) {
+      const Entry& entry = *at->entry;
       ++report_.names;
-      const auto found = inode->directory->find(entry.name);
-      if (found == inode->directory->entries().end() || found->first != cookie) {
+      ++names;
+      const auto found = directory.find(entry.name);
+      if (!found || found->cookie != at->cookie) {
         report_.problem(
             fmt::format("directory {} has the name '{}' where it cannot be found", id, entry.name));
       }
@@ -73,6 +77,10 @@ class TreeCheck {
       named.parent = id;
       if (entry.type_bits == S_IFDIR) ++named_[id.raw].subdirectories;
       types_[entry.inode.raw] = entry.type_bits;
+    }
+    if (names != directory.count()) {
+      report_.problem(fmt::format("directory {} has {} names and says it has {}", id, names,
+                                  directory.count()));
     }
   }
 
@@ -98,6 +106,8 @@ class TreeCheck {
     }
     if (inode->nlink == 0) {
       ++report_.orphans;
+      if (!is_orphan(id))
+        report_.problem(fmt::format("inode {} has no links and is not listed for removal", id));
       if (named.names != 0) report_.problem(fmt::format("inode {} has names and no links", id));
     }
     if (type == S_IFDIR) {
@@ -110,7 +120,7 @@ class TreeCheck {
             fmt::format("inode {} has {} links and {} names", id, inode->nlink, named.names));
       }
     }
-    if (inode->map) report_.data_blocks += inode->map->data_blocks();
+    if (inode->map) check_file(id, *inode->map);
   }
 
   void check_directory(InodeId id, const Inode& inode, const Named& named)
@@ -132,6 +142,11 @@ class TreeCheck {
     }
     if (root && (named.names != 0 || inode.parent != kRootInode))
       report_.problem("the root directory lies in another one");
+  }
+
+  bool is_orphan(InodeId id) const {
+    LockGuard lock(fs_.orphans_mutex);
+    return fs_.orphans.contains(id.raw);
   }
 
   // Every directory with a name leads to the root: no circle apart from the tree.
@@ -157,11 +172,56 @@ class TreeCheck {
     }
   }
 
-  // That no slot is two chunks', and no block two files', recovery has seen to.
-  void count_chunks() {
+  // What the windows of a file name is its own.
+  void check_file(InodeId id, const extent::FileMap& map) {
+    std::uint64_t data = 0;
+    std::uint64_t reserved = 0;
+    bool foreign = false;
+    map.for_each([&](const extent::Mapping& mapping) {
+      (mapping.kind == extent::MappingKind::kData ? data : reserved) += mapping.count;
+      if (mapping.kind != extent::MappingKind::kData || foreign) return;
+      if (mapping.block + mapping.count > kSlotBlocks) {
+        foreign = true;
+        return;
+      }
+      extent::BlockBitmap& mapped = mapped_[mapping.chunk.raw];
+      foreign = mapped.next_set(mapping.block) < mapping.block + std::uint32_t{mapping.count};
+      if (!foreign) mapped.set(mapping.block, mapping.count);
+    });
+    if (foreign) report_.problem(fmt::format("inode {} has blocks that are not its own", id));
+    if (data != map.data_blocks() || reserved != map.reserved_blocks()) {
+      report_.problem(fmt::format("inode {} has {} blocks and {} reserved ones, and says {} and {}",
+                                  id, data, reserved, map.data_blocks(), map.reserved_blocks()));
+    }
+    report_.data_blocks += data;
+    reserved_ += reserved;
+  }
+
+  // That no slot is two chunks' recovery has seen to.
+  void check_space() {
     for (const extent::ChunkPut& chunk : fs_.store->chunks()) {
       ++report_.chunks;
       if (chunk.places.size() < chunk.layout.width()) ++report_.thin_chunks;
+    }
+    std::unordered_map<std::uint32_t, bool> known;
+    for (const auto& [chunk, live] : fs_.store->live()) {
+      known[chunk.raw] = true;
+      const auto at = mapped_.find(chunk.raw);
+      if (live == (at == mapped_.end() ? extent::BlockBitmap{} : at->second)) continue;
+      report_.problem(fmt::format(
+          "chunk {} has blocks in use that no file has, or the other way round", chunk));
+    }
+    for (const auto& [chunk, mapped] : mapped_) {
+      if (!known.contains(chunk))
+        report_.problem(fmt::format("chunk {} is named by a file and does not exist", chunk));
+    }
+    if (reserved_ != fs_.reserved_blocks.load()) {
+      report_.problem(fmt::format("files have {} reserved blocks, the pool says {}", reserved_,
+                                  fs_.reserved_blocks.load()));
+    }
+    if (ids_.size() != fs_.inode_count.load()) {
+      report_.problem(fmt::format("there are {} inodes, the pool says {}", ids_.size(),
+                                  fs_.inode_count.load()));
     }
   }
 
@@ -170,10 +230,15 @@ class TreeCheck {
   std::vector<InodeId> ids_;
   std::unordered_map<std::uint64_t, Named> named_;
   std::unordered_map<std::uint64_t, std::uint32_t> types_;
+  std::unordered_map<std::uint32_t, extent::BlockBitmap> mapped_;  // by chunk
+  std::uint64_t reserved_ = 0;
 };
 
 }  // namespace
 
-TreeReport Filesystem::check_tree() { return TreeCheck{*impl_}.run(); }
+Task<Result<TreeReport>> Filesystem::check_tree() {
+  CO_TRY_ASSIGN(const std::vector<InodeRef> all, co_await impl_->load_everything());
+  co_return TreeCheck{*impl_}.run();
+}
 
 }  // namespace dynamicfs::fs

@@ -94,8 +94,12 @@ struct TailRecord {
 
 // What recovery does with the records behind the manifest's LSN.
 struct Replay {
-  // Called for every surviving record, oldest first.
-  std::function<Result<void>(Lsn, std::span<const std::byte> payload)> apply;
+  // Called for every surviving record, oldest first; `payload` is there until it completes.
+  std::function<Task<Result<void>>(Lsn, std::span<const std::byte> payload)> apply;
+  // Called with records, some thousands of them as a rule, before apply() has the first of them: what
+  // that will read can be read now, all at once. `payload` is there until it completes. May be
+  // unset.
+  std::function<Task<void>(std::vector<TailRecord>)> prepare;
   // How many of these, the last ones of the log, survive: those before the first that names data
   // which is not on any disk that should have it. Called at most once, when apply() has had all
   // records before and none of these. Not set: all do.

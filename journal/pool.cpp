@@ -321,6 +321,8 @@ Task<Result<void>> Pool::commit_manifest(Manifest manifest) {
   Impl& impl = *impl_;
   auto guard = co_await impl.writing.acquire();
   Superblock next = superblock();
+  // It would be refused when it is read.
+  for (const RunRef& run : manifest.runs) DFS_ASSERT(run.id != 0 && run.id < manifest.next_run);
   next.manifest = manifest;
   next.this_disk = next.disks.front().id;
   // Too many runs for a superblock: nothing is written, the old checkpoint stands.

@@ -166,8 +166,8 @@ class Pool {
   std::shared_ptr<const LogSet> log_set() const;
 
   // Switches to a new checkpoint, durable on all healthy disks when it completes. The caller has
-  // flushed what the manifest names. kFormatInvalid: too large for a superblock, nothing has
-  // changed; kReadOnly.
+  // flushed what the manifest names. kFormatInvalid: too large for a superblock, or too many runs;
+  // nothing has changed; kReadOnly.
   Task<Result<void>> commit_manifest(Manifest manifest);
   // No disk that is here lacks anything any more: kStale becomes kHealthy, durably. The caller has
   // verified every copy that is older, and flushed what it rewrote.

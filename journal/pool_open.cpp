@@ -60,11 +60,13 @@ std::optional<Error> refuse_alone(const std::vector<Candidate>& candidates,
                     fmt::format("{} is not a dynamicfs disk. Nothing was changed.", path));
     }
     if (candidate.why.code == Code::kFormatVersion) {
+      const bool newer = candidate.why.detail > kFormatVersion;
       return refuse(
           problem, candidate.why,
-          fmt::format("{} was written by a newer dynamicfs (format {}; this program reads "
-                      "up to {}). Use that version or a later one.",
-                      path, candidate.why.detail, kFormatVersion));
+          fmt::format("{} was written by {} dynamicfs (format {}; this program reads "
+                      "{} {}). Use that version{}.",
+                      path, newer ? "a newer" : "an older", candidate.why.detail,
+                      newer ? "up to" : "only", kFormatVersion, newer ? " or a later one" : ""));
     }
   }
   return std::nullopt;
@@ -139,7 +141,7 @@ Task<Result<void>> check_for_format(std::vector<Disk*> disks, FormatOptions opti
     if (found.has_value()) co_return error(Code::kPoolExists, i);
     const Error why = found.error();
     if (why.code == Code::kFormatMagic) continue;
-    // A damaged superblock or one of a newer program is still somebody's pool.
+    // A damaged superblock or one of another version is still somebody's pool.
     const bool ours = why.code == Code::kChecksum || why.code == Code::kFormatVersion ||
                       why.code == Code::kFormatInvalid;
     if (ours) co_return error(Code::kPoolExists, i);

@@ -21,6 +21,9 @@ using scheduler::IoGroup;
 constexpr std::uint64_t kWindowBytesMin = kBatchBytesMax + 64 * kKiB;
 constexpr std::uint64_t kWindowBytesMax = 8 * kMiB;
 constexpr std::uint64_t kReadBytes = 1 * kMiB;
+// Of batches whose records are prepared together: a thousand of one fsync each, or four of the
+// largest.
+constexpr std::uint64_t kPassedBytesMax = 4 * kMiB;
 
 // One disk's copy of the log, as far as the window shows it.
 struct Copy {
@@ -56,7 +59,8 @@ class Recovery {
   Task<Result<bool>> take_batch(std::uint64_t offset);
   Task<Result<void>> check_end();
   Result<void> hold_newest(const BatchHeader& header, std::span<const std::byte> batch);
-  Result<void> apply_newest();
+  Task<Result<void>> pass_newest();
+  Task<Result<void>> apply_passed();
   Task<Result<void>> end_log();
   Task<Result<void>> cut_newest(std::size_t records);
   Result<void> look_for_later(std::uint64_t from, std::uint64_t end) const;
@@ -79,14 +83,15 @@ class Recovery {
   std::uint64_t window_bytes_ = 0;  // 0: nothing is shown
   std::uint64_t window_wanted_ = 0;
   LogPosition next_;
-  // The newest batch found, not applied yet: it may be the last one. `records`: those that are not
-  // in the run, of `bytes`.
-  struct Newest {
+  // A batch that has not been applied yet. `records`: those that are not in the run, of `bytes`.
+  struct Held {
     BatchHeader header;
     Bytes bytes;
     std::vector<TailRecord> records;
   };
-  std::optional<Newest> newest_;
+  std::optional<Held> newest_;  // found: it may be the last one
+  std::vector<Held> passed_;    // others follow them, or all their records are true; ascending
+  std::uint64_t passed_bytes_ = 0;
   Recovered recovered_;
 };
 
@@ -227,7 +232,7 @@ Task<Result<void>> Recovery::flush_all() {
 }
 
 Result<void> Recovery::hold_newest(const BatchHeader& header, std::span<const std::byte> batch) {
-  newest_ = Newest{.header = header, .bytes = {}, .records = {}};
+  newest_ = Held{.header = header, .bytes = {}, .records = {}};
   const auto bytes = batch.first(header.batch_bytes());
   newest_->bytes.assign(bytes.begin(), bytes.end());
   return for_each_record(header, newest_->bytes,
@@ -239,18 +244,36 @@ Result<void> Recovery::hold_newest(const BatchHeader& header, std::span<const st
 }
 
 // There is a batch behind the newest, or its records are all true.
-Result<void> Recovery::apply_newest() {
-  if (!newest_) return {};
-  for (const TailRecord& record : newest_->records) TRY(replay_.apply(record.lsn, record.payload));
-  recovered_.report.records_replayed += newest_->records.size();
-  ++recovered_.report.batches_replayed;
-  recovered_.report.last = std::max(recovered_.report.last, newest_->header.last);
-  newest_.reset();
-  return {};
+Task<Result<void>> Recovery::pass_newest() {
+  if (!newest_) co_return Result<void>{};
+  passed_bytes_ += newest_->bytes.size();
+  passed_.push_back(*std::exchange(newest_, std::nullopt));
+  if (passed_bytes_ >= kPassedBytesMax) co_return co_await apply_passed();
+  co_return Result<void>{};
+}
+
+Task<Result<void>> Recovery::apply_passed() {
+  passed_bytes_ = 0;
+  const std::vector<Held> passed = std::exchange(passed_, {});
+  std::vector<TailRecord> records;
+  for (const Held& batch : passed) {
+    records.insert(records.end(), batch.records.begin(), batch.records.end());
+  }
+  if (replay_.prepare && !records.empty()) co_await replay_.prepare(records);
+  for (const TailRecord& record : records) {
+    CO_TRY(co_await replay_.apply(record.lsn, record.payload));
+  }
+  recovered_.report.records_replayed += records.size();
+  recovered_.report.batches_replayed += passed.size();
+  for (const Held& batch : passed) {
+    recovered_.report.last = std::max(recovered_.report.last, batch.header.last);
+  }
+  co_return Result<void>{};
 }
 
 // Nothing follows the newest batch.
 Task<Result<void>> Recovery::end_log() {
+  CO_TRY(co_await apply_passed());
   if (newest_ && newest_->header.beside_flush && replay_.count_whole &&
       !mutated(Mutant::kBelieveTail)) {
     const std::size_t records = newest_->records.size();
@@ -269,8 +292,8 @@ Task<Result<void>> Recovery::end_log() {
       CO_TRY(co_await cut_newest(whole));
     }
   }
-  CO_TRY(apply_newest());
-  co_return Result<void>{};
+  CO_TRY(co_await pass_newest());
+  co_return co_await apply_passed();
 }
 
 // Writes the last batch anew with the first of its records, in its old place on every copy. The
@@ -369,7 +392,7 @@ Task<Result<bool>> Recovery::take_batch(std::uint64_t offset) {
   }
 
   const BatchHeader& header = finding.header;
-  CO_TRY(apply_newest());
+  CO_TRY(co_await pass_newest());
   CO_TRY(hold_newest(header, shown(*finding.good, offset)));
   const std::uint64_t end = offset + header.batch_bytes();
   if (!finding.lacking.empty()) ++recovered_.report.batches_lacking;

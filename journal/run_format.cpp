@@ -9,12 +9,18 @@ namespace dynamicfs::journal {
 namespace {
 
 constexpr std::size_t kCrcBytes = 4;
+// In the place of the size of a value.
+constexpr std::uint16_t kDeletionMark = 0xffff;
+constexpr std::uint16_t kPrefixDeletionMark = 0xfffe;
+static_assert(kRunEntryBytesMax < kPrefixDeletionMark, "no value has the size of a mark");
 static_assert(4 + 4 + 8 + 8 + 16 + 4 + 1 + 1 + 18 == kRunBlockHeaderBytes);
 
 }  // namespace
 
-bool key_less(std::span<const std::byte> a, std::span<const std::byte> b) {
-  return std::ranges::lexicographical_compare(a, b);
+std::strong_ordering key_order(std::span<const std::byte> a, std::span<const std::byte> b) {
+  const std::size_t common = std::min(a.size(), b.size());
+  const int order = common == 0 ? 0 : std::memcmp(a.data(), b.data(), common);
+  return order == 0 ? a.size() <=> b.size() : order <=> 0;
 }
 
 void seal_run_block(std::span<std::byte> block, const RunBlockHeader& header) {
@@ -57,36 +63,57 @@ Result<RunBlockHeader> open_run_block(std::span<const std::byte> block, Uuid poo
   if (header.pool != pool || header.run_id != run_id || header.index != index) {
     return error(Code::kChecksum, index);
   }
-  if (header.payload_bytes > kRunBlockBytes - kRunBlockHeaderBytes || last > 1 ||
-      header.kind != RunBlockKind::kEntries) {
+  if (header.payload_bytes > kRunPayloadBytesMax || last > 1 ||
+      header.kind < RunBlockKind::kEntries || header.kind > RunBlockKind::kFilter) {
     return error(Code::kFormatInvalid, index);
   }
   return header;
 }
 
-void put_run_entry(std::span<std::byte> at, std::span<const std::byte> key,
+Result<RunBlockHeader> open_run_block(std::span<const std::byte> block, Uuid pool,
+                                      const RunRef& run, std::uint64_t index) {
+  const RunBlockHeader header = TRY(open_run_block(block, pool, run.id, index));
+  const RunBlockKind kind = index < run.entry_blocks                      ? RunBlockKind::kEntries
+                            : index < run.entry_blocks + run.index_blocks ? RunBlockKind::kIndex
+                                                                          : RunBlockKind::kFilter;
+  if (header.kind != kind || header.last != (index + 1 == run.blocks())) {
+    return error(Code::kFormatInvalid, index);
+  }
+  if (kind != RunBlockKind::kFilter) {
+    RunEntries entries{block.subspan(kRunBlockHeaderBytes, header.payload_bytes), header.entries};
+    while (entries.next()) {
+    }
+    if (!entries.ok()) return error(Code::kFormatInvalid, index);
+  }
+  return header;
+}
+
+void put_run_entry(std::span<std::byte> at, RunEntryKind kind, std::span<const std::byte> key,
                    std::span<const std::byte> value) {
+  DFS_ASSERT(kind == RunEntryKind::kValue || value.empty());
+  const auto value_bytes = kind == RunEntryKind::kDeletion         ? kDeletionMark
+                           : kind == RunEntryKind::kPrefixDeletion ? kPrefixDeletionMark
+                                                                   : value.size();
   store(at.data(), static_cast<std::uint16_t>(key.size()));
-  store(at.data() + 2, static_cast<std::uint16_t>(value.size()));
+  store(at.data() + 2, static_cast<std::uint16_t>(value_bytes));
   if (!key.empty()) std::memcpy(at.data() + kRunEntryHeaderBytes, key.data(), key.size());
   if (!value.empty()) {
     std::memcpy(at.data() + kRunEntryHeaderBytes + key.size(), value.data(), value.size());
   }
 }
 
-Result<void> for_each_run_entry(std::span<const std::byte> block, const RunBlockHeader& header,
-                                const RunEntry& each) {
-  ByteReader in{block.subspan(kRunBlockHeaderBytes, header.payload_bytes)};
-  for (std::uint32_t i = 0; i < header.entries; ++i) {
-    const auto key_bytes = in.get<std::uint16_t>();
-    const auto value_bytes = in.get<std::uint16_t>();
-    const auto key = in.get_bytes(key_bytes);
-    const auto value = in.get_bytes(value_bytes);
-    if (!in.ok()) return error(Code::kFormatInvalid, header.index);
-    TRY(each(key, value));
-  }
-  if (!in.at_end()) return error(Code::kFormatInvalid, header.index);
-  return {};
+bool RunEntries::next() {
+  if (left_ == 0) return false;
+  const auto key_bytes = in_.get<std::uint16_t>();
+  const auto value_bytes = in_.get<std::uint16_t>();
+  kind_ = value_bytes == kDeletionMark         ? RunEntryKind::kDeletion
+          : value_bytes == kPrefixDeletionMark ? RunEntryKind::kPrefixDeletion
+                                               : RunEntryKind::kValue;
+  key_ = in_.get_bytes(key_bytes);
+  value_ = in_.get_bytes(kind_ == RunEntryKind::kValue ? value_bytes : 0);
+  if (!in_.ok()) return false;
+  --left_;
+  return true;
 }
 
 std::uint64_t run_offset(const Pool& pool, const RunCopy& copy, std::uint64_t at) {

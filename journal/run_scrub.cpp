@@ -9,9 +9,9 @@ namespace dynamicfs::journal {
 
 using scheduler::IoClass;
 
-Task<ScrubCounts> scrub_run_piece(Pool& pool, Manifest manifest, std::uint64_t at) {
-  DFS_ASSERT(at % kRunPieceBytes == 0 && at < manifest.run_bytes);
-  const std::uint64_t size_bytes = std::min(kRunPieceBytes, manifest.run_bytes - at);
+Task<ScrubCounts> scrub_run_piece(Pool& pool, RunRef run, std::uint64_t at) {
+  DFS_ASSERT(at % kRunPieceBytes == 0 && at < run.bytes);
+  const std::uint64_t size_bytes = std::min(kRunPieceBytes, run.bytes - at);
   ScrubCounts counts;
   counts.blocks = size_bytes / kRunBlockBytes;
   counts.bytes = size_bytes;
@@ -19,25 +19,24 @@ Task<ScrubCounts> scrub_run_piece(Pool& pool, Manifest manifest, std::uint64_t a
   scheduler::IoGroup group;
   std::vector<std::shared_ptr<Buffer>> buffers;
   std::vector<std::size_t> read;  // index of the copy, by request
-  for (std::size_t copy = 0; copy < manifest.copies.size(); ++copy) {
+  for (std::size_t copy = 0; copy < run.copies.size(); ++copy) {
     buffers.push_back(std::make_shared<Buffer>(size_bytes));
-    scheduler::Disk* const disk = pool.disk(manifest.copies[copy].disk);
+    scheduler::Disk* const disk = pool.disk(run.copies[copy].disk);
     if (disk == nullptr) continue;
-    group.read(*disk, IoClass::kBackground, run_offset(pool, manifest.copies[copy], at),
+    group.read(*disk, IoClass::kBackground, run_offset(pool, run.copies[copy], at),
                buffers[copy]->span(), buffers[copy]);
     read.push_back(copy);
   }
   co_await group.run();
-  std::vector<bool> here(manifest.copies.size());
-  std::vector<bool> arrived(manifest.copies.size());
+  std::vector<bool> here(run.copies.size());
+  std::vector<bool> arrived(run.copies.size());
   for (std::size_t i = 0; i < read.size(); ++i) {
     const Error failure = group.error(i);
     arrived[read[i]] = failure.code == Code::kOk;
     here[read[i]] = arrived[read[i]] || failure.code == Code::kDiskRead;
     if (arrived[read[i]]) counts.read_bytes += size_bytes;
     if (failure.code == Code::kDiskGone) {
-      const Result<void> reported =
-          co_await pool.report_failure(manifest.copies[read[i]].disk, failure);
+      const Result<void> reported = co_await pool.report_failure(run.copies[read[i]].disk, failure);
       reported.ignore("the other copies decide");
     }
   }
@@ -46,14 +45,14 @@ Task<ScrubCounts> scrub_run_piece(Pool& pool, Manifest manifest, std::uint64_t a
   for (std::uint64_t from = 0; from < size_bytes; from += kRunBlockBytes) {
     const std::uint64_t index = (at + from) / kRunBlockBytes;
     std::vector<std::size_t> bad;
-    std::size_t good = manifest.copies.size();
+    std::size_t good = run.copies.size();
     std::size_t away = 0;
-    for (std::size_t copy = 0; copy < manifest.copies.size(); ++copy) {
+    for (std::size_t copy = 0; copy < run.copies.size(); ++copy) {
       if (!here[copy]) {
         ++away;
       } else if (arrived[copy] &&
                  open_run_block(buffers[copy]->span().subspan(from, kRunBlockBytes), pool_uuid,
-                                manifest.run_id, index)
+                                run.id, index)
                      .has_value()) {
         good = copy;
       } else {
@@ -62,17 +61,16 @@ Task<ScrubCounts> scrub_run_piece(Pool& pool, Manifest manifest, std::uint64_t a
     }
     counts.copies_skipped += away;
     counts.copies_bad += bad.size();
-    if (good == manifest.copies.size()) {
+    if (good == run.copies.size()) {
       ++(away == 0 ? counts.blocks_lost : counts.blocks_unreadable);
-      log_error("block {} of metadata run {} is damaged in every copy", index, manifest.run_id);
+      log_error("block {} of metadata run {} is damaged in every copy", index, run.id);
       continue;
     }
     for (const std::size_t copy : bad) {
-      log_warning("block {} of metadata run {} is damaged on disk {}", index, manifest.run_id,
-                  manifest.copies[copy].disk);
-      const bool repaired =
-          co_await rewrite_run_block(pool, manifest.copies[copy], at + from,
-                                     buffers[good]->span().subspan(from, kRunBlockBytes));
+      log_warning("block {} of metadata run {} is damaged on disk {}", index, run.id,
+                  run.copies[copy].disk);
+      const bool repaired = co_await rewrite_run_block(
+          pool, run.copies[copy], at + from, buffers[good]->span().subspan(from, kRunBlockBytes));
       if (repaired) ++counts.copies_repaired;
     }
   }

@@ -1,11 +1,14 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
+#include <cstring>
 #include <memory>
 #include <optional>
 
 #include "base/waiters.hpp"
+#include "journal/run_filter.hpp"
 #include "journal/run_format.hpp"
+#include "journal/run_index.hpp"
 
 namespace dynamicfs::journal {
 
@@ -15,10 +18,12 @@ using scheduler::IoGroup;
 // Shared with the write in flight: if the writer is given up meanwhile, the slots are given back
 // only when no write can reach them any more.
 struct RunWriter::Impl : std::enable_shared_from_this<RunWriter::Impl> {
-  Impl(Pool& pool_in, SlotSource& slots_in, std::uint64_t run_id_in, IoClass io_class_in)
+  Impl(Pool& pool_in, SlotSource& slots_in, std::uint64_t run_id_in, RunFilterHash filter_in,
+       IoClass io_class_in)
       : pool(pool_in),
         slots(slots_in),
         run_id(run_id_in),
+        filter(std::move(filter_in)),
         io_class(io_class_in),
         pool_uuid(pool_in.uuid()) {}
 
@@ -31,6 +36,7 @@ struct RunWriter::Impl : std::enable_shared_from_this<RunWriter::Impl> {
   Pool& pool;
   SlotSource& slots;
   const std::uint64_t run_id;
+  const RunFilterHash filter;
   const IoClass io_class;
   const Uuid pool_uuid;
 
@@ -45,7 +51,10 @@ struct RunWriter::Impl : std::enable_shared_from_this<RunWriter::Impl> {
   std::uint64_t blocks = 0;        // of the run, without the one being filled
   RunBlockHeader block;            // the one being filled
   Bytes last_key;
+  RunEntryKind last_kind = RunEntryKind::kValue;
   bool any = false;
+  RunIndex index;                     // of the blocks of entries begun
+  std::vector<std::uint64_t> hashes;  // for the filter, whose size is known at the end
 
   std::optional<AsyncEvent> written;  // set when the write in flight has ended
   Result<void> write_result;
@@ -137,9 +146,72 @@ struct RunWriter::Impl : std::enable_shared_from_this<RunWriter::Impl> {
     block.index = blocks;
     block.last = last;
     seal_run_block(current_block(), block);
+    const RunBlockKind kind = block.kind;
     block = {};
+    block.kind = kind;
     ++blocks;
     ++piece_blocks;
+  }
+
+  // Seals the block being filled; from now on one of this kind is.
+  Task<Result<void>> next_block(RunBlockKind kind) {
+    seal(false);
+    block.kind = kind;
+    if (piece_blocks * kRunBlockBytes == kRunPieceBytes) {
+      CO_TRY(co_await start_write());
+    }
+    co_return Result<void>{};
+  }
+
+  std::size_t room_bytes() const { return kRunPayloadBytesMax - block.payload_bytes; }
+
+  void put(RunEntryKind kind, std::span<const std::byte> key, std::span<const std::byte> value) {
+    const std::size_t size_bytes = run_entry_bytes(key.size(), value.size());
+    put_run_entry(current_block().subspan(kRunBlockHeaderBytes + block.payload_bytes, size_bytes),
+                  kind, key, value);
+    block.payload_bytes += static_cast<std::uint32_t>(size_bytes);
+    ++block.entries;
+  }
+
+  void note_separator(std::span<const std::byte> key) {
+    if (!any) {
+      index.add({});
+      return;
+    }
+    const auto differ = std::ranges::mismatch(last_key, key).in2 - key.begin();
+    index.add(key.first(static_cast<std::size_t>(differ) + 1));
+  }
+
+  void note_hash(std::span<const std::byte> key) {
+    if (!filter) return;
+    const std::optional<std::uint64_t> hash = filter(key);
+    if (hash && (hashes.empty() || hashes.back() != *hash)) hashes.push_back(*hash);
+  }
+
+  Task<Result<void>> write_index() {
+    CO_TRY(co_await next_block(RunBlockKind::kIndex));
+    for (std::size_t i = 0; i < index.size(); ++i) {
+      const std::span<const std::byte> key = index.key(i);
+      if (run_entry_bytes(key.size(), 0) > room_bytes()) {
+        CO_TRY(co_await next_block(RunBlockKind::kIndex));
+      }
+      put(RunEntryKind::kValue, key, {});
+    }
+    co_return Result<void>{};
+  }
+
+  Task<Result<void>> write_filter() {
+    const RunFilter built{hashes};
+    hashes = {};
+    static_assert(kRunPayloadBytesMax % RunFilter::kLineBytes == 0);
+    for (std::span<const std::byte> rest = built.bytes(); !rest.empty();) {
+      CO_TRY(co_await next_block(RunBlockKind::kFilter));
+      const std::size_t size_bytes = std::min(rest.size(), kRunPayloadBytesMax);
+      std::memcpy(current_block().data() + kRunBlockHeaderBytes, rest.data(), size_bytes);
+      block.payload_bytes = static_cast<std::uint32_t>(size_bytes);
+      rest = rest.subspan(size_bytes);
+    }
+    co_return Result<void>{};
   }
 
   Task<Result<void>> flush_copies() {
@@ -167,8 +239,8 @@ struct RunWriter::Impl : std::enable_shared_from_this<RunWriter::Impl> {
 };
 
 RunWriter::RunWriter(Pool& pool, SlotSource& slots, std::uint64_t run_id, std::vector<DiskId> disks,
-                     IoClass io_class)
-    : impl_(std::make_shared<Impl>(pool, slots, run_id, io_class)) {
+                     RunFilterHash filter, IoClass io_class)
+    : impl_(std::make_shared<Impl>(pool, slots, run_id, std::move(filter), io_class)) {
   DFS_ASSERT(run_id != 0 && !disks.empty());
   for (const DiskId disk : disks) impl_->copies.push_back(RunCopy{disk, {}});
 }
@@ -177,40 +249,73 @@ RunWriter::~RunWriter() = default;
 
 Task<Result<void>> RunWriter::add(std::span<const std::byte> key,
                                   std::span<const std::byte> value) {
+  return add(RunEntryKind::kValue, key, value);
+}
+Task<Result<void>> RunWriter::add_deletion(std::span<const std::byte> key) {
+  return add(RunEntryKind::kDeletion, key, {});
+}
+Task<Result<void>> RunWriter::add_prefix_deletion(std::span<const std::byte> prefix) {
+  return add(RunEntryKind::kPrefixDeletion, prefix, {});
+}
+
+Task<Result<void>> RunWriter::add(RunEntryKind kind, std::span<const std::byte> key,
+                                  std::span<const std::byte> value) {
   Impl& impl = *impl_;
   DFS_ASSERT(key.size() + value.size() <= kRunEntryBytesMax);
-  DFS_ASSERT(!impl.any || key_less(impl.last_key, key));
-  const std::size_t size_bytes = run_entry_bytes(key.size(), value.size());
-  if (kRunBlockHeaderBytes + impl.block.payload_bytes + size_bytes > kRunBlockBytes) {
-    impl.seal(false);
-    if (impl.piece_blocks * kRunBlockBytes == kRunPieceBytes) {
-      CO_TRY(co_await impl.start_write());
+  DFS_ASSERT(kind != RunEntryKind::kPrefixDeletion || key.size() <= kRunPrefixBytesMax);
+  // The key of the prefix deletion that was added last.
+  const bool same = impl.any && key_order(impl.last_key, key) == 0;
+  if (same) {
+    DFS_ASSERT(impl.last_kind == RunEntryKind::kPrefixDeletion);
+    DFS_ASSERT(kind != RunEntryKind::kPrefixDeletion);
+  } else {
+    DFS_ASSERT(!impl.any || key_less(impl.last_key, key));
+  }
+  if (run_entry_bytes(key.size(), value.size()) > impl.room_bytes()) {
+    if (same) {
+      // A key is looked for in one block only, so both go to the next.
+      impl.block.payload_bytes -= static_cast<std::uint32_t>(run_entry_bytes(key.size(), 0));
+      --impl.block.entries;
+    }
+    CO_TRY(co_await impl.next_block(RunBlockKind::kEntries));
+    if (same) {
+      impl.index.add(key);
+      impl.put(RunEntryKind::kPrefixDeletion, key, {});
     }
   }
-  put_run_entry(
-      impl.current_block().subspan(kRunBlockHeaderBytes + impl.block.payload_bytes, size_bytes),
-      key, value);
-  impl.block.payload_bytes += static_cast<std::uint32_t>(size_bytes);
-  ++impl.block.entries;
+  if (impl.block.entries == 0) impl.note_separator(key);
+  impl.put(kind, key, value);
+  impl.note_hash(key);
   impl.last_key.assign(key.begin(), key.end());
+  impl.last_kind = kind;
   impl.any = true;
   co_return Result<void>{};
 }
 
-Task<Result<Manifest>> RunWriter::finish() {
+Task<Result<RunRef>> RunWriter::finish() {
   Impl& impl = *impl_;
+  if (!impl.any) impl.index.add({});
+  RunRef run;
+  run.id = impl.run_id;
+  run.entry_blocks = impl.index.size();
+  CO_TRY(co_await impl.write_index());
+  run.index_blocks = impl.blocks + 1 - run.entry_blocks;
+  CO_TRY(co_await impl.write_filter());
   impl.seal(true);
   CO_TRY(co_await impl.start_write());
   CO_TRY(co_await impl.wait_for_write());
   CO_TRY(co_await impl.flush_copies());
-  Manifest manifest;
-  manifest.run_id = impl.run_id;
-  manifest.run_bytes = impl.blocks * kRunBlockBytes;
-  manifest.copies = impl.copies;
+  run.bytes = impl.blocks * kRunBlockBytes;
+  run.copies = impl.copies;
   impl.kept = true;
   for (const RunCopy& copy : impl.lost) impl.slots.drop_run_slots(copy.disk, copy.slots);
   impl.lost.clear();
-  co_return manifest;
+  co_return run;
+}
+
+Task<void> RunWriter::abandon() {
+  const Result<void> written = co_await impl_->wait_for_write();
+  written.ignore("nobody needs the run any more");
 }
 
 }  // namespace dynamicfs::journal

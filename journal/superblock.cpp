@@ -22,12 +22,13 @@ constexpr std::uint8_t kFlagAnnounced = 2;
 constexpr std::size_t kFixedBytes = 192;
 constexpr std::size_t kEpochBytes = 32;
 constexpr std::size_t kDiskFixedBytes = 60;
+constexpr std::size_t kRunFixedBytes = 34;
 static_assert(kEpochsMax * kEpochBytes <= kSuperblockBytes / 2,
               "the epoch history must leave room for disks and runs");
 
 // Sizes of the rows in man/format.md, "Superblock".
 static_assert(8 + 4 + 4 + 4 + 4 + 16 + 8 + 8 + 2 + 1 + 1 + 1 + 1 + 2 + 2 + 2 + 2 + 2 + 8 + 8 + 8 +
-                      8 + 8 + 8 + 8 + 4 + 60 ==
+                      8 + 8 + 8 + 4 + 68 ==
                   kFixedBytes,
               "the fixed part has rows that man/format.md does not know, or the reverse");
 
@@ -36,6 +37,25 @@ std::optional<unsigned> parse_number(std::string_view text) {
   const auto [end, failure] = std::from_chars(text.data(), text.data() + text.size(), value);
   if (failure != std::errc{} || end != text.data() + text.size()) return std::nullopt;
   return value;
+}
+
+bool possible(const RunRef& run, const Superblock& superblock) {
+  if (run.id == 0 || run.id >= superblock.manifest.next_run) return false;
+  // Bounded before anything is added, so that nothing wraps around.
+  if (run.bytes >= std::uint64_t{1} << 60 || run.bytes % kRunBlockBytes != 0) return false;
+  if (run.entry_blocks == 0 || run.index_blocks == 0) return false;
+  if (run.entry_blocks > run.blocks() || run.index_blocks > run.blocks() - run.entry_blocks) {
+    return false;
+  }
+  for (const RunCopy& copy : run.copies) {
+    const DiskRecord* const disk = superblock.find(copy.disk);
+    if (disk == nullptr) return false;
+    if (copy.slots.size() != ceil_div(run.bytes, kSlotBytes)) return false;
+    if (std::ranges::any_of(copy.slots, [&](SlotId slot) { return slot.raw >= disk->slots; })) {
+      return false;
+    }
+  }
+  return !run.copies.empty();
 }
 
 // What a forged or miswritten superblock could break if it were believed.
@@ -76,15 +96,13 @@ bool possible(const Superblock& superblock) {
   if (manifest.log_start.offset > superblock.log_bytes) return false;
   if (manifest.log_start.offset % kBlockBytes != 0 || manifest.log_start.sequence.raw == 0)
     return false;
-  for (const RunCopy& copy : manifest.copies) {
-    const DiskRecord* const disk = superblock.find(copy.disk);
-    if (disk == nullptr) return false;
-    if (copy.slots.size() != ceil_div(manifest.run_bytes, kSlotBytes)) return false;
-    for (const SlotId slot : copy.slots) {
-      if (slot.raw >= disk->slots) return false;
+  for (std::size_t i = 0; i < manifest.runs.size(); ++i) {
+    if (!possible(manifest.runs[i], superblock)) return false;
+    for (std::size_t k = 0; k < i; ++k) {
+      if (manifest.runs[k].id == manifest.runs[i].id) return false;
     }
   }
-  return manifest.run_id == 0 ? manifest.copies.empty() : !manifest.copies.empty();
+  return manifest.runs.size() <= kRunsMax;
 }
 
 void put_disk(ByteWriter& out, const DiskRecord& disk) {
@@ -101,6 +119,38 @@ void put_disk(ByteWriter& out, const DiskRecord& disk) {
   out.put_sized<std::uint16_t>(disk.path);
 }
 static_assert(2 + 1 + 1 + 16 + 8 + 8 + 8 + 4 + 8 + 2 + 2 == kDiskFixedBytes);
+
+void put_run(ByteWriter& out, const RunRef& run) {
+  out.put(run.id);
+  out.put(run.bytes);
+  out.put(run.entry_blocks);
+  out.put(run.index_blocks);
+  out.put(static_cast<std::uint16_t>(run.copies.size()));
+  for (const RunCopy& copy : run.copies) {
+    out.put(copy.disk);
+    out.put(static_cast<std::uint32_t>(copy.slots.size()));
+    for (const SlotId slot : copy.slots) out.put(slot);
+  }
+}
+static_assert(8 + 8 + 8 + 8 + 2 == kRunFixedBytes);
+
+// False: the counts promise more than there is.
+bool get_run(ByteReader& in, RunRef& run) {
+  run.id = in.get<std::uint64_t>();
+  run.bytes = in.get<std::uint64_t>();
+  run.entry_blocks = in.get<std::uint64_t>();
+  run.index_blocks = in.get<std::uint64_t>();
+  const auto copies = in.get<std::uint16_t>();
+  for (unsigned i = 0; i < copies && in.ok(); ++i) {
+    RunCopy& copy = run.copies.emplace_back();
+    copy.disk = in.get<DiskId>();
+    const auto slots = in.get<std::uint32_t>();
+    if (slots > in.left() / sizeof(SlotId::Raw)) return false;
+    copy.slots.reserve(slots);
+    for (std::uint32_t k = 0; k < slots; ++k) copy.slots.push_back(in.get<SlotId>());
+  }
+  return in.ok();
+}
 
 Uuid get_uuid(ByteReader& in) {
   Uuid uuid;
@@ -184,12 +234,11 @@ Result<Bytes> encode(const Superblock& superblock) {
   out.put(static_cast<std::uint16_t>(superblock.epochs.size()));
   out.put(static_cast<std::uint16_t>(superblock.members.size()));
   out.put(static_cast<std::uint16_t>(superblock.disks.size()));
-  out.put(static_cast<std::uint16_t>(superblock.manifest.copies.size()));
+  out.put(static_cast<std::uint16_t>(superblock.manifest.runs.size()));
   out.put(superblock.log_bytes);
   out.put(superblock.lsn_floor);
-  out.put(superblock.manifest.run_id);
+  out.put(superblock.manifest.next_run);
   out.put(superblock.manifest.lsn);
-  out.put(superblock.manifest.run_bytes);
   out.put(superblock.manifest.log_start.sequence);
   out.put(superblock.manifest.log_start.offset);
   out.put(superblock.manifest.log_start.previous_crc);
@@ -207,14 +256,11 @@ Result<Bytes> encode(const Superblock& superblock) {
     if (disk.path.size() > kPathBytesMax) return Code::kFormatInvalid;
     put_disk(out, disk);
   }
-  for (const RunCopy& copy : superblock.manifest.copies) {
-    out.put(copy.disk);
-    out.put(static_cast<std::uint32_t>(copy.slots.size()));
-    for (const SlotId slot : copy.slots) out.put(slot);
-  }
+  for (const RunRef& run : superblock.manifest.runs) put_run(out, run);
 
   bytes.resize(align_up(bytes.size(), kBlockBytes));
-  if (bytes.size() > kSuperblockBytes || superblock.label.size() > kBlockBytes) {
+  if (bytes.size() > kSuperblockBytes || superblock.label.size() > kBlockBytes ||
+      superblock.manifest.runs.size() > kRunsMax) {
     return error(Code::kFormatInvalid, bytes.size());
   }
   store(bytes.data() + kCrcOffset + 4, static_cast<std::uint32_t>(bytes.size()));
@@ -240,7 +286,7 @@ Result<Superblock> decode(std::span<const std::byte> bytes) {
   superblock.reader_min = in.get<std::uint32_t>();
   superblock.writer_min = in.get<std::uint32_t>();
   // Everything up to here keeps its place in every version; what follows may not.
-  if (superblock.reader_min > kFormatVersion) {
+  if (superblock.reader_min != kFormatVersion) {
     return error(Code::kFormatVersion, superblock.reader_min);
   }
   superblock.pool = get_uuid(in);
@@ -258,12 +304,11 @@ Result<Superblock> decode(std::span<const std::byte> bytes) {
   const auto epochs = in.get<std::uint16_t>();
   const auto members = in.get<std::uint16_t>();
   const auto disks = in.get<std::uint16_t>();
-  const auto copies = in.get<std::uint16_t>();
+  const auto runs = in.get<std::uint16_t>();
   superblock.log_bytes = in.get<std::uint64_t>();
   superblock.lsn_floor = in.get<Lsn>();
-  superblock.manifest.run_id = in.get<std::uint64_t>();
+  superblock.manifest.next_run = in.get<std::uint64_t>();
   superblock.manifest.lsn = in.get<Lsn>();
-  superblock.manifest.run_bytes = in.get<std::uint64_t>();
   superblock.manifest.log_start.sequence = in.get<BatchSequence>();
   superblock.manifest.log_start.offset = in.get<std::uint64_t>();
   superblock.manifest.log_start.previous_crc = in.get<std::uint32_t>();
@@ -292,13 +337,8 @@ Result<Superblock> decode(std::span<const std::byte> bytes) {
     zeros = get_zeros(in, 2) && zeros;
     disk.path = in.get_text<std::uint16_t>();
   }
-  for (unsigned i = 0; i < copies && in.ok(); ++i) {
-    RunCopy& copy = superblock.manifest.copies.emplace_back();
-    copy.disk = in.get<DiskId>();
-    const auto slots = in.get<std::uint32_t>();
-    if (slots > in.left() / sizeof(SlotId::Raw)) return Code::kFormatInvalid;
-    copy.slots.reserve(slots);
-    for (std::uint32_t k = 0; k < slots; ++k) copy.slots.push_back(in.get<SlotId>());
+  for (unsigned i = 0; i < runs && in.ok(); ++i) {
+    if (!get_run(in, superblock.manifest.runs.emplace_back())) return Code::kFormatInvalid;
   }
   zeros = get_zeros(in, in.left()) && zeros;
 

@@ -28,9 +28,9 @@
 
 namespace dynamicfs::journal {
 
-// 2: a batch of the log may have been written beside the flush of its data. A program that does not
-// know that would take such a batch for the end of the log.
-inline constexpr std::uint32_t kFormatVersion = 2;
+// 3: a checkpoint is several runs, with an index and a filter each. Nobody has pools of an older
+// format, so they are refused.
+inline constexpr std::uint32_t kFormatVersion = 3;
 
 // A volume: superblock A at 0, B at kSuperblockBytes; the journal region at kJournalOffset; slots
 // from `first_slot_offset` (a multiple of kSlotBytes) to the end.
@@ -122,12 +122,26 @@ struct RunCopy {
   bool operator==(const RunCopy&) const = default;
 };
 
+inline constexpr std::size_t kRunBlockBytes = 32 * kKiB;
+// A look-up that no filter cuts short reads a block of each.
+inline constexpr std::size_t kRunsMax = 24;
+
+// A run of the checkpoint: where its copies lie and what is where in it.
+struct RunRef {
+  std::uint64_t id = 0;            // never given twice in a pool, see Manifest::next_run
+  std::uint64_t bytes = 0;         // whole run blocks: entries, then index, then filter
+  std::uint64_t entry_blocks = 0;  // the first ones
+  std::uint64_t index_blocks = 0;  // behind them; the rest is the filter
+  std::vector<RunCopy> copies;
+  std::uint64_t blocks() const { return bytes / kRunBlockBytes; }
+  bool operator==(const RunRef&) const = default;
+};
+
 // The current checkpoint: all metadata as of `lsn`, and where the log goes on from there.
 struct Manifest {
-  std::uint64_t run_id = 0;  // 0: no run yet, the log alone is everything
-  Lsn lsn;                   // records up to this one are in the run
-  std::uint64_t run_bytes = 0;
-  std::vector<RunCopy> copies;
+  std::vector<RunRef> runs;    // newest first; none yet: the log alone is everything
+  std::uint64_t next_run = 1;  // larger than the id of every run there has been
+  Lsn lsn;                     // records up to this one are in the runs
   LogPosition log_start;
   bool operator==(const Manifest&) const = default;
 };
@@ -165,10 +179,10 @@ struct Superblock {
   bool operator==(const Superblock&) const = default;
 };
 
-// Whole blocks, at most kSuperblockBytes; too large a pool is kFormatInvalid.
+// Whole blocks, at most kSuperblockBytes; too large a pool, or too many runs, is kFormatInvalid.
 Result<Bytes> encode(const Superblock& superblock);
-// kFormatMagic: not ours. kChecksum: ours, damaged. kFormatVersion: reader_min is newer than this
-// program (detail: that version). kFormatInvalid: impossible contents.
+// kFormatMagic: not ours. kChecksum: ours, damaged. kFormatVersion: reader_min is not what this
+// program reads (detail: that version). kFormatInvalid: impossible contents.
 Result<Superblock> decode(std::span<const std::byte> bytes);
 
 }  // namespace dynamicfs::journal

@@ -59,7 +59,8 @@ struct Space {
   ChunkTable chunks;
   ReadRegistry reads;
   AllocatorMetrics metrics;
-  Allocator allocator{chunks, reads, metrics};
+  journal::Eras eras;
+  Allocator allocator{chunks, reads, metrics, eras};
   CountingLog log;
   std::vector<std::uint32_t> sizes;
 
@@ -101,7 +102,9 @@ struct Space {
     if (outcome == Allocator::Outcome::kNoSpace) CHECK(pieces.empty());
     return pieces;
   }
+  // What was written is published and freed by the next records.
   Lsn free(const std::vector<Piece>& pieces) {
+    allocator.publish(pieces);
     const Lsn lsn{++log.lsn};
     allocator.free(pieces, lsn);
     return lsn;
@@ -257,19 +260,19 @@ TEST_SUITE("allocator") {
     start({40, 40});
     const std::uint64_t before =
         allocator.space(kTwo).free_blocks - allocator.space(kTwo).reserve_blocks;
-    journal::Manifest run;
-    run.copies = {{.disk = DiskId{0}, .slots = {}}, {.disk = DiskId{1}, .slots = {}}};
-    for (journal::RunCopy& copy : run.copies) {
+    std::vector<journal::RunCopy> run{{.disk = DiskId{0}, .slots = {}},
+                                      {.disk = DiskId{1}, .slots = {}}};
+    for (journal::RunCopy& copy : run) {
       for (int i = 0; i < 6; ++i) copy.slots.push_back(*allocator.take_run_slot(copy.disk));
     }
-    allocator.retire_run({}, Lsn{log.lsn});
+    allocator.adopt_run(run);
     const Allocator::Space report = allocator.space(kTwo);
     CHECK(report.free_blocks - report.reserve_blocks <= before - 6 * kSlotBlocks);
     std::vector<Piece> all;
     fill(256, kTwo, &all);
     for (int i = 0; i < 7; ++i) CHECK(allocator.take_run_slot(DiskId{0}).has_value());
     for (int i = 0; i < 7; ++i) CHECK(allocator.take_run_slot(DiskId{1}).has_value());
-    allocator.retire_run(run, Lsn{++log.lsn});
+    allocator.retire_run(run);
     CHECK(allocator.space(kTwo).pending_blocks == 12 * kSlotBlocks);
     drain();
     CHECK(allocator.space(kTwo).pending_blocks == 0);
@@ -409,20 +412,44 @@ TEST_SUITE("allocator") {
     const ChunkPut one{.chunk = ChunkId{5}, .layout = kSingle, .places = {{DiskId{0}, SlotId{3}}}};
     ChunkPut other = one;
     other.chunk = ChunkId{6};
-    REQUIRE(allocator.load(one).has_value());
-    CHECK(allocator.load(one).has_value());
-    CHECK(allocator.load(other).error().code == Code::kFormatInvalid);
+    REQUIRE(allocator.replay(one).has_value());
+    CHECK(allocator.replay(one).has_value());
+    CHECK(allocator.load({one, {}}).error() == error(Code::kFormatInvalid, 5));
+    ChunkPut moved = one;
+    moved.places[0].slot = SlotId{4};
+    CHECK(allocator.replay(moved).error() == error(Code::kFormatInvalid, 5));
+    const auto refused = [&](const ChunkPut& put) {
+      const Error expected = error(Code::kFormatInvalid, put.chunk.raw);
+      return allocator.load({put, {}}).error() == expected &&
+             allocator.replay(put).error() == expected;
+    };
+    CHECK(refused(other));
     other.places[0].slot = SlotId{10};
-    CHECK(allocator.load(other).error().code == Code::kFormatInvalid);
+    CHECK(refused(other));
     other.places[0] = {DiskId{7}, SlotId{0}};
-    CHECK(allocator.load(other).error().code == Code::kFormatInvalid);
-    CHECK(allocator.load(ChunkRemove{.chunk = ChunkId{9}}).error().code == Code::kFormatInvalid);
-    CHECK(allocator.note_live(ChunkId{5}, 100, 50).has_value());
-    CHECK(allocator.note_live(ChunkId{5}, 150, 1).has_value());
-    CHECK(allocator.note_live(ChunkId{5}, 149, 1).error().code == Code::kFormatInvalid);
-    CHECK(allocator.note_live(ChunkId{5}, 90, 20).error().code == Code::kFormatInvalid);
-    CHECK(allocator.note_live(ChunkId{5}, 1000, 25).error().code == Code::kFormatInvalid);
-    CHECK(allocator.note_live(ChunkId{4}, 0, 1).error().code == Code::kFormatInvalid);
+    CHECK(refused(other));
+    CHECK(allocator.replay(ChunkRemove{.chunk = ChunkId{9}}).error().code == Code::kFormatInvalid);
+    using Note = Result<void> (Allocator::*)(std::span<const Piece>);
+    const auto note = [&](Note how, std::uint32_t chunk, std::uint16_t block, std::uint16_t count) {
+      const Piece piece{.chunk = ChunkId{chunk}, .block = block, .count = count};
+      const Result<void> noted = (allocator.*how)({&piece, 1});
+      if (!noted.has_value()) CHECK(noted.error() == error(Code::kFormatInvalid, chunk));
+      return noted.has_value();
+    };
+    CHECK(note(&Allocator::note_live, 5, 100, 50));
+    CHECK(note(&Allocator::note_live, 5, 150, 11));
+    CHECK_FALSE(note(&Allocator::note_live, 5, 149, 1));
+    CHECK_FALSE(note(&Allocator::note_live, 5, 90, 20));
+    CHECK_FALSE(note(&Allocator::note_live, 5, 1000, 25));
+    CHECK_FALSE(note(&Allocator::note_live, 5, 7, 0));
+    CHECK_FALSE(note(&Allocator::note_live, 4, 0, 1));
+    CHECK_FALSE(note(&Allocator::note_dead, 5, 99, 2));
+    CHECK_FALSE(note(&Allocator::note_dead, 5, 155, 10));
+    CHECK_FALSE(note(&Allocator::note_dead, 4, 0, 1));
+    CHECK(note(&Allocator::note_dead, 5, 151, 10));
+    CHECK_FALSE(note(&Allocator::note_dead, 5, 151, 1));
+    CHECK(allocator.live_blocks() == 51);
+    CHECK(allocator.replay(ChunkRemove{.chunk = ChunkId{5}}).error().code == Code::kFormatInvalid);
     allocator.start();
     const std::vector<Piece> all = exhaust();
     const std::vector<Block> blocks = blocks_of(all);
@@ -443,6 +470,251 @@ TEST_SUITE("allocator") {
     CHECK(allocate(256, kTwo).empty());
     drain();
     CHECK_FALSE(allocate(256, kTwo).empty());
+  }
+
+  TEST_CASE_FIXTURE(Space, "several runs are written at once; each is kept or given back alone") {
+    start({40, 40});
+    const auto used = [&](std::size_t on) { return allocator.space(kTwo).used_slots[on].second; };
+    const auto take = [&](int slots) {
+      std::vector<journal::RunCopy> run{{.disk = DiskId{0}, .slots = {}},
+                                        {.disk = DiskId{1}, .slots = {}}};
+      for (journal::RunCopy& copy : run) {
+        for (int i = 0; i < slots; ++i) copy.slots.push_back(*allocator.take_run_slot(copy.disk));
+      }
+      return run;
+    };
+    const std::vector<journal::RunCopy> small = take(1);
+    const std::vector<journal::RunCopy> checkpoint = take(2);
+    const std::vector<journal::RunCopy> merge = take(4);
+    CHECK(used(0) == 7);
+    allocator.adopt_run(checkpoint);
+    for (const journal::RunCopy& copy : small) allocator.drop_run_slots(copy.disk, copy.slots);
+    CHECK(used(0) == 6);
+    allocator.adopt_run(merge);
+    allocator.retire_run(checkpoint);
+    CHECK(allocator.space(kTwo).pending_blocks == 4 * kSlotBlocks);
+    CHECK(used(1) == 4);
+    drain();
+    CHECK(allocator.space(kTwo).pending_blocks == 0);
+    // The slots given back, the lowest first; never one of the run that stays.
+    CHECK(take(3)[0].slots == std::vector<SlotId>{SlotId{0}, SlotId{1}, SlotId{2}});
+    CHECK(take(1)[1].slots == std::vector<SlotId>{SlotId{7}});
+  }
+
+  TEST_CASE_FIXTURE(Space, "a full pool has room to merge all of its runs beside a checkpoint") {
+    start({60, 60});
+    std::vector<journal::RunCopy> runs{{.disk = DiskId{0}, .slots = {}},
+                                       {.disk = DiskId{1}, .slots = {}}};
+    for (journal::RunCopy& copy : runs) {
+      for (int i = 0; i < 9; ++i) copy.slots.push_back(*allocator.take_run_slot(copy.disk));
+    }
+    allocator.adopt_run(runs);
+    fill(256, kTwo);
+    for (int i = 0; i < 9 + 2; ++i) CHECK(allocator.take_run_slot(DiskId{0}).has_value());
+    CHECK(allocate(1, kTwo).empty());
+  }
+
+  // What a mount needs: the chunks of the durable runs and the records behind them.
+  TEST_CASE("what runs and log say of live blocks is what is live, whatever fails on the way") {
+    struct Record {
+      std::optional<ChunkPut> put = {};
+      std::optional<ChunkRemove> remove = {};
+      std::vector<Piece> live = {};
+      std::vector<Piece> dead = {};
+    };
+    using Live = std::map<std::uint32_t, std::set<std::uint32_t>>;  // also chunks without any
+    const auto expand = [](const BlockBitmap& bitmap) {
+      std::set<std::uint32_t> blocks;
+      for (std::uint32_t i = 0; i < kSlotBlocks; ++i) {
+        if (bitmap.test(i)) blocks.insert(i);
+      }
+      return blocks;
+    };
+    const std::uint64_t base = test::seed_from_environment(1);
+    for (std::uint64_t seed = base; seed < base + test::seeds(20); ++seed) {
+      CAPTURE(seed);
+      std::mt19937_64 random(seed);
+      const std::vector<std::uint32_t> sizes{30, 20, 20};
+      auto space = std::make_unique<Space>();
+      space->start(sizes);
+
+      Live live;
+      std::map<std::uint32_t, std::uint64_t> changed;  // chunk: era of its last change
+      std::vector<std::vector<Piece>> written;
+      std::vector<std::vector<Piece>> published;
+      std::vector<Record> log;  // behind the durable runs
+      std::map<std::uint32_t, ChunkState> durable;
+      std::uint32_t durable_next = 1;
+      std::size_t puts = 0;
+      std::size_t removes = 0;
+      struct Checkpoint {
+        std::uint64_t era;
+        std::size_t records;
+        std::vector<ChunkChange> changes;
+        std::uint32_t next;
+      };
+      std::optional<Checkpoint> running;
+
+      const auto note = [&](const Record& record) {
+        const std::uint64_t era = space->eras.current.load();
+        if (record.put) {
+          live[record.put->chunk.raw];
+          changed[record.put->chunk.raw] = era;
+        }
+        if (record.remove) {
+          REQUIRE(live.at(record.remove->chunk.raw).empty());
+          live.erase(record.remove->chunk.raw);
+          changed[record.remove->chunk.raw] = era;
+        }
+        for (const Block& block : blocks_of(record.live)) {
+          REQUIRE(live.at(block.first).insert(block.second).second);
+          changed[block.first] = era;
+        }
+        for (const Block& block : blocks_of(record.dead)) {
+          REQUIRE(live.at(block.first).erase(block.second) == 1);
+          changed[block.first] = era;
+        }
+      };
+      const auto append = [&](Record record) {
+        note(record);
+        log.push_back(std::move(record));
+      };
+      const auto append_chunks = [&] {
+        for (; puts < space->log.puts.size(); ++puts) append({.put = space->log.puts[puts]});
+        for (; removes < space->log.removes.size(); ++removes)
+          append({.remove = space->log.removes[removes]});
+      };
+      const auto take_any = [&](std::vector<std::vector<Piece>>& from) {
+        std::swap(from[random() % from.size()], from.back());
+        std::vector<Piece> pieces = std::move(from.back());
+        from.pop_back();
+        return pieces;
+      };
+
+      // What the next run has to write, as it should be.
+      const auto changes = [&] {
+        std::vector<ChunkChange> found = space->allocator.chunk_changes();
+        std::erase_if(changed,
+                      [&](const auto& entry) { return space->eras.is_clean(entry.second); });
+        REQUIRE(found.size() == changed.size());
+        auto expected = changed.begin();
+        for (const ChunkChange& change : found) {
+          CHECK(change.chunk.raw == (expected++)->first);
+          const auto now = live.find(change.chunk.raw);
+          REQUIRE(change.state.has_value() == (now != live.end()));
+          if (!change.state) continue;
+          CHECK(change.state->put.chunk == change.chunk);
+          CHECK(change.state->put.places == space->chunks.find(change.chunk)->places);
+          CHECK(expand(change.state->live) == now->second);
+        }
+        return found;
+      };
+
+      for (int step = 0; step < 1500; ++step) {
+        switch (random() % 12) {
+          case 0:
+          case 1:
+          case 2:
+            written.push_back(
+                space->allocate(static_cast<std::uint32_t>(random() % 4 == 0 ? 1 + random() % 257
+                                                                             : 1 + random() % 9),
+                                random() % 2 == 0 ? kTwo : kSingle, random() % 5, random() % 5000));
+            append_chunks();
+            if (written.back().empty()) written.pop_back();
+            break;
+          case 3:
+          case 4:
+            if (written.empty()) break;
+            published.push_back(take_any(written));
+            space->allocator.publish(published.back());
+            append({.live = published.back()});
+            break;
+          case 5:
+            if (!written.empty()) space->allocator.discard(take_any(written));
+            break;
+          case 6:
+          case 7:
+          case 8: {
+            if (published.empty()) break;
+            const std::vector<Piece> pieces = take_any(published);
+            space->allocator.free(pieces, Lsn{++space->log.lsn});
+            append({.dead = pieces});
+            break;
+          }
+          case 9:
+            space->allocator.remove_empty(random() % 4, space->log);
+            append_chunks();
+            space->allocator.advance(Lsn{space->log.lsn - std::min(space->log.lsn, random() % 20)});
+            break;
+          case 10: {
+            if (running) break;
+            running = Checkpoint{.era = space->eras.current.load(),
+                                 .records = log.size(),
+                                 .changes = changes(),
+                                 .next = space->allocator.next_chunk()};
+            ++space->eras.current;
+            break;
+          }
+          default: {
+            if (!running) break;
+            if (random() % 2 == 0) {
+              for (const ChunkChange& change : running->changes) {
+                durable.erase(change.chunk.raw);
+                if (change.state) durable[change.chunk.raw] = *change.state;
+              }
+              durable_next = running->next;
+              log.erase(log.begin(), log.begin() + static_cast<std::ptrdiff_t>(running->records));
+              space->eras.installed = running->era + 1;
+            }
+            running.reset();
+          }
+        }
+        if (step % 25 == 0) changes();
+        if (step % 300 != 299) continue;
+
+        // The power goes and comes back. What was being written is gone; what was mapped is not.
+        const std::uint32_t next_chunk = space->allocator.next_chunk();
+        const Live before = std::exchange(live, {});
+        changed.clear();
+        written.clear();
+        running.reset();
+        puts = removes = 0;
+        space = std::make_unique<Space>();
+        space->sizes = sizes;
+        space->set_healthy(std::vector<bool>(sizes.size(), true));
+        space->log.lsn = 10'000;
+        for (const auto& [id, state] : durable) {
+          live[id] = expand(state.live);
+          REQUIRE(space->allocator.load(state).has_value());
+        }
+        space->allocator.load_next_chunk(durable_next);
+        for (const Record& record : log) {
+          note(record);
+          if (record.put) REQUIRE(space->allocator.replay(*record.put).has_value());
+          if (record.remove) REQUIRE(space->allocator.replay(*record.remove).has_value());
+          REQUIRE(space->allocator.note_live(record.live).has_value());
+          REQUIRE(space->allocator.note_dead(record.dead).has_value());
+        }
+        space->allocator.start();
+        REQUIRE(live == before);
+        changes();
+        CHECK(space->allocator.next_chunk() == next_chunk);
+        Live now;
+        std::uint64_t blocks = 0;
+        for (const auto& [id, bitmap] : space->allocator.live()) {
+          now[id.raw] = expand(bitmap);
+          blocks += bitmap.count();
+        }
+        CHECK(now == live);
+        CHECK(space->allocator.live_blocks() == blocks);
+      }
+      // All the rest is free: what is not live can be had.
+      std::set<Block> got;
+      for (const Block& block : blocks_of(space->exhaust())) {
+        CHECK(got.insert(block).second);
+        if (live.contains(block.first)) CHECK_FALSE(live[block.first].contains(block.second));
+      }
+    }
   }
 
   // Blocks have one of four states; the model knows which of them a new write may get.
@@ -502,7 +774,7 @@ TEST_SUITE("allocator") {
             }
             for (const Piece& piece : pieces) {
               const Chunk& chunk = *space.chunks.find(piece.chunk);
-              CHECK(chunk.state != ChunkState::kRemoved);
+              CHECK(chunk.stage != ChunkStage::kRemoved);
               for (const Place& place : chunk.places) CHECK(healthy[place.disk.raw]);
             }
             if (!pieces.empty()) files.push_back(pieces);

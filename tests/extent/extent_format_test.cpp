@@ -49,9 +49,18 @@ const ChunkPut kChunk{
     .layout = {.copies_or_data = 2},
     .places = {{.disk = DiskId{0}, .slot = SlotId{5}}, {.disk = DiskId{3}, .slot = SlotId{9000}}}};
 
+ChunkState state_with(const BlockBitmap& live) { return {.put = kChunk, .live = live}; }
+BlockBitmap bits(std::uint32_t first, std::uint32_t count) {
+  BlockBitmap live;
+  live.set(first, count);
+  return live;
+}
+const ChunkState kState = state_with(bits(60, 900));
+
 // Every shorter and every slightly damaged body: refused, or a change that encodes to those bytes.
+// `frame`: what encode() puts before the body.
 template <class Decode>
-void check_damage(std::span<const std::byte> good, Decode decode) {
+void check_damage(std::span<const std::byte> good, Decode decode, std::ptrdiff_t frame = 5) {
   REQUIRE(decode(good).has_value());
   for (std::size_t length = 0; length < good.size(); ++length) {
     CHECK(decode(good.first(length)).error().code == Code::kFormatInvalid);
@@ -68,7 +77,7 @@ void check_damage(std::span<const std::byte> good, Decode decode) {
     const auto result = decode(bad);
     if (!result.has_value()) continue;
     const Bytes again = encoded(result.value());
-    CHECK(Bytes(again.begin() + 5, again.end()) == bad);
+    CHECK(Bytes(again.begin() + frame, again.end()) == bad);
   }
 }
 
@@ -100,6 +109,8 @@ TEST_SUITE("extent format") {
         {"### Change header (5 bytes, then the body)", 5},
         {"### Chunk put (8 bytes, then the places)", chunk.size() - 5 - 2 * 6},
         {"### Place (6 bytes)", 6},
+        {"### Chunk in a run (body of a chunk put, then the live blocks)",
+         encoded(kState).size() - (chunk.size() - 5)},
         {"### Extent put (19 bytes, then pieces and checksums)", put.size() - 5 - 2 * 8 - 6 * 4},
         {"### Piece (8 bytes)", 8},
         {"### Extent clear and extent reserve (24 bytes)", encoded(ExtentClear{}).size() - 5},
@@ -171,6 +182,26 @@ TEST_SUITE("extent format") {
     CHECK(decode_chunk_remove(body(remove, ChangeType::kChunkRemove))->chunk == ChunkId{77});
   }
 
+  TEST_CASE("a chunk comes back from a run with its live blocks, in few bytes if all are alike") {
+    const std::size_t put = encoded(kChunk).size() - 5;
+    CHECK(encoded(state_with(bits(0, 0))).size() == put + 1);
+    CHECK(encoded(state_with(bits(0, kSlotBlocks))).size() == put + 1);
+    CHECK(encoded(kState).size() == put + 1 + 128);
+    std::mt19937_64 random(test::seed_from_environment(5));
+    std::vector<BlockBitmap> all{bits(0, 0), bits(0, kSlotBlocks), bits(0, 1), bits(1023, 1),
+                                 bits(1, 1023)};
+    for (int i = 0; i < 50; ++i) {
+      BlockBitmap::Words words;
+      for (std::uint64_t& word : words) word = random() & random();
+      all.emplace_back(words);
+    }
+    for (const BlockBitmap& live : all) {
+      CHECK(decode_chunk_state(encoded(state_with(live))).value() == state_with(live));
+    }
+    // Block 70 is bit 6 of the second number.
+    CHECK(encoded(state_with(bits(70, 1)))[put + 1 + 8] == std::byte{1 << 6});
+  }
+
   TEST_CASE("damaged bodies are refused or mean something else, and never crash") {
     const Bytes put = encoded(kPut);
     check_damage(body(put, ChangeType::kExtentPut), decode_extent_put);
@@ -184,6 +215,9 @@ TEST_SUITE("extent format") {
     check_damage(body(chunk, ChangeType::kChunkPut), decode_chunk_put);
     const Bytes remove = encoded(ChunkRemove{.chunk = ChunkId{77}});
     check_damage(body(remove, ChangeType::kChunkRemove), decode_chunk_remove);
+    for (const BlockBitmap& live : {bits(0, 0), bits(0, kSlotBlocks), kState.live}) {
+      check_damage(encoded(state_with(live)), decode_chunk_state, 0);
+    }
   }
 
   TEST_CASE("impossible contents are refused") {
@@ -220,6 +254,22 @@ TEST_SUITE("extent format") {
     ChunkPut no_id = kChunk;
     no_id.chunk = ChunkId{0};
     CHECK(chunk_refused(no_id));
+  }
+
+  TEST_CASE("live blocks in another form than the one there is for them are refused") {
+    const std::size_t put = encoded(kChunk).size() - 5;
+    const Bytes bitmap = encoded(kState);
+    for (const auto value : {std::byte{0}, std::byte{0xff}}) {
+      Bytes alike = bitmap;
+      std::fill(alike.begin() + static_cast<std::ptrdiff_t>(put) + 1, alike.end(), value);
+      CHECK(decode_chunk_state(alike).error().code == Code::kFormatInvalid);
+    }
+    Bytes unknown = encoded(state_with({}));
+    unknown[put] = std::byte{3};
+    CHECK(decode_chunk_state(unknown).error().code == Code::kFormatInvalid);
+    Bytes bad_chunk = bitmap;
+    bad_chunk[4] = std::byte{9};
+    CHECK(decode_chunk_state(bad_chunk).error().code == Code::kFormatInvalid);
   }
 
   TEST_CASE("an encoding of the future is refused by name") {

@@ -19,6 +19,7 @@
 #include "base/sim_executor.hpp"
 #include "extent/store.hpp"
 #include "scheduler/simulated_disk.hpp"
+#include "tests/support/done.hpp"
 
 namespace dynamicfs::test {
 
@@ -103,10 +104,11 @@ class SimStore {
     auto pool_opened = executor.run(journal::Pool::open(executor, std::move(opening), &problem));
     if (!pool_opened.has_value()) return pool_opened.error();
     pool = std::move(pool_opened).value();
-    store = std::make_unique<extent::Store>(executor, *pool, gate);
+    eras = std::make_unique<journal::Eras>();
+    store = std::make_unique<extent::Store>(executor, *pool, gate, *eras);
     journal::Replay replay;
     replay.apply = [this](Lsn lsn, std::span<const std::byte> payload) {
-      return apply(lsn, payload);
+      return done(apply(lsn, payload));
     };
     replay.count_whole = [this](std::vector<journal::TailRecord> tail) {
       return count_whole(this, std::move(tail));
@@ -114,17 +116,7 @@ class SimStore {
     auto log_opened = executor.run(journal::Journal::open(executor, *pool, std::move(replay)));
     if (!log_opened.has_value()) return log_opened.error();
     log = std::move(log_opened).value();
-    for (const auto& [inode, map] : files) {
-      Result<void> noted;
-      map->for_each([&](const extent::Mapping& mapping) {
-        if (mapping.kind == extent::MappingKind::kReserved) {
-          store->note_reserved(mapping.count);
-        } else if (noted.has_value()) {
-          noted = store->note_live(mapping);
-        }
-      });
-      if (!noted.has_value()) return noted;
-    }
+    for (const auto& [inode, map] : files) store->note_reserved(map->reserved_blocks());
     store->start(*log);
     return {};
   }
@@ -145,7 +137,7 @@ class SimStore {
 
   extent::FileMap& file(std::uint64_t inode) {
     auto& map = files[inode];
-    if (map == nullptr) map = std::make_unique<extent::FileMap>(store->memory_epochs());
+    if (map == nullptr) map = std::make_unique<extent::FileMap>(store->map_context());
     return *map;
   }
 
@@ -172,8 +164,9 @@ class SimStore {
       extent::encode(writer, InodeId{inode}, FileBlock{first}, written.pieces, written.crcs);
       lsn = self->log->append(credit, record);
       map.put(FileBlock{first}, written.pieces, written.crcs, Generation{lsn.raw}, freed);
+      self->store->publish(written);
+      self->store->free(freed, lsn);
     }
-    self->store->free(freed, lsn);
     co_return lsn;
   }
   static Task<Lsn> clear_task(SimStore* self, std::uint64_t inode, std::uint64_t first,
@@ -189,8 +182,8 @@ class SimStore {
       extent::encode(writer, extent::ExtentClear{InodeId{inode}, FileBlock{first}, count});
       lsn = self->log->append(credit, record);
       self->file(inode).clear(FileBlock{first}, count, freed);
+      self->store->free(freed, lsn);
     }
-    self->store->free(freed, lsn);
     co_return lsn;
   }
   static Task<Result<void>> reserve_task(SimStore* self, std::uint64_t inode, std::uint64_t first,
@@ -308,6 +301,7 @@ class SimStore {
   std::vector<std::shared_ptr<SimulatedMedia>> media;
   std::vector<SimulatedDisk*> disks;
   journal::ChangeGate gate;
+  std::unique_ptr<journal::Eras> eras;
   std::unique_ptr<journal::Pool> pool;
   std::unique_ptr<extent::Store> store;
   std::unique_ptr<journal::Journal> log;
@@ -349,11 +343,14 @@ class SimStore {
         case extent::ChangeType::kExtentPut: {
           const extent::ExtentPut put = TRY(extent::decode_extent_put(body));
           file(put.inode.raw).put(put.first, put.pieces, put.crcs, Generation{lsn.raw}, freed);
+          TRY(store->note_live(put.pieces));
+          TRY(store->note_dead(freed.pieces));
           break;
         }
         case extent::ChangeType::kExtentClear: {
           const extent::ExtentClear clear = TRY(extent::decode_extent_clear(body));
           file(clear.inode.raw).clear(clear.first, clear.count, freed);
+          TRY(store->note_dead(freed.pieces));
           break;
         }
         case extent::ChangeType::kExtentReserve: {

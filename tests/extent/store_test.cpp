@@ -418,10 +418,9 @@ TEST_SUITE("store") {
     CHECK(store->take_run_slot(on[0]) != slot);
     store->drop_run_slots(on[0], std::span{&*slot, 1});
     CHECK(store->take_run_slot(on[0]) == slot);
-    journal::Manifest old;
-    old.run_id = 1;
-    old.copies = {{.disk = on[0], .slots = {*slot}}};
-    store->retire_run(old);
+    const std::vector<journal::RunCopy> run{{.disk = on[0], .slots = {*slot}}};
+    store->adopt_run(run);
+    store->retire_run(run);
     CHECK(store->take_run_slot(on[0]) != slot);
     REQUIRE(write(1, 0, 1, 1).has_value());
     settle();

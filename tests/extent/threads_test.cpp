@@ -9,6 +9,7 @@
 #include "base/blocking.hpp"
 #include "tests/extent/memory_disk.hpp"
 #include "tests/extent/sim_store.hpp"
+#include "tests/support/done.hpp"
 #include "tests/support/seed.hpp"
 
 using namespace dynamicfs;
@@ -33,15 +34,15 @@ struct ThreadStore {
     auto opened = block_on(*executor, journal::Pool::open(*executor, std::move(opening), &problem));
     REQUIRE(opened.has_value());
     pool = std::move(opened).value();
-    store = std::make_unique<Store>(*executor, *pool, gate);
+    store = std::make_unique<Store>(*executor, *pool, gate, eras);
     journal::Replay replay;
-    replay.apply = [](Lsn, std::span<const std::byte>) { return Result<void>{}; };
+    replay.apply = [](Lsn, std::span<const std::byte>) { return done(); };
     auto log_opened =
         block_on(*executor, journal::Journal::open(*executor, *pool, std::move(replay)));
     REQUIRE(log_opened.has_value());
     log = std::move(log_opened).value();
     store->start(*log);
-    map = std::make_unique<FileMap>(store->memory_epochs());
+    map = std::make_unique<FileMap>(store->map_context());
   }
   ~ThreadStore() {
     block_on(*executor, close(this));
@@ -75,8 +76,9 @@ struct ThreadStore {
       encode(writer, InodeId{1}, FileBlock{first}, written.pieces, written.crcs);
       lsn = self->log->append(credit, record);
       self->map->put(FileBlock{first}, written.pieces, written.crcs, Generation{lsn.raw}, freed);
+      self->store->publish(written);
+      self->store->free(freed, lsn);
     }
-    self->store->free(freed, lsn);
     co_return lsn;
   }
   static Task<Result<Buffer>> read(ThreadStore* self, std::uint64_t first, std::uint64_t count) {
@@ -95,6 +97,7 @@ struct ThreadStore {
 
   std::unique_ptr<Executor> executor = make_thread_executor();
   journal::ChangeGate gate;
+  journal::Eras eras;
   std::unique_ptr<journal::Pool> pool;
   std::unique_ptr<Store> store;
   std::unique_ptr<journal::Journal> log;

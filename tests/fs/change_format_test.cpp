@@ -143,21 +143,26 @@ TEST_SUITE("change format") {
   }
 }
 
+struct OneDirectory {
+  journal::Eras eras;
+  Counter memory;
+  Directory directory{DirectoryContext{eras, memory}};
+};
+
 TEST_SUITE("directory") {
-  TEST_CASE("a cookie stays while other names come and go") {
-    Directory directory;
+  TEST_CASE_FIXTURE(OneDirectory, "a cookie stays while other names come and go") {
     for (int i = 0; i < 1000; ++i) {
       const std::string name = "name" + std::to_string(i);
       directory.put(directory.free_cookie(name).value(),
                     {InodeId{100u + static_cast<unsigned>(i)}, S_IFREG, name});
     }
-    const std::uint64_t cookie = directory.find("name500")->first;
+    const std::uint64_t cookie = directory.find("name500")->cookie;
     for (int i = 0; i < 1000; i += 2) {
-      if (i != 500) directory.remove(directory.find("name" + std::to_string(i))->first);
+      if (i != 500) directory.remove(directory.find("name" + std::to_string(i))->cookie);
     }
-    CHECK(directory.find("name500")->first == cookie);
-    CHECK(directory.find("name1")->second.inode == InodeId{101});
-    CHECK(directory.find("name2") == directory.entries().end());
+    CHECK(directory.find("name500")->cookie == cookie);
+    CHECK(directory.find("name1")->entry->inode == InodeId{101});
+    CHECK_FALSE(directory.find("name2").has_value());
   }
 
   TEST_CASE("cookies leave room for the dots and fit a signed offset") {
@@ -168,15 +173,15 @@ TEST_SUITE("directory") {
     }
   }
 
-  TEST_CASE("a name whose neighbour with the same hash went away is still found") {
-    Directory directory;
+  TEST_CASE_FIXTURE(OneDirectory,
+                    "a name whose neighbour with the same hash went away is still found") {
     const std::uint64_t cookie = Directory::cookie_of("b");
     directory.put(cookie, {InodeId{1}, S_IFREG, "stands in the way"});
     const std::uint64_t next = directory.free_cookie("b").value();
     CHECK(next == cookie + 1);
     directory.put(next, {InodeId{2}, S_IFREG, "b"});
     directory.remove(cookie);
-    CHECK(directory.find("b")->second.inode == InodeId{2});
+    CHECK(directory.find("b")->entry->inode == InodeId{2});
   }
 }
 

@@ -40,7 +40,7 @@ struct Forged : SimPool {
     power_cut();
     options_.tolerant = true;
     REQUIRE(mount({}, true).has_value());
-    return fs().check_tree();
+    return *run(fs().check_tree());
   }
   fs::InodeImage image(InodeId id, std::uint32_t mode, std::uint32_t nlink, InodeId parent = {}) {
     fs::InodeImage out;
@@ -62,7 +62,7 @@ struct Forged : SimPool {
 
 TEST_SUITE("check") {
   TEST_CASE_FIXTURE(Forged, "a good tree has no problems, and is counted") {
-    const fs::TreeReport report = fs().check_tree();
+    const fs::TreeReport report = *run(fs().check_tree());
     CHECK(report.problem_count == 0);
     CHECK(report.directories == 3);
     CHECK(report.files == 2);
@@ -181,7 +181,7 @@ TEST_SUITE("check") {
     REQUIRE(run(fs().sync()).has_value());
     power_cut();
     REQUIRE(mount({}, true).has_value());
-    const fs::TreeReport report = fs().check_tree();
+    const fs::TreeReport report = *run(fs().check_tree());
     CHECK(report.problem_count == 0);
     CHECK(report.orphans == 1);
   }

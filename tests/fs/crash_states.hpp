@@ -223,8 +223,10 @@ class CrashStates {
       if (!is) {
         what = fmt::format("durable, operation {}:\n{}newest, operation {}:\n{}found:\n{}", least,
                            recording.trees[least], most, recording.trees[most], *found);
-      } else if (const fs::TreeReport tree = pool.fs().check_tree(); tree.problem_count != 0) {
-        what = fmt::format("check says: {}", tree.problems.front());
+      } else if (const auto tree = pool.run(pool.fs().check_tree()); !tree.has_value()) {
+        what = fmt::format("check cannot read: {}", describe(tree.error()));
+      } else if (tree->problem_count != 0) {
+        what = fmt::format("check says: {}", tree->problems.front());
       } else if (away.empty() && !recording.disk_was_away) {
         // The dump has read one copy of each block; now and then all of them are looked at.
         std::uint64_t wrong = pool.fs().store().metrics().checksum_errors.sum();

@@ -34,6 +34,12 @@ struct Run {
     recording.trees = {model.dump()};
     recording.begun = {{0, 0}};
     recording.durable = {{0, 0}};
+    count_anew(*model.root);
+  }
+  // All operations so far are number 0.
+  static void count_anew(Model::Node& node) {
+    node.changed_by = 0;
+    for (const auto& [name, child] : node.children) count_anew(*child);
   }
   static Task<int> flush(scheduler::Disk* disk) {
     const auto done = co_await scheduler::flush(*disk, scheduler::IoClass::kCritical);
@@ -336,6 +342,35 @@ Recording fill_log(std::uint64_t seed) {
   return std::move(run.recording);
 }
 
+// A run for every checkpoint, so that they are merged, and slots of those that are replaced used again;
+// what is clean leaves memory again and again.
+Recording merge_runs(std::uint64_t seed) {
+  std::mt19937_64 random(seed);
+  SimPoolOptions options = disks(1 + seed % 3);
+  for (std::uint64_t& bytes : options.disk_bytes) bytes = 80 * kMiB;
+  options.small_run_bytes = 0;
+  Run run(seed, options);
+  start(run);
+  const std::vector<Operation>& all = operations();
+  const auto round = [&] {
+    for (int i = 0; i < 3; ++i) {
+      all[random() % all.size()].apply(run);
+      if (random() % 2 == 0) run.pool.fs().evict();
+    }
+    named("checkpoint").apply(run);
+    run.pool.fs().evict();
+  };
+  run.record();
+  for (int i = 0; i < 3; ++i) round();
+  // The next one is the fourth.
+  run.record();
+  run.recording.text = "merge runs";
+  const std::uint64_t before = run.pool.fs().metrics().run_merges.sum();
+  for (int i = 0; i < 4; ++i) round();
+  REQUIRE(run.pool.fs().metrics().run_merges.sum() > before);
+  return std::move(run.recording);
+}
+
 // The thread sanitizer finds nothing in a simulation, and all sanitizers are slow.
 #if defined(__SANITIZE_THREAD__)
 constexpr std::uint64_t kCrashStates = 1'000;
@@ -366,6 +401,7 @@ struct Campaign {
     }
     for (std::uint64_t i = 0; i < 8 && !enough(); ++i) crash.try_all(churn(seed + i));
     for (std::uint64_t i = 0; i < 8 && !enough(); ++i) crash.try_all(fill_log(seed + i));
+    for (std::uint64_t i = 0; i < 8 && !enough(); ++i) crash.try_all(merge_runs(seed + i));
   }
   void one_and_two() {
     const std::vector<Operation>& all = operations();

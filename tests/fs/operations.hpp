@@ -106,6 +106,7 @@ class RandomOperations {
     if (kind < 96) {
       Outcome outcome = both("checkpoint", pool.run(pool.fs().checkpoint()), {});
       if (outcome.real == Code::kOk) outcome.synced = count_;
+      if (pick(2) == 0) pool.fs().evict();
       return outcome;
     }
     Outcome outcome = both("sync", pool.run(pool.fs().sync()), {});

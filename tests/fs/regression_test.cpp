@@ -62,7 +62,8 @@ void add_large_attributes(SimPool& pool, int files) {
 
 static std::size_t run_copies_here(SimPool& pool) {
   std::size_t here = 0;
-  for (const auto& copy : pool.fs().pool().superblock().manifest.copies) {
+  const journal::RunRef newest = pool.fs().pool().superblock().manifest.runs.front();
+  for (const auto& copy : newest.copies) {
     if (pool.fs().pool().disk(copy.disk) != nullptr) ++here;
   }
   return here;
@@ -78,7 +79,7 @@ TEST_SUITE("regressions") {
       for (int i = 0; i < 50; ++i) REQUIRE(pool.create("f" + std::to_string(i)).has_value());
       REQUIRE(pool.run(pool.fs().checkpoint()).has_value());
       REQUIRE(run_copies_here(pool) == 2);
-      const DiskId lost = pool.fs().pool().superblock().manifest.copies[0].disk;
+      const DiskId lost = pool.fs().pool().superblock().manifest.runs.front().copies[0].disk;
       if (while_writing) {
         pool.disks[lost.raw]->faults().fail = [](const scheduler::IoRequest& request) {
           return request.op == scheduler::IoOp::kWrite ? Code::kDiskWrite : Code::kOk;
@@ -92,7 +93,7 @@ TEST_SUITE("regressions") {
       pool.executor.run_for(std::chrono::seconds{1});
       CHECK(run_copies_here(pool) == 2);
       const std::string before = pool.dump().value();
-      const DiskId second = pool.fs().pool().superblock().manifest.copies[0].disk;
+      const DiskId second = pool.fs().pool().superblock().manifest.runs.front().copies[0].disk;
       pool.power_cut();
       REQUIRE_FALSE(pool.mount({lost.raw, second.raw}).has_value());  // two are one too many
       REQUIRE(pool.mount({lost.raw}).has_value());

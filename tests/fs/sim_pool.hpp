@@ -26,6 +26,8 @@ struct SimPoolOptions {
   std::uint64_t read_memory_bytes = fs::FilesystemOptions{}.read_memory_bytes;
   bool tolerant = false;
   unsigned checkpoint_log_percent = fs::FilesystemOptions{}.checkpoint_log_percent;
+  std::uint64_t small_run_bytes = fs::FilesystemOptions{}.small_run_bytes;
+  std::uint64_t metadata_memory_bytes = fs::FilesystemOptions{}.metadata_memory_bytes;
 };
 
 class SimPool {
@@ -291,6 +293,8 @@ class SimPool {
     options.read_memory_bytes = options_.read_memory_bytes;
     options.checkpoint_log_percent = options_.checkpoint_log_percent;
     options.tolerant = options_.tolerant;
+    options.small_run_bytes = options_.small_run_bytes;
+    options.metadata_memory_bytes = options_.metadata_memory_bytes;
     CO_TRY_ASSIGN(filesystem, co_await fs::Filesystem::mount(executor, std::move(pool), options));
     co_return {};
   }

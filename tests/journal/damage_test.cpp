@@ -201,9 +201,8 @@ TEST_SUITE("journal damage") {
     REQUIRE(pool.open_pool().has_value());
     unsigned calls = 0;
     journal::Replay replay;
-    replay.apply = [&calls](Lsn, std::span<const std::byte>) -> Result<void> {
-      if (++calls == 2) return error(Code::kFormatInvalid, 77);
-      return {};
+    replay.apply = [&calls](Lsn, std::span<const std::byte>) {
+      return done(++calls == 2 ? Result<void>{error(Code::kFormatInvalid, 77)} : Result<void>{});
     };
     auto opened = pool.executor.run(Journal::open(pool.executor, *pool.pool, std::move(replay)));
     REQUIRE_FALSE(opened.has_value());

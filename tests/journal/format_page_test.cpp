@@ -80,6 +80,7 @@ TEST_SUITE("format page") {
         {"### Superblock, fixed part (192 bytes)", 192},
         {"### Epoch record (32 bytes)", 32},
         {"### Disk record (60 bytes, then the path)", 60},
+        {"### Run record (34 bytes, then the copies)", 34},
         {"### Run copy (6 bytes, then the slots)", 6},
         {"### Batch header (128 bytes)", kBatchHeaderBytes},
         {"### Frame (16 bytes, then the record)", kFrameHeaderBytes},

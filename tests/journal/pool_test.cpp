@@ -130,7 +130,7 @@ TEST_SUITE("opening a pool") {
     CHECK(says(pool, "/disks/b is not a dynamicfs disk"));
   }
 
-  TEST_CASE("a newer format is refused with its number") {
+  TEST_CASE("a newer or older format is refused with its number") {
     SimPool pool{1, sized({kSmall, kSmall}, 2)};
     REQUIRE(pool.format().has_value());
     auto superblock = pool.superblock_on(1);
@@ -138,7 +138,12 @@ TEST_SUITE("opening a pool") {
     write_superblock(pool, 1, superblock);
     CHECK(pool.boot().error() == error(Code::kFormatVersion, 7));
     CHECK(says(pool,
-               "/disks/b was written by a newer dynamicfs (format 7; this program reads up to 2)"));
+               "/disks/b was written by a newer dynamicfs (format 7; this program reads up to 3)"));
+    superblock.reader_min = 2;
+    write_superblock(pool, 1, superblock);
+    CHECK(pool.boot().error() == error(Code::kFormatVersion, 2));
+    CHECK(says(pool,
+               "/disks/b was written by an older dynamicfs (format 2; this program reads only 3)"));
   }
 
   TEST_CASE("a newer copy of a newer format outweighs an older one that could be read") {
@@ -292,16 +297,19 @@ TEST_SUITE("opening a pool") {
     REQUIRE(pool.format().has_value());
     REQUIRE(pool.boot().has_value());
     journal::Manifest manifest;
-    manifest.run_id = 5;
-    manifest.lsn = Lsn{0};
-    manifest.run_bytes = 6 * kMiB;
-    manifest.copies = {{DiskId{0}, {SlotId{1}, SlotId{7}}}, {DiskId{3}, {SlotId{0}, SlotId{2}}}};
+    manifest.next_run = 6;
+    manifest.runs = {
+        {.id = 5,
+         .bytes = 6 * kMiB,
+         .entry_blocks = 190,
+         .index_blocks = 1,
+         .copies = {{DiskId{0}, {SlotId{1}, SlotId{7}}}, {DiskId{3}, {SlotId{0}, SlotId{2}}}}}};
     REQUIRE(pool.executor.run(pool.pool->commit_manifest(manifest)).has_value());
     for (std::size_t i = 0; i < 4; ++i) CHECK(pool.superblock_on(i).manifest == manifest);
 
     journal::Manifest large = manifest;
-    large.run_bytes = 9000 * kSlotBytes;
-    for (auto& copy : large.copies) copy.slots.resize(9000);
+    large.runs[0].bytes = 9000 * kSlotBytes;
+    for (auto& copy : large.runs[0].copies) copy.slots.resize(9000);
     CHECK(pool.executor.run(pool.pool->commit_manifest(large)).error().code ==
           Code::kFormatInvalid);
     CHECK(pool.pool->superblock().manifest == manifest);

@@ -17,6 +17,7 @@
 #include "journal/pool.hpp"
 #include "scheduler/simulated_disk.hpp"
 #include "tests/journal/killable_disk.hpp"
+#include "tests/support/done.hpp"
 #include "tests/support/seed.hpp"
 
 namespace dynamicfs::test {
@@ -117,9 +118,9 @@ class SimPool {
   Result<void> open_journal() {
     replayed.clear();
     journal::Replay replay;
-    replay.apply = [this](Lsn lsn, std::span<const std::byte> payload) -> Result<void> {
+    replay.apply = [this](Lsn lsn, std::span<const std::byte> payload) {
       replayed.push_back({lsn, std::string{as_text(payload)}});
-      return {};
+      return done();
     };
     replay.count_whole = count_whole;
     auto opened = executor.run(Journal::open(executor, *pool, std::move(replay), commit_options));

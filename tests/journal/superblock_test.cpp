@@ -37,11 +37,19 @@ Superblock full() {
   }
   superblock.log_bytes = 7 * kMiB;
   superblock.lsn_floor = Lsn{1000};
-  superblock.manifest.run_id = 6;
+  superblock.manifest.next_run = 7;
   superblock.manifest.lsn = Lsn{80};
-  superblock.manifest.run_bytes = 5 * kMiB;
-  superblock.manifest.copies = {{DiskId{2}, {SlotId{1}, SlotId{3}}},
-                                {DiskId{4}, {SlotId{0}, SlotId{7}}}};
+  superblock.manifest.runs = {
+      {.id = 6,
+       .bytes = 5 * kMiB,
+       .entry_blocks = 150,
+       .index_blocks = 7,
+       .copies = {{DiskId{2}, {SlotId{1}, SlotId{3}}}, {DiskId{4}, {SlotId{0}, SlotId{7}}}}},
+      {.id = 3,
+       .bytes = 64 * kKiB,
+       .entry_blocks = 1,
+       .index_blocks = 1,
+       .copies = {{DiskId{4}, {SlotId{2}}}}}};
   superblock.manifest.log_start = {
       .sequence = BatchSequence{8}, .offset = 12 * kBlockBytes, .previous_crc = 5};
   superblock.clean = true;
@@ -120,11 +128,19 @@ TEST_SUITE("superblock") {
     CHECK(refused([](Superblock& s) { s.manifest.log_start.offset = 8 * kMiB; }));
     CHECK(refused([](Superblock& s) { s.manifest.log_start.offset = 100; }));
     CHECK(refused([](Superblock& s) { s.manifest.log_start.sequence = BatchSequence{0}; }));
-    CHECK(refused([](Superblock& s) { s.manifest.copies[0].disk = DiskId{3}; }));
-    CHECK(refused([](Superblock& s) { s.manifest.copies[0].slots[0] = SlotId{8}; }));
-    CHECK(refused([](Superblock& s) { s.manifest.copies[0].slots.pop_back(); }));
-    CHECK(refused([](Superblock& s) { s.manifest.copies.clear(); }));
-    CHECK(refused([](Superblock& s) { s.manifest.run_id = 0; }));
+    CHECK(refused([](Superblock& s) { s.manifest.runs[0].copies[0].disk = DiskId{3}; }));
+    CHECK(refused([](Superblock& s) { s.manifest.runs[0].copies[0].slots[0] = SlotId{8}; }));
+    CHECK(refused([](Superblock& s) { s.manifest.runs[0].copies[0].slots.pop_back(); }));
+    CHECK(refused([](Superblock& s) { s.manifest.runs[0].copies.clear(); }));
+    CHECK(refused([](Superblock& s) { s.manifest.runs[0].id = 0; }));
+    CHECK(refused([](Superblock& s) { s.manifest.runs[0].id = 3; }));
+    CHECK(refused([](Superblock& s) { s.manifest.next_run = 6; }));
+    CHECK(refused([](Superblock& s) { s.manifest.runs[1].bytes = 64 * kKiB + 1; }));
+    CHECK(refused([](Superblock& s) { s.manifest.runs[1].bytes = ~std::uint64_t{0} << 15; }));
+    CHECK(refused([](Superblock& s) { s.manifest.runs[1].entry_blocks = 0; }));
+    CHECK(refused([](Superblock& s) { s.manifest.runs[1].entry_blocks = 2; }));
+    CHECK(refused([](Superblock& s) { s.manifest.runs[1].index_blocks = 0; }));
+    CHECK(refused([](Superblock& s) { s.manifest.runs[1].index_blocks = ~std::uint64_t{0}; }));
   }
 
   TEST_CASE("reserved bytes are checked, unless a newer writer may have used them") {
@@ -138,16 +154,31 @@ TEST_SUITE("superblock") {
     }
   }
 
-  TEST_CASE("a newer format is refused by its number, before its contents are looked at") {
+  TEST_CASE("a newer or older format is refused by its number, before its contents are looked at") {
     Superblock superblock = full();
     superblock.reader_min = 9;
     superblock.members.clear();
     CHECK(decode(encode(superblock).value()).error() == error(Code::kFormatVersion, 9));
+    superblock.reader_min = 2;
+    CHECK(decode(encode(superblock).value()).error() == error(Code::kFormatVersion, 2));
+  }
+
+  TEST_CASE("as many runs as there may be come back, and not one more") {
+    Superblock superblock = full();
+    superblock.manifest.next_run = 1000;
+    while (superblock.manifest.runs.size() < kRunsMax) {
+      RunRef& run = superblock.manifest.runs.emplace_back(superblock.manifest.runs.front());
+      run.id = 100 + superblock.manifest.runs.size();
+    }
+    CHECK(decode(encode(superblock).value()).value() == superblock);
+    superblock.manifest.runs.push_back(superblock.manifest.runs.back());
+    superblock.manifest.runs.back().id = 999;
+    CHECK(encode(superblock).error().code == Code::kFormatInvalid);
   }
 
   TEST_CASE("what does not fit is not encoded") {
     Superblock superblock = full();
-    superblock.manifest.copies[0].slots.resize(20000);
+    superblock.manifest.runs[0].copies[0].slots.resize(20000);
     CHECK(encode(superblock).error().code == Code::kFormatInvalid);
     superblock = full();
     superblock.disks[0].path = std::string(70000, 'p');

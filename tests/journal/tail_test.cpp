@@ -231,20 +231,6 @@ TEST_SUITE("journal, last batch") {
     REQUIRE(pool.boot().has_value());
     CHECK(pool.found() == Texts{"before", "one", "two", "three"});
   }
-
-  TEST_CASE("a pool of the first format is of the present one once it is mounted") {
-    UnsureTail pool{1};
-    auto superblock = pool.superblock_on(0);
-    superblock.reader_min = superblock.writer_min = 1;
-    const Bytes bytes = *journal::encode(superblock);
-    pool.media[0]->write(0, bytes);
-    pool.media[0]->write(journal::kSuperblockBytes, bytes);
-    REQUIRE(pool.boot().has_value());
-    CHECK(pool.found() == Texts{"before", "one", "two", "three"});
-    pool.power_cut();
-    CHECK(pool.superblock_on(0).reader_min == 2);
-    CHECK(pool.superblock_on(0).writer_min == 2);
-  }
 }
 
 }  // namespace dynamicfs::test

@@ -4,12 +4,14 @@ changed.
 
 import contextlib
 import json
+import multiprocessing
 import os
 import socket
 import stat
 import struct
 import subprocess
 import threading
+import time
 from pathlib import Path
 
 from case import OWN_POOLS, case
@@ -561,6 +563,46 @@ def memory_options(bench):
     pool.umount()
 
 
+@case(GROUP, "with group_commit_wait an fsync waits for others, and they share a batch", where=OWN_POOLS)
+def group_commit_options(bench):
+    writers, rounds, wait_us = 8, 50, 2000
+    disks = [image_disk(bench.scratch / "disk.img", DISK_BYTES)]
+    pool = bench.pool("pool", disks, options=[f"group_commit_wait={wait_us}", f"group_commit_ops={writers}"])
+    pool.mount()
+    daemon = pool.status()[1]["daemon"]
+    expect_equal(
+        (daemon["group_commit_wait_us"], daemon["group_commit_ops"]), (wait_us, writers), "the options in the status"
+    )
+
+    def write_and_sync(number):
+        with open(pool.root / f"log {number}", "ab", buffering=0) as file:
+            for _ in range(rounds):
+                file.write(b"line\n")
+                os.fsync(file.fileno())
+
+    started = time.monotonic()
+    write_and_sync("alone")
+    seconds = time.monotonic() - started
+    expect(seconds >= rounds * wait_us / 1e6, f"{rounds} fsyncs waited {seconds:.3f} s for others")
+    before = pool.metrics()
+    processes = [multiprocessing.Process(target=write_and_sync, args=(n,)) for n in range(writers)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+        expect_equal(process.exitcode, 0, "exit code of a writer")
+    after = pool.metrics()
+    counted = {name: after[name] - before[name] for name in after if name.startswith("group_commit")}
+    shared = {name: count for name, count in counted.items() if name.startswith("group_commits_for_")}
+    expect(counted["group_commit_settles"] > 0, f"no batch waited for company: {counted}")
+    expect(0 < sum(shared.values()) <= counted["group_commits"], f"batches somebody waited for: {counted}")
+    # Who finds that a batch of another has taken his record along waits for none.
+    waiters = counted["group_commit_waiters"]
+    expect(writers * rounds / 2 < waiters <= writers * rounds, f"fsyncs that batches were for: {counted}")
+    expect(sum(shared.values()) < writers * rounds / 2, f"they did not share batches: {counted}")
+    pool.umount()
+
+
 @case(
     GROUP,
     "create recognises a disk that is given twice, through a link or behind a loop device",
@@ -664,11 +706,16 @@ def values_missing(bench):
         ((*mount, "background_limit=101"), "-o background_limit=20."),
         ((*mount, "write_memory=1M"), f"-o write_memory={usual}M."),
         ((*mount, "read_memory=lots"), "-o read_memory=256M."),
+        ((*mount, "metadata_memory=7M"), "-o metadata_memory=256M."),
+        ((*mount, "metadata_memory=65G"), "-o metadata_memory=256M."),
+        ((*mount, "metadata_memory=much"), "-o metadata_memory=256M."),
+        ((*mount, "metadata_memory="), "-o metadata_memory=256M."),
         ((*mount, "order=lifo"), "neither order=priority nor order=fifo."),
         ((*mount, "readers="), "-o readers=2."),
         ((*mount, "commit_interval=soon"), "-o commit_interval=5."),
         ((*mount, "group_commit_ops=0"), "-o group_commit_ops=64."),
         ((*mount, "group_commit_wait=1s"), "-o group_commit_wait=0."),
+        ((*mount, "group_commit_wait=1000001"), "-o group_commit_wait=0."),
     ):
         expect_refusal(dynamicfs(*words), EXIT_USAGE, sentence)
     expect_equal(os.listdir(disk.path), [], "files in the refused directory")

@@ -21,6 +21,7 @@ import cases_crash
 import cases_data
 import cases_disks
 import cases_ends
+import cases_metadata
 import cases_names
 import cases_programs
 from case import CRASHABLE, NO_TREE, OWN_POOLS, SHARED_TREE, Bench
@@ -33,6 +34,7 @@ MODULES = (
     cases_data,
     cases_command,
     cases_ends,
+    cases_metadata,
     cases_programs,
     cases_disks,
     cases_corruption,

@@ -118,6 +118,8 @@ class SlowSyncDisk final : public scheduler::Disk {
   std::thread thread_;
 };
 
+Task<Result<void>> nothing() { co_return Result<void>{}; }
+
 template <class T>
 T must(Result<T> result) {
   if (!result.has_value()) {
@@ -294,7 +296,7 @@ int append(std::uint64_t threads, double seconds) {
   auto pool =
       must(block_on(*executor, journal::Pool::open(*executor, std::move(opening), nullptr)));
   journal::Replay replay;
-  replay.apply = [](Lsn, std::span<const std::byte>) { return Result<void>{}; };
+  replay.apply = [](Lsn, std::span<const std::byte>) { return nothing(); };
   auto log = must(block_on(*executor, journal::Journal::open(*executor, *pool, std::move(replay))));
   log->on_progress([&log] { log->trim(log->position_after(log->durable())); });
   std::atomic<bool> ended{false};

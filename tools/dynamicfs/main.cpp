@@ -34,7 +34,7 @@ Exit codes:
    1 degraded, copies missing  5 not a dynamicfs disk      11 mountpoint cannot be used
    2 data at risk or damaged   6 disk is in a pool         12 FUSE is not available
    3 failed otherwise          7 a disk is missing         13 no permission
-                               8 too few disks             14 written by a newer version
+                               8 too few disks             14 written by another version
                                9 disks mounted apart       15 not mounted
 
 'dynamicfs COMMAND --help' tells more about each; dynamicfs(8) tells all.)";

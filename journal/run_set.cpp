@@ -1,0 +1,179 @@
+#include "journal/run_set.hpp"
+
+#include <algorithm>
+
+#include "journal/run_cache.hpp"
+
+namespace dynamicfs::journal {
+
+using scheduler::IoClass;
+
+namespace {
+
+// Index and filter are read one behind the other, from both disks.
+constexpr std::size_t kReadAheadPieces = 2;
+
+}  // namespace
+
+// What a replaced run still needs of its set. The set holds it, its runs only point to it.
+struct Run::Retirement {
+  Retirement(Executor& executor, std::uint64_t cache_bytes) : cache(executor, cache_bytes) {}
+  RunCache cache;
+  std::function<void(const RunRef&)> listener;
+
+  void retire(const RunRef& ref) {
+    cache.forget(ref.id);
+    if (listener) listener(ref);
+  }
+};
+
+Run::~Run() {
+  if (const std::shared_ptr<Retirement> retirement = retirement_.lock()) retirement->retire(ref_);
+}
+
+struct RunSet::Impl {
+  Impl(Executor& executor, Pool& pool_in, std::uint64_t cache_bytes)
+      : pool(pool_in), retirement(std::make_shared<Run::Retirement>(executor, cache_bytes)) {}
+
+  Pool& pool;
+  const std::shared_ptr<Run::Retirement> retirement;
+  RunSetMetrics metrics;
+
+  mutable Mutex mutex;
+  std::shared_ptr<const Runs> runs DFS_GUARDED_BY(mutex) = std::make_shared<const Runs>();
+
+  RunCache& cache() { return retirement->cache; }
+};
+
+RunSet::RunSet(Executor& executor, Pool& pool, std::uint64_t cache_bytes)
+    : impl_(std::make_unique<Impl>(executor, pool, cache_bytes)) {}
+
+RunSet::~RunSet() = default;
+
+void RunSet::on_retired(std::function<void(const RunRef&)> listener) {
+  impl_->retirement->listener = std::move(listener);
+}
+
+Task<Result<void>> RunSet::open(Manifest manifest) {
+  std::vector<Task<Result<std::shared_ptr<const Run>>>> opening;
+  for (RunRef& ref : manifest.runs) opening.push_back(open_run(std::move(ref)));
+  std::vector<Result<std::shared_ptr<const Run>>> opened = co_await when_all(std::move(opening));
+  auto runs = std::make_shared<Runs>();
+  for (auto& run : opened) {
+    if (!run.has_value()) co_return run.error();
+    runs->push_back(std::move(run).value());
+  }
+  LockGuard lock(impl_->mutex);
+  DFS_ASSERT(impl_->runs->empty());
+  impl_->runs = std::move(runs);
+  co_return Result<void>{};
+}
+
+Task<Result<std::shared_ptr<const Run>>> RunSet::open_run(RunRef ref) {
+  if (ref.copies.empty() || ref.entry_blocks + ref.index_blocks > ref.blocks()) {
+    co_return error(Code::kFormatInvalid);
+  }
+  std::shared_ptr<Run> run{new Run{std::move(ref)}};
+  const std::uint64_t entry_blocks = run->ref_.entry_blocks;
+  const std::uint64_t filter_begin = entry_blocks + run->ref_.index_blocks;
+  RunStream stream{impl_->pool,        run->ref_,          entry_blocks,
+                   run->ref_.blocks(), IoClass::kCritical, kReadAheadPieces};
+  Result<void> failure;
+  for (std::uint64_t index = entry_blocks; !stream.at_end(); ++index) {
+    const Result<RunBlock> block = co_await stream.next();
+    if (!block.has_value()) {
+      failure = block.error();
+      break;
+    }
+    if (index >= filter_begin) {
+      if (block->payload.size() % RunFilter::kLineBytes != 0) {
+        failure = error(Code::kFormatInvalid, index);
+        break;
+      }
+      run->filter_.append(block->payload);
+      continue;
+    }
+    RunEntries separators{block->payload, block->entries};
+    while (separators.next()) run->index_.add(separators.key());
+  }
+  count(stream.repairs());
+  if (!failure.has_value()) co_return failure.error();
+  if (run->index_.size() != entry_blocks) co_return error(Code::kFormatInvalid, entry_blocks);
+  run->index_.shrink_to_fit();
+  co_return std::shared_ptr<const Run>{std::move(run)};
+}
+
+std::shared_ptr<const RunSet::Runs> RunSet::runs() const {
+  LockGuard lock(impl_->mutex);
+  return impl_->runs;
+}
+
+void RunSet::install(std::shared_ptr<const Run> fresh,
+                     std::span<const std::shared_ptr<const Run>> replaced) {
+  for (const auto& run : replaced) run->retirement_ = impl_->retirement;
+  auto next = std::make_shared<Runs>();
+  // Destroyed without the lock: with it may go what it has replaced.
+  std::shared_ptr<const Runs> before = runs();
+  const auto place = replaced.empty() ? before->begin() : std::ranges::find(*before, replaced[0]);
+  const auto behind = place + static_cast<std::ptrdiff_t>(replaced.size());
+  DFS_ASSERT(before->end() - place >= static_cast<std::ptrdiff_t>(replaced.size()));
+  DFS_ASSERT(std::equal(replaced.begin(), replaced.end(), place));
+  next->assign(before->begin(), place);
+  if (fresh != nullptr) next->push_back(std::move(fresh));
+  next->insert(next->end(), behind, before->end());
+  LockGuard lock(impl_->mutex);
+  DFS_ASSERT(impl_->runs == before);
+  impl_->runs = std::move(next);
+}
+
+bool RunSet::may_have(std::uint64_t hash) const {
+  const std::shared_ptr<const Runs> runs = this->runs();
+  return std::ranges::any_of(*runs, [hash](const auto& run) { return run->may_have(hash); });
+}
+
+std::uint64_t RunSet::memory_bytes() const {
+  std::uint64_t bytes = impl_->cache().memory_bytes();
+  const std::shared_ptr<const Runs> runs = this->runs();
+  for (const auto& run : *runs) bytes += run->memory_bytes();
+  return bytes;
+}
+
+const RunSetMetrics& RunSet::metrics() const { return impl_->metrics; }
+
+Task<Result<RunBlock>> RunSet::block(std::shared_ptr<const Run> run, std::uint64_t index,
+                                     IoClass io_class) {
+  const RunCache::Key key{run->ref().id, index};
+  const RunCache::Claim claim = impl_->cache().claim(key);
+  if (!claim.mine) {
+    impl_->metrics.cache_hits.add();
+    if (claim.block) co_return *claim.block;
+    co_await claim.flight->done.wait();
+    co_return claim.flight->result;
+  }
+  impl_->metrics.block_reads.add();
+  const auto bytes = std::make_shared<Buffer>(kRunBlockBytes);
+  RunRepairs repairs;
+  // Copies take turns, so that all their disks serve and damage on either is met.
+  const Result<RunBlockHeader> header =
+      co_await read_run_block(impl_->pool, &run->ref(), index, index % run->ref().copies.size(),
+                              bytes->span(), io_class, &repairs);
+  count(repairs);
+  Result<RunBlock> result = error(Code::kCorrupt, index);
+  if (header.has_value()) {
+    result = RunBlock{bytes, bytes->span().subspan(kRunBlockHeaderBytes, header->payload_bytes),
+                      header->entries};
+  }
+  impl_->cache().settle(key, claim.flight, result);
+  co_return result;
+}
+
+void RunSet::count(const RunRepairs& repairs) {
+  impl_->metrics.blocks_bad.add(repairs.bad);
+  impl_->metrics.blocks_repaired.add(repairs.repaired);
+}
+
+void RunSet::count_filter_negative() { impl_->metrics.filter_negatives.add(); }
+
+Pool& RunSet::pool() const { return impl_->pool; }
+
+}  // namespace dynamicfs::journal

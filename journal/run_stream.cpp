@@ -1,0 +1,122 @@
+#include "journal/run_stream.hpp"
+
+#include <algorithm>
+#include <vector>
+
+#include "base/log.hpp"
+#include "base/waiters.hpp"
+
+namespace dynamicfs::journal {
+namespace {
+
+using scheduler::IoClass;
+
+constexpr std::uint64_t kPieceBlocks = kRunPieceBytes / kRunBlockBytes;
+
+}  // namespace
+
+Task<Result<RunBlockHeader>> read_run_block(Pool& pool, const RunRef* run, std::uint64_t index,
+                                            std::size_t first_copy, std::span<std::byte> block,
+                                            IoClass io_class, RunRepairs* repairs) {
+  const std::uint64_t at = index * kRunBlockBytes;
+  const Uuid pool_uuid = pool.uuid();
+  std::vector<std::size_t> bad;
+  for (std::size_t i = 0; i < run->copies.size(); ++i) {
+    const std::size_t copy = (first_copy + i) % run->copies.size();
+    scheduler::Disk* const disk = pool.disk(run->copies[copy].disk);
+    if (disk == nullptr) continue;
+    const Result<void> read =
+        co_await scheduler::read(*disk, io_class, run_offset(pool, run->copies[copy], at), block);
+    Result<RunBlockHeader> header = Code::kDiskRead;
+    if (read.has_value()) header = open_run_block(block, pool_uuid, *run, index);
+    if (!header.has_value()) {
+      ++repairs->bad;
+      bad.push_back(copy);
+      continue;
+    }
+    for (const std::size_t to : bad) {
+      const bool repaired = co_await rewrite_run_block(pool, run->copies[to], at, block);
+      if (repaired) ++repairs->repaired;
+    }
+    co_return header;
+  }
+  log_error("block {} of metadata run {} is damaged in every copy", index, run->id);
+  co_return error(Code::kCorrupt, index);
+}
+
+// Shared with its read, so that a reader that gives up leaves the memory to the disk.
+struct RunStream::Piece {
+  explicit Piece(Executor& executor) : done(executor) {}
+  std::uint64_t first = 0;  // block of the run
+  std::size_t copy = 0;
+  Buffer bytes;
+  Result<void> result;
+  AsyncEvent done;
+};
+
+RunStream::RunStream(Pool& pool, RunRef run, std::uint64_t begin, std::uint64_t end,
+                     IoClass io_class, std::size_t pieces)
+    : pool_(pool),
+      run_(std::move(run)),
+      pool_uuid_(pool.uuid()),
+      end_(end),
+      io_class_(io_class),
+      pieces_(pieces),
+      started_(begin),
+      taken_(begin) {
+  DFS_ASSERT(begin <= end && end <= run_.blocks() && pieces != 0);
+}
+
+Task<void> RunStream::read_piece(scheduler::Disk* disk, IoClass io_class, std::uint64_t offset,
+                                 std::shared_ptr<Piece> piece) {
+  piece->result = co_await scheduler::read(*disk, io_class, offset, piece->bytes.span());
+  piece->done.set();
+}
+
+// Asks for what is left of the next piece: none straddles slots.
+void RunStream::start() {
+  const std::uint64_t number = started_ / kPieceBlocks;
+  const std::uint64_t stop = std::min(end_, (number + 1) * kPieceBlocks);
+  auto piece = std::make_shared<Piece>(pool_.executor());
+  piece->first = started_;
+  piece->bytes = Buffer{(stop - started_) * kRunBlockBytes};
+  const std::size_t copies = run_.copies.size();
+  scheduler::Disk* disk = nullptr;
+  for (std::size_t i = 0; i < copies && disk == nullptr; ++i) {
+    piece->copy = (number + i) % copies;
+    disk = pool_.disk(run_.copies[piece->copy].disk);
+  }
+  ahead_.push_back(piece);
+  started_ = stop;
+  if (disk == nullptr) {
+    piece->result = Code::kDiskGone;
+    piece->done.set();
+    return;
+  }
+  const std::uint64_t at = piece->first * kRunBlockBytes;
+  spawn(read_piece(disk, io_class_, run_offset(pool_, run_.copies[piece->copy], at), piece));
+}
+
+Task<Result<RunBlock>> RunStream::next() {
+  DFS_ASSERT(!at_end());
+  while (started_ < end_ && ahead_.size() < pieces_) start();
+  const std::shared_ptr<Piece> piece = ahead_.front();
+  co_await piece->done.wait();
+
+  const std::uint64_t index = taken_;
+  const std::span<std::byte> block =
+      piece->bytes.span().subspan((index - piece->first) * kRunBlockBytes, kRunBlockBytes);
+  Result<RunBlockHeader> header = Code::kChecksum;
+  if (piece->result.has_value()) header = open_run_block(block, pool_uuid_, run_, index);
+  if (!header.has_value()) {
+    // Once more from that copy, too: the others of a piece that failed as a whole may be well.
+    header = co_await read_run_block(pool_, &run_, index, piece->copy, block, io_class_, &repairs_);
+    if (!header.has_value()) co_return header.error();
+  }
+  ++taken_;
+  if (block.data() + block.size() == piece->bytes.data() + piece->bytes.size()) ahead_.pop_front();
+  co_return RunBlock{piece, block.subspan(kRunBlockHeaderBytes, header->payload_bytes),
+                     header->entries};
+}
+
+}  // namespace dynamicfs::journal
