@@ -118,8 +118,23 @@ void Directory::for_each_dirty(
   }
 }
 
+std::uint64_t Directory::known_to(std::uint64_t from) const {
+  if (whole_) return ~std::uint64_t{0};
+  return from >= known_from_ && from < known_to_ ? known_to_ : from;
+}
+
+void Directory::note_loaded(std::uint64_t from, std::uint64_t to) {
+  if (from < known_from_ || from > known_to_) {
+    known_from_ = from;
+    known_to_ = to;
+  }
+  known_to_ = std::max(known_to_, to);
+  whole_ = whole_ || (known_from_ <= kCookieFirst && known_to_ == ~std::uint64_t{0});
+}
+
 void Directory::drop_clean() {
   if (!stored_) return;
+  known_from_ = known_to_ = 0;
   for (auto it = slots_.begin(); it != slots_.end();) {
     if (!context_.eras.is_clean(it->second.era)) {
       ++it;

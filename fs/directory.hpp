@@ -84,6 +84,12 @@ class Directory {
   bool is_whole() const { return whole_; }
   // All that the runs have is in memory.
   void set_whole() { whole_ = true; }
+  // How far what the runs have from this cookie on is in memory: the first cookie of which that is not
+  // known. `from` itself: nothing is.
+  std::uint64_t known_to(std::uint64_t from) const;
+  // All that the runs have with cookies in [from, to) is in memory. Of several such ranges the one
+  // that the last call has made or continued is remembered; from the first cookie to ~0 is all.
+  void note_loaded(std::uint64_t from, std::uint64_t to);
   // From the runs; does nothing if this cookie is in memory already.
   void load(std::uint64_t cookie, Entry entry);
   // A checkpoint is about to write it.
@@ -109,6 +115,8 @@ class Directory {
   std::map<std::uint64_t, Slot> slots_;
   std::vector<std::uint64_t> dirty_;  // cookies, some more than once, some clean by now
   std::uint64_t count_ = 0;
+  std::uint64_t known_from_ = 0;
+  std::uint64_t known_to_ = 0;
   bool stored_ = false;
   bool whole_ = true;
 };

@@ -312,7 +312,6 @@ Task<void> Filesystem::Impl::watch_disks() {
 // Makes durable what nobody asked to, and closes the journal with a watermark when it is idle. Looks
 // at the memory too: windows grow by writing, which does not look itself.
 Task<void> Filesystem::Impl::tend() {
-  look_at_memory();
   if (journal->stopped()) co_return;
   if (journal->covered() < journal->appended()) {
     const Result<void> result = co_await journal->drain();

@@ -128,7 +128,7 @@ struct FilesystemOptions {
   // A checkpoint starts when the log is this full (percent): what bounds replay is its size.
   unsigned checkpoint_log_percent = 50;
   // What metadata may take in memory. Held on average: what is not in the runs yet stays, and
-  // filters and indexes of runs, 2 bytes per name and file or so, are always there.
+  // filters and indexes of runs, 6 bytes per file or so, are always there.
   std::uint64_t metadata_memory_bytes = 256 * kMiB;
   // Runs up to this size are written anew by the next checkpoint, so that a small pool has one; larger
   // ones wait to be merged.

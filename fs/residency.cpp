@@ -205,7 +205,8 @@ Task<Result<void>> Filesystem::Impl::load_name(Inode& directory, std::string nam
 Task<Result<std::uint64_t>> Filesystem::Impl::load_entries(Inode& directory, std::uint64_t from) {
   {
     LockGuard lock(directory.mutex);
-    if (directory.directory->is_whole()) co_return ~std::uint64_t{0};
+    const std::uint64_t known = directory.directory->known_to(from);
+    if (known != from) co_return known;
   }
   RunCursor cursor{runs, runs.runs(), cookie_key(directory.id, from),
                    end_of(directory.id, KeyTag::kEntry), RunCursor::Mode::kCached};
@@ -216,21 +217,21 @@ Task<Result<std::uint64_t>> Filesystem::Impl::load_entries(Inode& directory, std
     CO_TRY_ASSIGN(Entry entry, decode_entry(cursor.value()));
     if (key.rest.size() != 8) co_return error(Code::kFormatInvalid, directory.id.raw);
     const auto cookie = from_big_endian<std::uint64_t>(key.rest);
-    bool counts = false;
+    bool enough = false;
     {
       LockGuard lock(directory.mutex);
       directory.directory->load(cookie, std::move(entry));
-      counts = directory.directory->contains(cookie);  // not if it has been removed since
+      // Not behind one that has been removed since: the caller is to find one.
+      enough = names + 1 >= kNamesAtOnce && directory.directory->contains(cookie);
+      if (enough) directory.directory->note_loaded(from, cookie + 1);
     }
-    if (counts && names + 1 >= kNamesAtOnce) {
+    if (enough) {
       look_at_memory();
       co_return cookie + 1;
     }
   }
-  if (from <= kCookieFirst) {
-    LockGuard lock(directory.mutex);
-    directory.directory->set_whole();
-  }
+  LockGuard lock(directory.mutex);
+  directory.directory->note_loaded(from, ~std::uint64_t{0});
   co_return ~std::uint64_t{0};
 }
 

@@ -40,7 +40,7 @@ Task<Result<RunBlockHeader>> read_run_block(Pool& pool, const RunRef* run, std::
     }
     co_return header;
   }
-  log_error("block {} of metadata run {} is damaged in every copy", index, run->id);
+  log_error("no disk that is here has a good copy of block {} of metadata run {}", index, run->id);
   co_return error(Code::kCorrupt, index);
 }
 

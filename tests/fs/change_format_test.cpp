@@ -150,6 +150,31 @@ struct OneDirectory {
 };
 
 TEST_SUITE("directory") {
+  TEST_CASE("what has been read of a directory is known up to where reading has come") {
+    constexpr std::uint64_t kEnd = ~std::uint64_t{0};
+    journal::Eras eras;
+    Counter memory;
+    Directory directory{DirectoryContext{eras, memory}, 9};
+    CHECK(directory.known_to(1) == 1);
+    directory.note_loaded(1, 500);
+    CHECK(directory.known_to(1) == 500);
+    CHECK(directory.known_to(499) == 500);
+    CHECK(directory.known_to(500) == 500);
+    directory.note_loaded(500, 900);
+    CHECK(directory.known_to(7) == 900);
+    directory.note_loaded(2000, 3000);  // somebody else, elsewhere
+    CHECK(directory.known_to(7) == 7);
+    CHECK(directory.known_to(2500) == 3000);
+    directory.note_loaded(1, 2000);
+    directory.note_loaded(2000, kEnd);
+    CHECK(directory.is_whole());
+    directory.load(700, {InodeId{5}, S_IFREG, "a"});
+    directory.drop_clean();
+    CHECK_FALSE(directory.is_whole());
+    CHECK(directory.known_to(1) == 1);
+    CHECK(directory.count() == 9);
+  }
+
   TEST_CASE_FIXTURE(OneDirectory, "a cookie stays while other names come and go") {
     for (int i = 0; i < 1000; ++i) {
       const std::string name = "name" + std::to_string(i);

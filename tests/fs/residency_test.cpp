@@ -481,7 +481,7 @@ TEST_SUITE("metadata out of memory, against the model") {
   }
   TEST_CASE("files with holes of any size are what they were") {
     const std::uint64_t first = seed_from_environment(1);
-    for (std::uint64_t seed = first; seed < first + seeds(15); ++seed) {
+    for (std::uint64_t seed = first; seed < first + seeds(8); ++seed) {
       CAPTURE(seed);
       SimPool pool(seed, many_runs());
       pool.format();
@@ -953,7 +953,7 @@ TEST_SUITE("what the kernel refers to") {
 TEST_SUITE("checkpoints and merges beside everything else") {
   TEST_CASE("many at once, with runs written and merged and metadata evicted meanwhile") {
     const std::uint64_t first = seed_from_environment(1);
-    for (std::uint64_t seed = first; seed < first + seeds(40); ++seed) {
+    for (std::uint64_t seed = first; seed < first + seeds(12); ++seed) {
       CAPTURE(seed);
       SimPoolOptions options = many_runs();
       if (seed % 2 == 0) options.metadata_memory_bytes = 0;

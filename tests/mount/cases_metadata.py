@@ -5,7 +5,6 @@ from pathlib import Path
 
 from case import OWN_POOLS, case
 from harness import expect, expect_equal, wait_until
-from snapshot import expect_sound
 from targets import MIB, dynamicfs, image_disk
 
 GROUP = "metadata"
@@ -75,7 +74,8 @@ class Crowd:
             self.path(number).unlink()
             self.removed.add(number)
 
-    def verify(self, when):
+    def verify(self, when, every=1):
+        """All names; contents and attributes of one file in `every`."""
         names = {folder.name: set(os.listdir(folder)) for folder in self.root.iterdir() if folder.is_dir()}
         wanted = {folder: set() for folder in names}
         for number in range(FILES):
@@ -91,6 +91,8 @@ class Crowd:
                     continue
             else:
                 wanted[path.parent.name].add(path.name)
+            if number % every != 0:
+                continue
             expect_equal(path.read_bytes(), self.content(number), f"{path} {when}")
             found = {name: os.getxattr(path, name) for name in os.listxattr(path)}
             expect_equal(found, self.attributes(number), f"attributes of {path} {when}")
@@ -160,7 +162,7 @@ def eviction(bench):
     expect_evicted(pool, "while files are made")
     nameless.verify("when others were made")
     nameless.overwrite()
-    crowd.verify("on the mount that made it")
+    crowd.verify("on the mount that made it", every=10)
     nameless.verify("when all was looked at")
     nameless.close()
     pool.remount()
@@ -169,7 +171,7 @@ def eviction(bench):
     expect(metrics["inodes_loaded"] > FILES // 2, f"inodes_loaded: {metrics['inodes_loaded']}")
     nameless = WithoutName(bench, pool.root)
     crowd.change()
-    crowd.verify("after changes")
+    crowd.verify("after changes", every=10)
     nameless.verify("after changes")
     dynamicfs("sync", pool.root, check=True)
     pool.kill()
@@ -177,6 +179,5 @@ def eviction(bench):
     crowd.verify("after kill -9 and a mount")
     expect_evicted(pool, "after kill -9 and a mount")
     expect_equal(pool.status()[1]["recovery"]["orphans_removed"], WithoutName.COUNT, "orphans removed")
-    expect_sound(pool.root)
     pool.umount()
     dynamicfs("check", "--data", disks[0].path, check=True)
