@@ -129,6 +129,35 @@ class [[nodiscard]] Task {
   std::coroutine_handle<promise_type> handle_;
 };
 
+// What is often there already: a value, or the task that brings it. Awaited like a Task; a value costs
+// no coroutine frame.
+template <class T>
+class [[nodiscard]] MaybeTask {
+ public:
+  using value_type = T;
+
+  MaybeTask(T value) : value_(std::move(value)) {}
+  MaybeTask(Task<T> task) : task_(std::move(task)) {}
+
+  struct Awaiter {
+    std::optional<T> value;
+    std::optional<typename Task<T>::Awaiter> task;
+    bool await_ready() const noexcept { return value.has_value(); }
+    bool await_suspend(std::coroutine_handle<> continuation) {
+      return task->await_suspend(continuation);
+    }
+    T await_resume() { return value ? std::move(*value) : task->await_resume(); }
+  };
+  Awaiter operator co_await() && noexcept {
+    if (value_) return {.value = std::move(value_), .task = std::nullopt};
+    return {.value = std::nullopt, .task = std::move(task_).operator co_await()};
+  }
+
+ private:
+  std::optional<T> value_;
+  Task<T> task_;
+};
+
 namespace detail {
 
 template <class T>

@@ -462,7 +462,8 @@ std::optional<journal::RunSet::Runs> Filesystem::Impl::next_merge() const {
 }
 
 Task<void> Filesystem::Impl::merge_in_background() {
-  while (!closing.load(std::memory_order_acquire) && writable().has_value()) {
+  while (!closing.load(std::memory_order_acquire) && writable().has_value() &&
+         executor.now() >= merge_again_at.load()) {
     std::optional<journal::RunSet::Runs> inputs;
     {
       // A checkpoint under way may be writing some of them anew; the next one sees which we merge.
@@ -511,7 +512,10 @@ Task<Result<void>> Filesystem::Impl::merge(journal::RunSet::Runs inputs) {
     drop_run(fresh);
     co_return outcome;
   }
-  run_thin.store(run_is_thin() && store->full_disks().empty());
+  // A copy that could not be made now is not asked for again at once.
+  const bool thin = run_is_thin() && store->full_disks().empty();
+  run_thin.store(thin);
+  if (thin) merge_again_at.store(executor.now() + kMergeAgainAfter);
   metrics.run_merges.add();
   metrics.run_merge_bytes.add(fresh.bytes);
   metrics.run_merge_ms.record(

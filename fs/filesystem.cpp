@@ -476,6 +476,7 @@ void Filesystem::Impl::reap_soon(InodeId id) {
 Task<void> Filesystem::Impl::reap(InodeId id) {
   if (!writable().has_value()) co_return;
   const Result<InodeRef> found = co_await find(id);
+  if (!found.has_value() && found.error().code == Code::kStale) co_return;  // others were faster
   if (!found.has_value()) {
     log_error("inode {} has no name any more and cannot be removed: {}", id,
               describe(found.error()));

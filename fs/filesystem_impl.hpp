@@ -177,12 +177,14 @@ struct Filesystem::Impl {
   // What has been loaded stays while the InodeRef does.
 
   // kStale: there is no such inode.
-  Task<Result<InodeRef>> find(InodeId id);
+  MaybeTask<Result<InodeRef>> find(InodeId id);
   Task<Result<InodeRef>> load_inode(InodeId id);
   Task<Result<InodeRef>> read_inode(InodeId id);
   // What the directory has in memory decides about this name afterwards, and about the places it
   // may take.
-  Task<Result<void>> load_name(Inode& directory, std::string name, bool for_a_new_one = false);
+  MaybeTask<Result<void>> load_name(Inode& directory, std::string_view name,
+                                    bool for_a_new_one = false);
+  Task<Result<void>> read_name(Inode& directory, std::uint64_t first);
   // All entries with cookies in [from, result) are in memory, and there is one at least, or the end is
   // reached: then the result is ~0.
   Task<Result<std::uint64_t>> load_entries(Inode& directory, std::uint64_t from);
@@ -191,7 +193,8 @@ struct Filesystem::Impl {
   // ~0: the end is reached.
   Task<Result<std::uint64_t>> load_some_windows(Inode& inode, std::uint64_t window);
   // All windows that these blocks touch are in memory; `count` ~0: to the end.
-  Task<Result<void>> load_windows(Inode& inode, FileBlock first, std::uint64_t count);
+  MaybeTask<Result<void>> load_windows(Inode& inode, FileBlock first, std::uint64_t count);
+  Task<Result<void>> read_windows(Inode& inode, FileBlock first, std::uint64_t count);
   // Everything, of all inodes: for check_tree(). It stays while they are referred to.
   Task<Result<std::vector<InodeRef>>> load_everything();
   std::uint64_t metadata_bytes() const;

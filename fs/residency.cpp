@@ -52,10 +52,10 @@ Bytes end_of(InodeId inode, KeyTag tag) {
 
 // Inodes.
 
-Task<Result<InodeRef>> Filesystem::Impl::find(InodeId id) {
+MaybeTask<Result<InodeRef>> Filesystem::Impl::find(InodeId id) {
   InodeRef inode = inodes.find(id);
-  if (inode) co_return inode;
-  co_return co_await load_inode(id);
+  if (inode) return Result<InodeRef>{std::move(inode)};
+  return load_inode(id);
 }
 
 Task<Result<InodeRef>> Filesystem::Impl::load_inode(InodeId id) {
@@ -183,15 +183,18 @@ Task<Result<void>> Filesystem::Impl::load_cookies(Inode& directory, std::uint64_
   co_return Result<void>{};
 }
 
-Task<Result<void>> Filesystem::Impl::load_name(Inode& directory, std::string name,
-                                               bool for_a_new_one) {
+MaybeTask<Result<void>> Filesystem::Impl::load_name(Inode& directory, std::string_view name,
+                                                    bool for_a_new_one) {
   {
     LockGuard lock(directory.mutex);
-    if (directory.directory == nullptr || directory.directory->is_whole()) co_return Result<void>{};
+    if (directory.directory == nullptr || directory.directory->is_whole()) return Result<void>{};
     // That the name is there says nothing of the places that it could take if it went.
-    if (!for_a_new_one && directory.directory->knows(name)) co_return Result<void>{};
+    if (!for_a_new_one && directory.directory->knows(name)) return Result<void>{};
   }
-  const std::uint64_t first = Directory::cookie_of(name);
+  return read_name(directory, Directory::cookie_of(name));
+}
+
+Task<Result<void>> Filesystem::Impl::read_name(Inode& directory, std::uint64_t first) {
   const std::uint64_t middle = align_down(first, kCookiesPerHash) + kCookiesPerHash;
   const std::uint64_t end = first + Directory::kProbes;
   CO_TRY(co_await load_cookies(directory, first, std::min(middle, end)));
@@ -237,16 +240,21 @@ Task<Result<std::uint64_t>> Filesystem::Impl::load_entries(Inode& directory, std
 
 // Windows.
 
-Task<Result<void>> Filesystem::Impl::load_windows(Inode& inode, FileBlock first,
+MaybeTask<Result<void>> Filesystem::Impl::load_windows(Inode& inode, FileBlock first,
+                                                       std::uint64_t count) {
+  if (!inode.map->absent(first, count)) return Result<void>{};
+  return read_windows(inode, first, count);
+}
+
+Task<Result<void>> Filesystem::Impl::read_windows(Inode& inode, FileBlock first,
                                                   std::uint64_t count) {
   extent::FileMap& map = *inode.map;
-  if (!map.absent(first, count)) co_return Result<void>{};
   const std::uint64_t blocks_end =
       count > extent::kFileBlocksEnd - first.raw ? extent::kFileBlocksEnd : first.raw + count;
   const std::uint64_t begin = first.raw / kWindowBlocks;
   const std::uint64_t end = ceil_div(blocks_end, kWindowBlocks);
   if (end - begin > kWindowsNoted && count != ~std::uint64_t{0}) {
-    co_return co_await load_windows(inode, FileBlock{0}, ~std::uint64_t{0});
+    co_return co_await read_windows(inode, FileBlock{0}, ~std::uint64_t{0});
   }
   const auto load = [&map](const RunCursor& cursor) -> Result<void> {
     const Key key = TRY(parse_key(cursor.key()));
@@ -366,11 +374,11 @@ std::uint64_t Filesystem::Impl::metadata_bytes_max() const {
 }
 
 void Filesystem::Impl::look_at_memory() {
-  if (!may_evict.load(std::memory_order_acquire)) return;
-  if (metadata_bytes() <= metadata_bytes_max()) return;
+  if (!may_evict.load(std::memory_order_acquire) || executor.now() < evict_again_at.load()) return;
+  const std::uint64_t bytes = metadata_bytes();
+  if (bytes <= options.metadata_memory_bytes || bytes <= metadata_bytes_max()) return;
   tasks.enter();  // before the look at `closing`: unmount sets that, then waits for tasks
-  if (closing.load(std::memory_order_acquire) || executor.now() < evict_again_at.load() ||
-      evicting.exchange(true)) {
+  if (closing.load(std::memory_order_acquire) || evicting.exchange(true)) {
     tasks.leave();
     return;
   }

@@ -276,6 +276,33 @@ TEST_SUITE("task") {
     CHECK(allocations - before == 102);
   }
 
+  MaybeTask<Result<int>> perhaps(Executor & executor, bool there) {
+    if (there) return Result<int>{1};
+    struct Bring {
+      static Task<Result<int>> later(Executor& executor) {
+        co_await executor.yield();
+        co_return 2;
+      }
+    };
+    return Bring::later(executor);
+  }
+
+  TEST_CASE("what is there already costs no allocation, and what is not is brought") {
+    struct Both {
+      static Task<int> run(Executor& executor, std::int64_t* cost) {
+        const std::int64_t before = allocations;
+        const Result<int> there = co_await perhaps(executor, true);
+        *cost = allocations - before;
+        const Result<int> brought = co_await perhaps(executor, false);
+        co_return 10 * *there + *brought;
+      }
+    };
+    SimExecutor executor{1};
+    std::int64_t cost = -1;
+    CHECK(executor.run(Both::run(executor, &cost)) == 12);
+    CHECK(cost == 0);
+  }
+
   TEST_CASE("a frame that finds no memory throws before the task exists, and leaks nothing") {
     std::atomic<int> alive{0};
     bool caught = false;
