@@ -1,9 +1,11 @@
 """The crash oracle as cases: that it finds damage, and that a pool gives it nothing to find."""
 
-from case import CRASHABLE, NO_TREE, case
+from case import CRASHABLE, NO_TREE, OWN_POOLS, case
+from cases_command import two_images
 from crash import CrashRun
 from harness import expect, log
 from self_test import run_self_test
+from syscalls import fsync_tree
 
 GROUP = "crash"
 
@@ -17,6 +19,28 @@ GROUP = "crash"
 def oracle_bites(bench):
     problems = run_self_test(bench.scratch, log)
     expect(not problems, "; ".join(problems))
+
+
+@case(
+    GROUP,
+    "to the oracle, the tree of a daemon that is dead is not an empty one that is durable",
+    where=OWN_POOLS,
+)
+def dead_tree_is_not_durable(bench):
+    pool = bench.pool("pool", two_images(bench)).mount()
+    tree = pool.root / "tree"
+    tree.mkdir()
+    (tree / "file").write_bytes(b"content")
+    fsync_tree(tree)
+    pool.kill()
+    try:
+        fsync_tree(tree)
+    except OSError:
+        pass
+    else:
+        expect(False, "fsync_tree of a dead mount succeeded")
+    pool.mount()
+    pool.umount()
 
 
 @case(

@@ -12,6 +12,7 @@ import sqlite3
 
 from material import git
 from oracle import SECTOR_BYTES, sector, sectors
+from syscalls import walk
 from workload import read_file
 from workloads_blocks import Blocks, Crowd, Direct
 from workloads_names import Names, Replace
@@ -118,7 +119,7 @@ def stale_sector_in_crowd(here, events, workload):
 def _leaves(here):
     """Files and links, oldest inode first, so that recent operations have hardly touched the first."""
     paths = [
-        os.path.join(parent, name) for parent, directories, files in os.walk(here) for name in files
+        os.path.join(parent, name) for parent, directories, files in walk(here) for name in files
     ]
     return sorted(paths, key=lambda path: os.lstat(path).st_mtime_ns)
 

@@ -3,6 +3,7 @@
 import ctypes
 import mmap
 import os
+import stat
 import struct
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -98,14 +99,27 @@ def fsync_path(path):
         os.close(fd)
 
 
+def walk(path, topdown=True):
+    """As os.walk, but a directory that cannot be read is an error, unless it is not there (any more):
+    that of a daemon that has just been killed must not pass for an empty one.
+    """
+
+    def refuse(error):
+        if not isinstance(error, (FileNotFoundError, NotADirectoryError)):
+            raise error
+
+    return os.walk(path, topdown=topdown, onerror=refuse)
+
+
 def fsync_tree(path):
     """Makes every regular file and directory at and below `path` durable, children first."""
-    for parent, _directories, files in os.walk(path, topdown=False):
+    for parent, _directories, files in walk(path, topdown=False):
         for name in files:
             child = os.path.join(parent, name)
-            if os.path.isfile(child) and not os.path.islink(child):
+            if stat.S_ISREG(os.lstat(child).st_mode):
                 fsync_path(child)
         fsync_path(parent)
+    fsync_path(path)
 
 
 def shut_down(path):

@@ -8,7 +8,7 @@ import shutil
 from material import make_c_project, make_tree
 from oracle import is_fragment
 from snapshot import differences, portable, snapshot
-from syscalls import fsync_path, fsync_tree
+from syscalls import fsync_path, fsync_tree, walk
 from workload import Workload, list_names, nearest, read_file
 
 
@@ -91,7 +91,7 @@ class Copies(Workload):
         """What is there of a copy that is being made or deleted; a durable file being deleted stays
         whole.
         """
-        for parent, directories, files in os.walk(path):
+        for parent, directories, files in walk(path):
             for entry in directories + files:
                 one = os.path.join(parent, entry)
                 relative = os.path.relpath(one, path)
@@ -167,7 +167,7 @@ class Rsync(Workload):
                         )
 
     def run(self, here, log, rng, is_ordered):
-        for parent, _, files in os.walk(here):
+        for parent, _, files in walk(here):
             for name in files:
                 if _rsync_target(name):
                     os.unlink(os.path.join(parent, name))
@@ -208,7 +208,7 @@ class Rsync(Workload):
                 for version in set(self.versions)
             ):
                 yield f"{relative} ({len(actual)} bytes) is none of the versions {self.versions}"
-        for parent, _, files in os.walk(os.path.join(here, "tree")):
+        for parent, _, files in walk(os.path.join(here, "tree")):
             for name in files:
                 relative = os.path.relpath(
                     os.path.join(parent, _rsync_target(name) or name), os.path.join(here, "tree")
@@ -218,7 +218,7 @@ class Rsync(Workload):
 
     def _files(self):
         root = os.path.join(self.sources, "0")
-        for parent, _, files in os.walk(root):
+        for parent, _, files in walk(root):
             for name in files:
                 if not os.path.islink(os.path.join(parent, name)):
                     yield os.path.relpath(os.path.join(parent, name), root)
