@@ -1,0 +1,46 @@
+// What tests of faults ask of a pool again and again.
+#pragma once
+
+#include <doctest/doctest.h>
+
+#include <optional>
+#include <string>
+
+#include "tests/fs/sim_pool.hpp"
+
+namespace dynamicfs::test {
+
+// The tree makes sense, and exactly what files have is in use.
+inline void check_whole(SimPool& pool) {
+  const auto report = pool.run(pool.fs().check_tree());
+  const std::string why = report.has_value() ? "" : describe(report.error());
+  INFO(why);
+  REQUIRE(report.has_value());
+  const std::string first = report->problems.empty() ? "" : report->problems.front();
+  INFO(first);
+  CHECK(report->problem_count == 0);
+  CHECK(pool.fs().store().live_blocks() == report->data_blocks);
+}
+
+inline void checkpoint(SimPool& pool) {
+  const Result<void> result = pool.run(pool.fs().checkpoint());
+  const std::string why = result.has_value() ? "" : describe(result.error());
+  INFO(why);
+  REQUIRE(result.has_value());
+}
+
+// The power goes without a word, and comes back.
+inline void cut_and_mount(SimPool& pool, const std::vector<std::size_t>& away = {}) {
+  pool.power_cut();
+  const Result<void> mounted = pool.mount(away);
+  INFO(pool.problem.text);
+  REQUIRE(mounted.has_value());
+}
+
+// For spawn(): what the task has come to, once it has.
+template <class T>
+Task<void> keep(Task<T> task, std::optional<T>* result) {
+  result->emplace(co_await std::move(task));
+}
+
+}  // namespace dynamicfs::test
