@@ -312,14 +312,16 @@ Task<bool> Journal::Impl::copy_log(DiskId to) {
   IoGroup group;
   for (const LoggedBatch& batch : batches) {
     if (stopped.load(std::memory_order_acquire)) co_return false;
-    Buffer bytes{batch.size_bytes};
+    std::shared_ptr<Buffer> bytes;
     bool found = false;
     for (const LogSet::Member& member : set->members) {
+      // New each time: a disk that was given up in the middle may still write into what it was given.
+      bytes = std::make_shared<Buffer>(batch.size_bytes);
       const Result<void> read = co_await scheduler::read(
-          *member.disk, IoClass::kCritical, kJournalOffset + batch.offset, bytes.span());
+          *member.disk, IoClass::kCritical, kJournalOffset + batch.offset, bytes->span(), bytes);
       if (!read.has_value()) continue;
-      const std::optional<BatchHeader> header = get_header(bytes.span());
-      found = header && header->crc == batch.crc && payload_whole(*header, bytes.span());
+      const std::optional<BatchHeader> header = get_header(bytes->span());
+      found = header && header->crc == batch.crc && payload_whole(*header, bytes->span());
       if (found) break;
     }
     if (!found) {
@@ -328,7 +330,7 @@ Task<bool> Journal::Impl::copy_log(DiskId to) {
       co_return false;
     }
     group.clear();
-    group.write(*disk, IoClass::kCritical, kJournalOffset + batch.offset, bytes.span());
+    group.write(*disk, IoClass::kCritical, kJournalOffset + batch.offset, bytes->span());
     const bool written = co_await run(group, ids);
     if (!written) co_return false;
   }

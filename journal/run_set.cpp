@@ -151,18 +151,11 @@ Task<Result<RunBlock>> RunSet::block(std::shared_ptr<const Run> run, std::uint64
     co_return claim.flight->result;
   }
   impl_->metrics.block_reads.add();
-  const auto bytes = std::make_shared<Buffer>(kRunBlockBytes);
   RunRepairs repairs;
   // Copies take turns, so that all their disks serve and damage on either is met.
-  const Result<RunBlockHeader> header =
-      co_await read_run_block(impl_->pool, &run->ref(), index, index % run->ref().copies.size(),
-                              bytes->span(), io_class, &repairs);
+  const Result<RunBlock> result = co_await read_run_block(
+      impl_->pool, &run->ref(), index, index % run->ref().copies.size(), io_class, &repairs);
   count(repairs);
-  Result<RunBlock> result = error(Code::kCorrupt, index);
-  if (header.has_value()) {
-    result = RunBlock{bytes, bytes->span().subspan(kRunBlockHeaderBytes, header->payload_bytes),
-                      header->entries};
-  }
   impl_->cache().settle(key, claim.flight, result);
   co_return result;
 }

@@ -26,13 +26,13 @@ struct RunRepairs {
   std::uint64_t repaired = 0;
 };
 
-// Reads a block from the first copy that has it, beginning with `first_copy` and then in order, and
-// repairs those that were read before. kCorrupt (detail: block), with a word to the operator, when
-// there is none. `run`, `block` (kRunBlockBytes, aligned) and `repairs`, which is added to, stay
-// valid until completion.
-Task<Result<RunBlockHeader>> read_run_block(Pool& pool, const RunRef* run, std::uint64_t index,
-                                            std::size_t first_copy, std::span<std::byte> block,
-                                            scheduler::IoClass io_class, RunRepairs* repairs);
+// Reads a block from the first copy that has it, beginning with `first_copy` and then in order, those
+// on suspect disks last, and repairs those that were read before. kCorrupt (detail: block), with a
+// word to the operator, when there is none. `run` and `repairs`, which is added to, stay valid until
+// completion.
+Task<Result<RunBlock>> read_run_block(Pool& pool, const RunRef* run, std::uint64_t index,
+                                      std::size_t first_copy, scheduler::IoClass io_class,
+                                      RunRepairs* repairs);
 
 // A range of the blocks of a run in order, read ahead in pieces of kRunPieceBytes. Copies take
 // turns, so that all their disks read at once and damage on either is met. One reader at a time; it

@@ -82,9 +82,9 @@ void IoGroup::completed(IoRequest& request) {
 }
 
 Task<Result<void>> read(Disk& disk, IoClass io_class, std::uint64_t offset_bytes,
-                        std::span<std::byte> into) {
+                        std::span<std::byte> into, std::shared_ptr<void> memory) {
   IoGroup group;
-  group.read(disk, io_class, offset_bytes, into);
+  group.read(disk, io_class, offset_bytes, into, std::move(memory));
   co_await group.run();
   co_return group.result();
 }

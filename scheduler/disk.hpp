@@ -208,7 +208,7 @@ class IoGroup {
 
 // One request, awaited.
 Task<Result<void>> read(Disk& disk, IoClass io_class, std::uint64_t offset_bytes,
-                        std::span<std::byte> into);
+                        std::span<std::byte> into, std::shared_ptr<void> memory = nullptr);
 Task<Result<void>> write(Disk& disk, IoClass io_class, std::uint64_t offset_bytes,
                          std::span<const std::byte> from, bool durable = false);
 Task<Result<void>> flush(Disk& disk, IoClass io_class);
