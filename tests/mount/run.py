@@ -21,6 +21,7 @@ import cases_crash
 import cases_data
 import cases_disks
 import cases_ends
+import cases_faults
 import cases_metadata
 import cases_names
 import cases_programs
@@ -37,6 +38,7 @@ MODULES = (
     cases_metadata,
     cases_programs,
     cases_disks,
+    cases_faults,
     cases_corruption,
     cases_check,
     cases_crash,
