@@ -150,6 +150,17 @@ TEST_SUITE("data of the last records") {
       unreadable(where[0].disk);
       CHECK(ask() == std::nullopt);
     }
+    SUBCASE("both are wrong, and away") {
+      pool.damage(where[0]);
+      pool.damage(where[1]);
+      for (const auto& at : where) {
+        const DiskId id{static_cast<std::uint16_t>(at.disk)};
+        pool.executor.run(pool.pool->report_failure(id, error(Code::kDiskWrite)))
+            .ignore("two are one too many");
+        REQUIRE(pool.pool->disk(id) == nullptr);
+      }
+      CHECK(ask() == std::nullopt);
+    }
     SUBCASE("one is away, the other is right") {
       pool.disks[where[0].disk]->fail();
       CHECK(ask() == std::nullopt);

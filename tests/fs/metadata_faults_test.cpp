@@ -397,6 +397,61 @@ TEST_SUITE("faults of log and metadata") {
     check_whole(pool);
   }
 
+  TEST_CASE("a mount says what recovery did, and no number is given again behind what was lost") {
+    SimPool pool(1, disks(2));
+    pool.format();
+    REQUIRE(pool.mount().has_value());
+    CHECK(pool.fs().mount_report().journal.records_replayed == 0);
+    REQUIRE(pool.run(pool.fs().sync()).has_value());
+    const Lsn first = pool.fs().journal().appended();
+    for (int i = 0; i < 10; ++i) REQUIRE(pool.create("f" + std::to_string(i)).has_value());
+    REQUIRE(pool.run(pool.fs().sync()).has_value());
+    const std::string before = pool.dump().value();
+    cut_and_mount(pool);
+    fs::MountReport report = pool.fs().mount_report();
+    CHECK(report.journal.records_replayed == first.raw + 10);
+    CHECK(report.journal.last == Lsn{first.raw + 10});
+    CHECK_FALSE(report.journal.torn_tail);
+    CHECK(report.took > Duration{0});
+    CHECK(report.journal.took > Duration{0});
+    CHECK(report.took >= report.journal.took);
+    CHECK(report.inodes == 11);
+
+    // The last batch arrives on no disk whole.
+    REQUIRE(pool.run(pool.fs().sync()).has_value());
+    const Lsn durable = pool.fs().journal().durable();
+    REQUIRE(pool.create("torn").has_value());
+    REQUIRE(pool.run(pool.fs().sync()).has_value());
+    const InodeId torn = pool.resolve("torn").value();
+    const Lsn lost = pool.fs().journal().appended();
+    const std::uint64_t at =
+        journal::kJournalOffset + pool.fs().journal().position_after(durable).offset;
+    pool.power_cut();
+    for (const auto& media : pool.media) media->flip(at + journal::kBatchHeaderBytes + 30, 2);
+    REQUIRE(pool.mount().has_value());
+    report = pool.fs().mount_report();
+    CHECK(report.journal.torn_tail);
+    CHECK(pool.dump().value() == before);
+    CHECK(report.inodes == 11);
+    REQUIRE(pool.create("next").has_value());
+    CHECK(pool.resolve("next").value() > torn);
+    CHECK(pool.fs().journal().appended() > lost);
+    // Once more, with nothing to be cut off: the same again, and no tail is torn any more.
+    REQUIRE(pool.run(pool.fs().sync()).has_value());
+    const std::string then = pool.dump().value();
+    for (int again = 0; again < 3; ++again) {
+      cut_and_mount(pool);
+      CHECK_FALSE(pool.fs().mount_report().journal.torn_tail);
+      CHECK(pool.dump().value() == then);
+      check_whole(pool);
+    }
+    // In order: nothing to recover.
+    REQUIRE(pool.unmount().has_value());
+    REQUIRE(pool.mount().has_value());
+    CHECK(pool.fs().mount_report().journal.records_replayed == 0);
+    CHECK(pool.dump().value() == then);
+  }
+
   TEST_CASE("without a second disk what is refused is told each time, and nothing before is lost") {
     const Quiet quiet;
     const std::uint64_t first = seed_from_environment(1);

@@ -300,3 +300,36 @@ def full_pool(bench):
     for path in [*good[1::2], pool.root / "f"]:
         expect(path.read_bytes() == data, f"{path} is wrong after a remount")
     pool.umount()
+
+
+@case(
+    GROUP,
+    "after a kill status and the log say what recovery did; after an unmount there is nothing",
+    where=OWN_POOLS,
+    timeout_s=60,
+)
+def told_after_recovery(bench):
+    disks = [image_disk(bench.scratch / f"disk-{name}.img", 128 * MIB) for name in "ab"]
+    pool = bench.pool("pool", disks, "replica:2").mount()
+    for number in range(20):
+        with open(pool.root / f"file-{number}", "wb") as file:
+            file.write(b"content")
+            file.flush()
+            os.fsync(file.fileno())
+    pool.kill()
+    pool.mount()
+    _, status = pool.status()
+    told = status["recovery"]
+    # A name and its data, at least, of each.
+    expect(told["records_replayed"] >= 40, f"recovery says {told}")
+    expect_equal(told["torn_tail"], False, "torn_tail")
+    expect(0 <= told["took_ms"] < 60_000, f"recovery says {told}")
+    log = open(f"/var/log/dynamicfs/{status['pool']['uuid']}.log", encoding="utf-8").read()
+    line = f", {told['records_replayed']} records in {int(told['took_ms'])} ms"
+    expect(line in log, f"the log does not say '{line}': {log[-2000:]}")
+    for number in range(20):
+        expect_equal((pool.root / f"file-{number}").read_bytes(), b"content", f"file-{number}")
+    pool.remount()
+    expect_equal(pool.status()[1]["recovery"]["records_replayed"], 0, "records after an unmount")
+    pool.umount()
+    expect_whole(pool)
