@@ -169,6 +169,32 @@ TEST_SUITE("journal damage") {
     }
   }
 
+  TEST_CASE("where the log may go on and no member can be read nobody knows its end: refused") {
+    for (const bool both : {false, true}) {
+      CAPTURE(both);
+      ThreeBatches pool{2};
+      const std::uint64_t next = pool.offsets[2] + kBlockBytes;
+      pool.on_new_disk = [next, both](std::size_t i, SimulatedDisk& disk) {
+        if (i != 0 && !both) return;
+        disk.faults().fail = [next](const scheduler::IoRequest& request) {
+          const bool there =
+              request.offset_bytes <= next && next < request.offset_bytes + request.size_bytes;
+          return request.op == scheduler::IoOp::kRead && there ? Code::kDiskRead : Code::kOk;
+        };
+      };
+      const auto before = pool.superblock_on(0);
+      const Result<void> booted = pool.boot();
+      REQUIRE(booted.has_value() == !both);
+      if (both) {
+        CHECK(booted.error() == error(Code::kCorrupt, 4));
+        pool.shut();
+        CHECK(pool.superblock_on(0) == before);
+      } else {
+        CHECK(pool.found() == kAll);
+      }
+    }
+  }
+
   TEST_CASE("a member that cannot be repaired is left out, and the rest goes on") {
     ThreeBatches pool{3};
     pool.spoil_record(1, 1);
