@@ -13,10 +13,6 @@ using scheduler::IoClass;
 
 constexpr std::uint64_t kPieceBlocks = kRunPieceBytes / kRunBlockBytes;
 
-}  // namespace
-
-namespace {
-
 // The copies from `first` on, those on suspect disks behind the others.
 std::vector<std::size_t> copies_in_order(const Pool& pool, const RunRef& run, std::size_t first) {
   std::vector<std::size_t> order;

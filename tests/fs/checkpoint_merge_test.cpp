@@ -9,6 +9,7 @@
 #include "journal/run_set.hpp"
 #include "tests/fs/cold_metadata.hpp"
 #include "tests/fs/operations.hpp"
+#include "tests/support/held_disk.hpp"
 #include "tests/support/seed.hpp"
 
 namespace dynamicfs::test {
@@ -33,48 +34,6 @@ void heal_slots(SimPool& pool) {
   for (scheduler::SimulatedDisk* disk : pool.disks) disk->faults().fail = nullptr;
   pool.fs().store().try_full_disks_again();  // as is done once a minute
 }
-
-// Requests in class background that wait until somebody lets them go.
-struct Hold {
-  struct Held {
-    scheduler::Disk* device;
-    scheduler::IoRequest* request;
-  };
-  bool on = false;
-  std::vector<Held> held;
-
-  void release() {
-    on = false;
-    for (const Held& one : std::exchange(held, {})) one.device->submit(*one.request);
-  }
-};
-
-class HoldingDisk final : public scheduler::Disk {
- public:
-  HoldingDisk(std::unique_ptr<scheduler::SimulatedDisk> device, Hold& hold)
-      : device_(std::move(device)), hold_(hold) {}
-
-  void submit(scheduler::IoRequest& request) override {
-    if (hold_.on && request.io_class == scheduler::IoClass::kBackground) {
-      hold_.held.push_back({device_.get(), &request});
-    } else {
-      device_->submit(request);
-    }
-  }
-  std::uint64_t size_bytes() const override { return device_->size_bytes(); }
-  const std::string& path() const override { return device_->path(); }
-  scheduler::DiskKind kind() const override { return device_->kind(); }
-  bool rotational() const override { return false; }
-  bool direct() const override { return true; }
-  bool needs_flush() const override { return device_->needs_flush(); }
-  const scheduler::DiskMetrics& metrics() const override { return device_->metrics(); }
-  void fail() override { device_->fail(); }
-  bool failed() const override { return device_->failed(); }
-
- private:
-  std::unique_ptr<scheduler::SimulatedDisk> device_;
-  Hold& hold_;
-};
 
 // Several at once.
 
@@ -277,7 +236,7 @@ TEST_SUITE("checkpoints and merges beside everything else") {
       if (seed % 3 == 0) {
         remount(pool);
       } else {
-        cut_and_mount(pool);
+        sync_and_cut(pool);
       }
       CHECK(pool.dump().value() == before);
       check_whole(pool);
@@ -304,7 +263,7 @@ TEST_SUITE("checkpoints and merges beside everything else") {
     pool.executor.run_for(std::chrono::seconds{5});
     CHECK(pool.fs().metrics().run_merges.sum() > 0);
     const std::string before = pool.dump().value();
-    cut_and_mount(pool);
+    sync_and_cut(pool);
     CHECK(pool.dump().value() == before);
     check_whole(pool);
   }
@@ -342,7 +301,7 @@ TEST_SUITE("checkpoints and merges beside everything else") {
       make_cold(pool);
       REQUIRE(pool.dump().value() == model.dump());
       check_whole(pool);
-      cut_and_mount(pool);
+      sync_and_cut(pool);
       CHECK(pool.dump().value() == model.dump());
       check_whole(pool);
     }
@@ -376,7 +335,7 @@ TEST_SUITE("checkpoints and merges beside everything else") {
         }
       }
       const std::string before = pool.dump().value();
-      cut_and_mount(pool);
+      sync_and_cut(pool);
       CHECK(pool.dump().value() == before);
       check_whole(pool);
     }

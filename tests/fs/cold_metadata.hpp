@@ -7,7 +7,7 @@
 #include <string>
 #include <vector>
 
-#include "tests/fs/sim_pool.hpp"
+#include "tests/fs/whole.hpp"
 
 namespace dynamicfs::test {
 
@@ -20,32 +20,14 @@ inline SimPoolOptions many_runs() {
   return options;
 }
 
-// The tree makes sense, and exactly what files have is in use.
-inline void check_whole(SimPool& pool) {
-  const auto report = pool.run(pool.fs().check_tree());
-  REQUIRE(report.has_value());
-  const std::string first = report->problems.empty() ? "" : report->problems.front();
-  INFO(first);
-  CHECK(report->problem_count == 0);
-  CHECK(pool.fs().store().live_blocks() == report->data_blocks);
-}
-
-inline void checkpoint(SimPool& pool) {
-  const Result<void> result = pool.run(pool.fs().checkpoint());
-  const std::string why = result.has_value() ? "" : describe(result.error());
-  INFO(why);
-  REQUIRE(result.has_value());
-}
-
 inline void remount(SimPool& pool) {
   REQUIRE(pool.unmount().has_value());
   REQUIRE(pool.mount().has_value());
 }
 
-inline void cut_and_mount(SimPool& pool) {
+inline void sync_and_cut(SimPool& pool) {
   REQUIRE(pool.run(pool.fs().sync()).has_value());
-  pool.power_cut();
-  REQUIRE(pool.mount().has_value());
+  cut_and_mount(pool);
 }
 
 // Everything that can be out of memory is.

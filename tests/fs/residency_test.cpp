@@ -48,7 +48,7 @@ void compare_with_model(std::uint64_t seed, SimPoolOptions options, int operatio
       if (i / 150 % 2 == 0) {
         remount(pool);
       } else {
-        cut_and_mount(pool);
+        sync_and_cut(pool);
       }
       REQUIRE(pool.dump().value() == model.dump());
       check_whole(pool);
@@ -267,7 +267,7 @@ TEST_SUITE("metadata out of memory, against the model") {
             if (random() % 2 == 0) {
               remount(pool);
             } else {
-              cut_and_mount(pool);
+              sync_and_cut(pool);
             }
             break;
           }
@@ -344,7 +344,7 @@ TEST_SUITE("metadata out of memory, against the model") {
             if (random() % 5 == 0) remount(pool);
             break;
           default:
-            if (random() % 5 == 0) cut_and_mount(pool);
+            if (random() % 5 == 0) sync_and_cut(pool);
             break;
         }
         CAPTURE(i);
@@ -510,7 +510,7 @@ TEST_SUITE("what the kernel refers to") {
       CHECK(pool.fs().store().live_blocks() == text.size() / kBlockBytes);
       check_whole(pool);
       if (cut) {
-        cut_and_mount(pool);
+        sync_and_cut(pool);
         CHECK(pool.fs().mount_report().orphans_removed == 1);
       } else {
         pool.fs().forget(inode, 1);
@@ -657,7 +657,7 @@ TEST_SUITE("what the kernel refers to") {
     CHECK(pool.fs().store().live_blocks() == ceil_div(text.size(), kBlockBytes));
     REQUIRE(pool.rename("h", "d/g").has_value());
     CHECK(pool.fs().store().live_blocks() == 0);
-    cut_and_mount(pool);
+    sync_and_cut(pool);
     CHECK(pool.read("d/g").value().empty());
     check_whole(pool);
   }
