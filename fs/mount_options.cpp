@@ -56,6 +56,8 @@ constexpr int kBackgroundPercentMax = 50;
 // One write of a megabyte for each of some tasks; and more than anybody has.
 constexpr std::uint64_t kMemoryMin = 8 * kMiB;
 constexpr std::uint64_t kMemoryMax = 64 * kGiB;
+constexpr int kWriteBatchExtentsMax = 256;
+constexpr std::uint64_t kWriteBatchBytesMax = 16 * kMiB;
 constexpr int kCommitSecondsMax = 300;
 constexpr int kGroupCommitOpsMax = 16384;
 constexpr int kGroupCommitMicrosecondsMax = 1'000'000;
@@ -82,15 +84,20 @@ Outcome<std::int64_t> number_between(std::string_view name, std::string_view tex
   return *value;
 }
 
-Outcome<std::uint64_t> memory_size(std::string_view name, std::string_view text,
-                                   std::uint64_t usual) {
+Outcome<std::uint64_t> size_between(std::string_view name, std::string_view text, std::uint64_t low,
+                                    std::uint64_t high, std::uint64_t usual) {
   const auto bytes = parse_size(text);
-  if (!bytes || *bytes < kMemoryMin || *bytes > kMemoryMax) {
+  if (!bytes || *bytes < low || *bytes > high) {
     return usage(fmt::format("The mount option {}={} is not a size from {} to {}.", name, text,
-                             size_text(kMemoryMin), size_text(kMemoryMax)),
+                             size_text(low), size_text(high)),
                  fmt::format("Write for example -o {}={}M.", name, usual / kMiB));
   }
   return *bytes;
+}
+
+Outcome<std::uint64_t> memory_size(std::string_view name, std::string_view text,
+                                   std::uint64_t usual) {
+  return size_between(name, text, kMemoryMin, kMemoryMax, usual);
 }
 
 Outcome<void> parse_word(std::string_view word, MountOptions& options) {
@@ -154,6 +161,17 @@ Outcome<void> parse_word(std::string_view word, MountOptions& options) {
         TRY(number_between(name, value, 1, 100, usual.queue.background_limit_percent)));
     options.queue.background_percent =
         std::min(options.queue.background_percent, options.queue.background_limit_percent);
+    return {};
+  }
+  if (name == "write_batch_extents") {
+    options.queue.write_batch_extents = static_cast<std::size_t>(
+        TRY(number_between(name, value, 1, kWriteBatchExtentsMax,
+                           static_cast<std::int64_t>(usual.queue.write_batch_extents))));
+    return {};
+  }
+  if (name == "write_batch_bytes") {
+    options.queue.write_batch_bytes = TRY(
+        size_between(name, value, kBlockBytes, kWriteBatchBytesMax, usual.queue.write_batch_bytes));
     return {};
   }
   if (name == "write_memory") {

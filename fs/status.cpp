@@ -172,6 +172,8 @@ std::uint64_t put_disk_metrics(Json& metrics, const std::string& prefix,
   metrics[prefix + "_device_flushes"] = disk.flushes.sum();
   metrics[prefix + "_device_read_bytes"] = disk.read_bytes.sum();
   metrics[prefix + "_device_written_bytes"] = disk.written_bytes.sum();
+  metrics[prefix + "_write_batches"] = disk.write_batches.sum();
+  metrics[prefix + "_write_batch_ops"] = disk.write_batch_ops.sum();
   metrics[prefix + "_system_calls"] = disk.system_calls.sum();
   metrics[prefix + "_polls"] = disk.polls.sum();
   metrics[prefix + "_wake_ups"] = disk.wake_ups.sum();
@@ -469,6 +471,8 @@ Json build_status(Executor& executor, Filesystem& filesystem, const FuseSession&
                       {"order", facts.options.queue.fifo ? "fifo" : "priority"},
                       {"background_percent", facts.options.queue.background_percent},
                       {"background_limit_percent", facts.options.queue.background_limit_percent},
+                      {"write_batch_extents", facts.options.queue.write_batch_extents},
+                      {"write_batch_bytes", facts.options.queue.write_batch_bytes},
                       {"write_memory_bytes", facts.options.write_memory_bytes},
                       {"read_memory_bytes", facts.options.read_memory_bytes},
                       {"metadata_memory_bytes", facts.options.metadata_memory_bytes},

@@ -97,6 +97,8 @@ struct DiskMetrics {
   std::array<ClassMetrics, kIoClasses> classes;
   Counter reads, writes, flushes;  // requests given to the device
   Counter read_bytes, written_bytes;
+  Counter write_batches;           // of several writes that were one to the device
+  Counter write_batch_ops;         // the writes in them
   Counter system_calls;            // io_uring_enter and the like, by our workers
   Counter polls;                   // looks for a completion without sleeping, a system call each
   Counter wake_ups;                // times a sleeping worker was woken

@@ -52,6 +52,10 @@ struct IoQueueOptions {
   // at most so many percent of the time; 1 to 50, and 1 to 100.
   unsigned background_percent = 5;
   unsigned background_limit_percent = 20;
+  // Writes that wait together and lie side by side on the disk become one, of at most so many and so
+  // many bytes: what has queued up while the workers were busy, so nobody waits for it. 1: none do.
+  std::size_t write_batch_extents = 10;
+  std::size_t write_batch_bytes = kMiB;
 };
 
 class IoQueue {

@@ -9,6 +9,7 @@
 #include <bit>
 #include <cerrno>
 #include <mutex>
+#include <span>
 #include <utility>
 
 #include "base/log.hpp"
@@ -186,6 +187,11 @@ bool Worker::take_work() {
       shared_.has_timekeeper = wake_at_.has_value();
     }
   }
+  start_taken(fresh);
+  return true;
+}
+
+void Worker::start_taken(std::size_t fresh) {
   for (std::size_t i = 0; i < taken_.size(); ++i) {
     IoRequest& request = *taken_[i];
     if (i < fresh) note_started(shared_.metrics, request);
@@ -193,12 +199,90 @@ bool Worker::take_work() {
       show(*flush_here_, request);
     } else if (request.flushing) {
       prepare(request);
+    } else if (fresh > 1 && may_gather(request)) {
+      gathered_.push_back(&request);
     } else {
       start_request(request);
     }
   }
   taken_.clear();
-  return true;
+  start_gathered();
+}
+
+bool Worker::may_gather(const IoRequest& request) const {
+  return request.op == IoOp::kWrite && !request.durable && !request.flushes &&
+         request.size_bytes < shared_.options.write_batch_bytes &&
+         shared_.options.write_batch_extents > 1;
+}
+
+// Neighbours of one class become one write, as many as the limits allow.
+void Worker::start_gathered() {
+  std::ranges::sort(gathered_, {}, [](const IoRequest* request) {
+    return std::pair{request->io_class, request->offset_bytes};
+  });
+  const std::uint64_t bytes_max =
+      std::min<std::uint64_t>(shared_.options.write_batch_bytes, shared_.volume.transfer_bytes_max);
+  for (std::size_t i = 0; i < gathered_.size();) {
+    const IoRequest& first = *gathered_[i];
+    std::uint64_t bytes = first.size_bytes;
+    std::size_t end = i + 1;
+    for (; end < gathered_.size() && end - i < shared_.options.write_batch_extents; ++end) {
+      const IoRequest& next = *gathered_[end];
+      if (next.io_class != first.io_class || next.offset_bytes != first.offset_bytes + bytes ||
+          bytes + next.size_bytes > bytes_max) {
+        break;
+      }
+      bytes += next.size_bytes;
+    }
+    if (end - i == 1 || shared_.failed.load(std::memory_order_relaxed) ||
+        shared_.space.missing(first.offset_bytes, bytes).size_bytes != 0) {
+      for (; i < end; ++i) start_request(*gathered_[i]);
+    } else {
+      prepare_gathered(std::span{gathered_}.subspan(i, end - i));
+      i = end;
+    }
+  }
+  gathered_.clear();
+}
+
+void Worker::prepare_gathered(std::span<IoRequest* const> run) {
+  const std::uint64_t offset = run.front()->offset_bytes;
+  const std::uint32_t leader = take_slot();
+  Slot& slot = slots_[leader];
+  slot.pieces.clear();
+  slot.members.assign(1, leader);
+  for (const IoRequest* const request : run) {
+    slot.pieces.push_back({.iov_base = request->data, .iov_len = request->size_bytes});
+    if (request != run.front()) slot.members.push_back(take_slot());
+  }
+  io_uring_sqe* const sqe = next_sqe();
+  io_uring_prep_writev(sqe, kVolumeFile, slot.pieces.data(),
+                       static_cast<unsigned>(slot.pieces.size()), offset);
+  sqe->flags |= IOSQE_FIXED_FILE;
+  io_uring_sqe_set_data64(sqe, leader);
+  shared_.metrics.write_batches.add();
+  shared_.metrics.write_batch_ops.add(run.size());
+  // From here on others may answer them.
+  for (std::size_t i = 0; i < run.size(); ++i) show(slot.members[i], *run[i]);
+}
+
+// Whatever has not succeeded as a whole is tried again one by one: so each learns what became of it.
+void Worker::finish_gathered(std::uint32_t leader, int result) {
+  std::vector<std::uint32_t> members;
+  members.swap(slots_[leader].members);
+  std::size_t bytes = 0;
+  for (const iovec& piece : slots_[leader].pieces) bytes += piece.iov_len;
+  const bool whole = result > 0 && static_cast<std::size_t>(result) == bytes;
+  for (const std::uint32_t member : members) {
+    IoRequest* const request = claim(member);
+    free_slot(member);
+    if (request == nullptr) continue;
+    if (whole) {
+      finish(*request, static_cast<int>(request->size_bytes));
+    } else {
+      start_request(*request);
+    }
+  }
 }
 
 void Worker::flush_here() {
@@ -321,6 +405,10 @@ void Worker::reap() {
       case kSpace: finish_space(cqe->res); break;
       default: {
         const auto slot = static_cast<std::uint32_t>(cqe->user_data);
+        if (!slots_[slot].members.empty()) {
+          finish_gathered(slot, cqe->res);
+          break;
+        }
         IoRequest* const request = claim(slot);
         free_slot(slot);
         if (request == nullptr) break;

@@ -3,17 +3,20 @@
 // Its life is one loop: take every request that may start from the disk's queue, hand all of them
 // to the kernel and wait for the first completion in one system call, reap all completions, resume
 // their coroutines. What those submit to the same disk is found at the top of the loop: no wake-up.
+// Small writes that were taken together and lie side by side are one to the kernel.
 // While only a small read or two are at a fast device it looks for them instead (scheduler/poll_gate).
 #pragma once
 
 #include <liburing.h>
 #include <sys/stat.h>
+#include <sys/uio.h>
 
 #include <atomic>
 #include <cstdint>
 #include <future>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <thread>
 #include <vector>
@@ -44,12 +47,14 @@ struct WorkerShared {
         latency(of_disk),
         volume(std::move(opened)),
         space(volume.size_bytes, volume.space_step_bytes),
+        options(queue_options),
         queue(queue_options) {}
 
   Executor& executor;
   LatencyWatch& latency;
   const OpenVolume volume;
   SpaceAhead space;
+  const IoQueueOptions options;
   DiskMetrics metrics;
   // Of writes that were not durable: how many have completed, and how many of those had when the
   // last good flush was submitted.
@@ -98,6 +103,7 @@ class Worker {
   void run(std::string name, std::promise<Result<void>> started);
   Result<void> set_up_ring();
   bool take_work();
+  void start_taken(std::size_t fresh);
   void flush_here();
   void enter();
   bool poll();
@@ -106,6 +112,10 @@ class Worker {
 
   void start_request(IoRequest& request);
   void prepare(IoRequest& request);
+  bool may_gather(const IoRequest& request) const;
+  void start_gathered();
+  void prepare_gathered(std::span<IoRequest* const> run);
+  void finish_gathered(std::uint32_t leader, int result);
   std::size_t piece_bytes(const IoRequest& request) const;
   std::uint32_t take_slot();
   void free_slot(std::uint32_t slot);
@@ -130,6 +140,7 @@ class Worker {
   unsigned small_reads_ = 0;          // at the kernel
   PollGate poll_gate_;
   std::vector<IoRequest*> taken_;
+  std::vector<IoRequest*> gathered_;  // of those taken: small writes, by class and place
   std::vector<IoRequest*> to_flush_;  // written, want the flush behind it; in no slot
   std::vector<IoRequest*> finished_;
   std::vector<std::uint32_t> free_slots_;
@@ -146,6 +157,9 @@ class Worker {
     std::shared_ptr<void> memory;         // ... this, which the kernel may write to
     struct statx checked {};
     bool small_read = false;
+    // Of the first of several writes that are one to the kernel: their pieces and slots, its own first.
+    std::vector<iovec> pieces;
+    std::vector<std::uint32_t> members;
   };
   std::vector<Slot> slots_;
   std::atomic<std::uint32_t> in_use_{0};  // slots, also those whose request was taken away

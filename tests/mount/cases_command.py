@@ -704,6 +704,8 @@ def values_missing(bench):
         ((*mount, "workers=17"), "-o workers=2."),
         ((*mount, "background=0"), "-o background=5."),
         ((*mount, "background_limit=101"), "-o background_limit=20."),
+        ((*mount, "write_batch_extents=0"), "-o write_batch_extents=10."),
+        ((*mount, "write_batch_bytes=17M"), "-o write_batch_bytes=1M."),
         ((*mount, "write_memory=1M"), f"-o write_memory={usual}M."),
         ((*mount, "read_memory=lots"), "-o read_memory=256M."),
         ((*mount, "metadata_memory=7M"), "-o metadata_memory=256M."),
