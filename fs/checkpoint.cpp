@@ -263,11 +263,24 @@ std::size_t Filesystem::Impl::copies_here(const journal::RunRef& run) const {
 }
 
 bool Filesystem::Impl::run_is_thin() const {
-  if (pool->superblock().manifest.runs.empty()) return false;
-  return run_copies_here() < std::min(run_copies(), pool->healthy()->size());
+  const std::size_t wanted = std::min(run_copies(), pool->healthy()->size());
+  return std::ranges::any_of(readable_runs(),
+                             [&](const auto& run) { return copies_here(run->ref()) < wanted; });
+}
+
+journal::RunSet::Runs Filesystem::Impl::readable_runs() const {
+  const std::shared_ptr<const journal::RunSet::Runs> all = runs.runs();
+  return {all->begin(),
+          std::ranges::find_if(*all, [](const auto& run) { return run->unreadable(); })};
 }
 
 std::size_t Filesystem::metadata_copies() const { return impl_->run_copies_here(); }
+
+std::size_t Filesystem::unreadable_runs() const {
+  const std::shared_ptr<const journal::RunSet::Runs> all = impl_->runs.runs();
+  return static_cast<std::size_t>(
+      std::ranges::count_if(*all, [](const auto& run) { return run->unreadable(); }));
+}
 
 Task<Result<void>> Filesystem::Impl::flush_disks() {
   scheduler::IoGroup flushes;
@@ -316,16 +329,15 @@ void Filesystem::Impl::drop_run(const journal::RunRef& run) {
 // The runs that the next one takes the place of: the small ones; all of them when room gets short,
 // for what has been deleted goes with that, and metadata never outgrows what can be written anew; or
 // when there are so many that the manifest would soon have no room, for a merge may take its time.
-// Those that are being merged are left alone. checkpoint_mutex held.
-journal::RunSet::Runs Filesystem::Impl::runs_to_replace(Replace which) const {
-  if (which == Replace::kNone) return {};
+// Those that are being merged are left alone, and those that cannot be read. checkpoint_mutex held.
+journal::RunSet::Runs Filesystem::Impl::runs_to_replace() const {
   store->release_pending();
-  const std::shared_ptr<const journal::RunSet::Runs> all = runs.runs();
-  const auto merged =
-      std::ranges::find_if(*all, [this](const auto& run) { return run->ref().id == merging_from; });
-  journal::RunSet::Runs newer{all->begin(), merged};
+  journal::RunSet::Runs newer = readable_runs();
+  newer.erase(std::ranges::find_if(
+                  newer, [this](const auto& run) { return run->ref().id == merging_from; }),
+              newer.end());
   const std::vector<DiskId> disks = store->run_disks(run_copies());
-  if (all->size() + kRunsSpare > journal::kRunsMax ||
+  if (runs.runs()->size() + kRunsSpare > journal::kRunsMax ||
       std::ranges::any_of(disks, [this](DiskId disk) { return store->is_crowded(disk); })) {
     return newer;
   }
@@ -336,8 +348,8 @@ journal::RunSet::Runs Filesystem::Impl::runs_to_replace(Replace which) const {
 }
 
 // Writes the changes as a run and makes it count; on an error all is as before.
-Task<Result<void>> Filesystem::Impl::switch_run(const Instant& instant, Replace which) {
-  const journal::RunSet::Runs replaced = runs_to_replace(which);
+Task<Result<void>> Filesystem::Impl::switch_run(const Instant& instant,
+                                                journal::RunSet::Runs replaced) {
   const bool to_bottom = replaced.size() == runs.runs()->size();
   CO_TRY_ASSIGN(const journal::RunRef fresh, co_await write_run(instant, replaced, to_bottom));
   journal::Manifest manifest = pool->superblock().manifest;
@@ -365,11 +377,12 @@ Task<Result<void>> Filesystem::Impl::checkpoint() {
     // A disk without room for its copy of the run is left out, as long as others are there.
     for (std::size_t full = 0; full <= pool->healthy()->size(); ++full) {
       if (store->run_disks(1).empty()) store->try_full_disks_again();
-      result = co_await checkpoint_once(Replace::kUsual);
-      // A run that cannot be read is left as it is: what has changed need not wait for it.
-      if (!result.has_value() &&
-          (result.error().code == Code::kCorrupt || result.error().code == Code::kFormatInvalid)) {
-        result = co_await checkpoint_once(Replace::kNone);
+      // A run that cannot be read is left as it is, and those behind it: what has changed need not
+      // wait for them. Each time round there is one more that is known.
+      while (true) {
+        const journal::RunSet::Runs replaced = runs_to_replace();
+        result = co_await checkpoint_once(replaced);
+        if (result.has_value() || !note_if_unreadable(result.error(), replaced)) break;
       }
       if (!note_if_full(result)) break;
     }
@@ -381,7 +394,19 @@ Task<Result<void>> Filesystem::Impl::checkpoint() {
   co_return result;
 }
 
-Task<Result<void>> Filesystem::Impl::checkpoint_once(Replace which) {
+// Writing these runs anew has failed: is it because one of them cannot be read? Then it is noted.
+bool Filesystem::Impl::note_if_unreadable(const Error& why, const journal::RunSet::Runs& inputs) {
+  if (inputs.empty() || (why.code != Code::kCorrupt && why.code != Code::kFormatInvalid)) {
+    return false;
+  }
+  // What cannot be read says so itself; of entries that make no sense nobody knows whose they are.
+  if (std::ranges::none_of(inputs, [](const auto& run) { return run->unreadable(); })) {
+    inputs.front()->note_unreadable();
+  }
+  return true;
+}
+
+Task<Result<void>> Filesystem::Impl::checkpoint_once(journal::RunSet::Runs replaced) {
   CO_TRY(writable());
   const TimePoint start = executor.now();
   Instant instant;
@@ -413,7 +438,7 @@ Task<Result<void>> Filesystem::Impl::checkpoint_once(Replace which) {
   modified.erase(from, end);
   std::ranges::sort(instant.dirty.removed);
 
-  const Result<void> switched = co_await switch_run(instant, which);
+  const Result<void> switched = co_await switch_run(instant, std::move(replaced));
   store->release_chunk_slots();
   {
     LockGuard lock(images_mutex);
@@ -451,14 +476,15 @@ void Filesystem::Impl::merge_if_due() {
 // Runs that are to become one: neighbours, newest first. Those with a copy less than they should have
 // come first of all.
 std::optional<journal::RunSet::Runs> Filesystem::Impl::next_merge() const {
-  const std::shared_ptr<const journal::RunSet::Runs> all = runs.runs();
-  if (run_thin.load()) return *all;
+  const journal::RunSet::Runs all = readable_runs();
+  if (all.empty()) return std::nullopt;
+  if (run_thin.load()) return all;
   std::vector<std::uint64_t> bytes;
-  for (const auto& run : *all) bytes.push_back(run->ref().bytes);
+  for (const auto& run : all) bytes.push_back(run->ref().bytes);
   const auto range = journal::choose_merge(bytes);
   if (!range) return std::nullopt;
-  return journal::RunSet::Runs{all->begin() + static_cast<std::ptrdiff_t>(range->first),
-                               all->begin() + static_cast<std::ptrdiff_t>(range->second)};
+  return journal::RunSet::Runs{all.begin() + static_cast<std::ptrdiff_t>(range->first),
+                               all.begin() + static_cast<std::ptrdiff_t>(range->second)};
 }
 
 Task<void> Filesystem::Impl::merge_in_background() {
@@ -474,14 +500,15 @@ Task<void> Filesystem::Impl::merge_in_background() {
     if (!inputs) break;
     const Result<void> merged = co_await merge(*inputs);
     if (merged.has_value()) continue;
-    merging_from = 0;
     if (!closing.load(std::memory_order_acquire)) {
       log_warning("merging of metadata runs failed: {}", describe(merged.error()));
     }
+    if (note_if_unreadable(merged.error(), *inputs)) continue;  // the newer ones may go together
     run_thin.store(false);
     if (!note_if_full(merged)) merge_again_at.store(executor.now() + kMergeAgainAfter);
     break;
   }
+  merging_from = 0;
   merging.store(false);
   tasks.leave();
 }
@@ -489,8 +516,8 @@ Task<void> Filesystem::Impl::merge_in_background() {
 Task<Result<void>> Filesystem::Impl::merge(journal::RunSet::Runs inputs) {
   const TimePoint start = executor.now();
   const bool to_bottom = inputs.back() == runs.runs()->back();
-  CO_TRY_ASSIGN(std::vector<DiskId> disks, disks_for_run());
-  journal::RunWriter writer(*pool, *store, next_run.fetch_add(1), std::move(disks), filter_hash,
+  CO_TRY_ASSIGN(const std::vector<DiskId> disks, disks_for_run());
+  journal::RunWriter writer(*pool, *store, next_run.fetch_add(1), disks, filter_hash,
                             scheduler::IoClass::kBackground);
   const auto go_on = [this] { return !closing.load(std::memory_order_acquire); };
   const Result<journal::RunRef> merged =
@@ -512,10 +539,13 @@ Task<Result<void>> Filesystem::Impl::merge(journal::RunSet::Runs inputs) {
     drop_run(fresh);
     co_return outcome;
   }
-  // A copy that could not be made now is not asked for again at once.
   const bool thin = run_is_thin() && store->full_disks().empty();
   run_thin.store(thin);
-  if (thin) merge_again_at.store(executor.now() + kMergeAgainAfter);
+  // With a copy on every disk that was to have one it would be no better the next time. (If one has
+  // failed meanwhile another takes its place.)
+  if (thin && fresh.copies.size() == disks.size()) {
+    merge_again_at.store(executor.now() + kMergeAgainAfter);
+  }
   metrics.run_merges.add();
   metrics.run_merge_bytes.add(fresh.bytes);
   metrics.run_merge_ms.record(

@@ -88,6 +88,7 @@ Task<Result<void>> Filesystem::Impl::load() {
   pool->on_change([this] {
     if (pool->read_only()) journal->stop();
     run_thin.store(run_is_thin());
+    merge_again_at.store({});
     checkpoint_if_due();
     merge_if_due();
   });
@@ -476,8 +477,11 @@ void Filesystem::Impl::reap_soon(InodeId id) {
 Task<void> Filesystem::Impl::reap(InodeId id) {
   if (!writable().has_value()) co_return;
   const Result<InodeRef> found = co_await find(id);
-  if (!found.has_value() && found.error().code == Code::kStale) co_return;  // others were faster
   if (!found.has_value()) {
+    {
+      LockGuard lock(orphans_mutex);
+      if (!orphans.contains(id.raw)) co_return;  // somebody else was faster
+    }
     log_error("inode {} has no name any more and cannot be removed: {}", id,
               describe(found.error()));
     co_return;

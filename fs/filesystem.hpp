@@ -295,6 +295,8 @@ class Filesystem {
   std::uint64_t inode_count() const;
   std::uint64_t inodes_in_memory() const;
   std::uint64_t metadata_memory_bytes() const;  // estimate
+  // Of which a block was met, since the mount, that no disk here has a good copy of.
+  std::size_t unreadable_runs() const;
   const journal::RunSet& runs() const;
   const ByteBudget& read_memory() const;
   // Files with blocks that no copy could supply, as paths (newest first, at most 64).

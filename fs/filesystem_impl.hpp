@@ -235,18 +235,20 @@ struct Filesystem::Impl {
   void serialise_xattrs(const Inode& inode, ByteWriter& out) DFS_REQUIRES(inode.mutex);
   struct Instant;
   Task<Result<void>> checkpoint();
-  // Which runs a checkpoint writes anew with what has changed.
-  enum class Replace : std::uint8_t { kUsual, kNone };
-  Task<Result<void>> checkpoint_once(Replace which);
-  Task<Result<void>> switch_run(const Instant& instant, Replace which);
+  // `replaced` are written anew with what has changed.
+  Task<Result<void>> checkpoint_once(journal::RunSet::Runs replaced);
+  Task<Result<void>> switch_run(const Instant& instant, journal::RunSet::Runs replaced);
   bool note_if_full(const Result<void>& result);
+  static bool note_if_unreadable(const Error& why, const journal::RunSet::Runs& inputs);
   Task<Result<void>> write_changes(const Instant& instant, journal::RunMixer& out);
   Task<Result<journal::RunRef>> write_run(const Instant& instant, journal::RunSet::Runs inputs,
                                           bool to_bottom);
   Task<Result<void>> commit_runs(journal::Manifest manifest, journal::RunRef fresh,
                                  journal::RunSet::Runs replaced);
   Result<std::vector<DiskId>> disks_for_run() const;
-  journal::RunSet::Runs runs_to_replace(Replace which) const;
+  // The runs that are newer than any that cannot be read, newest first: what may be written anew.
+  journal::RunSet::Runs readable_runs() const;
+  journal::RunSet::Runs runs_to_replace() const;
   void drop_run(const journal::RunRef& run);
   void merge_if_due();
   std::optional<journal::RunSet::Runs> next_merge() const;

@@ -366,6 +366,14 @@ Json problems_json(Filesystem& filesystem, bool chosen_read_only,
         "The metadata has one copy only, for want of room. Make room on another disk, or delete "
         "files; the second copy is written by itself then.");
   }
+  const std::size_t unreadable = filesystem.unreadable_runs();
+  if (unreadable != 0) {
+    problems.push_back(fmt::format(
+        "Metadata is damaged on every disk that has it ({} run{}): what it tells of some "
+        "files cannot be read. Everything else works. Copy what can be read to another "
+        "pool, and restore the rest from a backup.",
+        unreadable, unreadable == 1 ? "" : "s"));
+  }
   const std::vector<DiskId> full = filesystem.store().full_disks();
   for (const DiskStatus& disk : disks) {
     if (std::ranges::find(full, disk.record.id) == full.end()) continue;

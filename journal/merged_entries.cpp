@@ -59,11 +59,17 @@ bool MergedEntries::same_item(const Input& a, const Input& b) {
 }
 
 Task<Result<void>> MergedEntries::read_block(Input* input) {
+  Result<RunBlock> block = error(Code::kShutdown);
   if (input->stream) {
-    CO_TRY_ASSIGN(input->block, co_await input->stream->next());
+    block = co_await input->stream->next();
   } else {
-    CO_TRY_ASSIGN(input->block, co_await set_.block(input->run, input->next_block, io_class_));
+    block = co_await set_.block(input->run, input->next_block, io_class_);
   }
+  if (!block.has_value()) {
+    if (block.error().code == Code::kCorrupt) input->run->note_unreadable();
+    co_return block.error();
+  }
+  input->block = std::move(*block);
   ++input->next_block;
   input->entries = RunEntries{input->block.payload, input->block.entries};
   co_return Result<void>{};

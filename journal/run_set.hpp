@@ -8,6 +8,7 @@
 //        slots may be given back when the last of them is gone: that is what on_retired() tells.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -37,6 +38,10 @@ class Run {
   // No I/O. False: no key of this hash is in it, not even to be deleted.
   bool may_have(std::uint64_t hash) const { return filter_.may_have(hash); }
   std::uint64_t memory_bytes() const { return index_.memory_bytes() + filter_.bytes().size(); }
+  // A block of it was met, since it was opened, of which no disk here has a good copy: it cannot be
+  // merged. Any thread.
+  bool unreadable() const { return unreadable_.load(std::memory_order_acquire); }
+  void note_unreadable() const { unreadable_.store(true, std::memory_order_release); }
 
  private:
   friend class RunSet;
@@ -46,6 +51,7 @@ class Run {
   const RunRef ref_;
   RunIndex index_;
   RunFilter filter_;
+  mutable std::atomic<bool> unreadable_{false};
   // Set when it is replaced, by one who holds the run: nobody reads it before the destructor.
   mutable std::weak_ptr<Retirement> retirement_;
 };

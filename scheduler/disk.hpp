@@ -95,7 +95,8 @@ struct ClassMetrics {
 
 struct DiskMetrics {
   std::array<ClassMetrics, kIoClasses> classes;
-  Counter reads, writes, flushes;  // requests given to the device
+  // Requests given to the device; write_batch_ops of the writes reached it as write_batches.
+  Counter reads, writes, flushes;
   Counter read_bytes, written_bytes;
   Counter write_batches;           // of several writes that were one to the device
   Counter write_batch_ops;         // the writes in them

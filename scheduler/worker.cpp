@@ -266,21 +266,26 @@ void Worker::prepare_gathered(std::span<IoRequest* const> run) {
   for (std::size_t i = 0; i < run.size(); ++i) show(slot.members[i], *run[i]);
 }
 
-// Whatever has not succeeded as a whole is tried again one by one: so each learns what became of it.
+// What stopped in the middle, or for want of room, is tried again one by one: so each learns what became
+// of it. An error of the device is theirs all.
 void Worker::finish_gathered(std::uint32_t leader, int result) {
   std::vector<std::uint32_t> members;
   members.swap(slots_[leader].members);
   std::size_t bytes = 0;
   for (const iovec& piece : slots_[leader].pieces) bytes += piece.iov_len;
   const bool whole = result > 0 && static_cast<std::size_t>(result) == bytes;
+  const bool again = result >= 0 || result == -EINTR || result == -EAGAIN || result == -ENOSPC ||
+                     result == -EDQUOT || result == -EFBIG;
   for (const std::uint32_t member : members) {
     IoRequest* const request = claim(member);
     free_slot(member);
     if (request == nullptr) continue;
     if (whole) {
       finish(*request, static_cast<int>(request->size_bytes));
-    } else {
+    } else if (again) {
       start_request(*request);
+    } else {
+      finish(*request, result);
     }
   }
 }

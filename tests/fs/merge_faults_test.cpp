@@ -124,11 +124,12 @@ TEST_SUITE("faults of runs") {
       REQUIRE(pool.write(name, 0, std::string(10'000, static_cast<char>('a' + round))).has_value());
       checkpoint(pool);
     }
-    // It is there still, below what has changed since.
+    // It is there still, below what has changed since, and nobody tries it again.
     const auto runs = pool.fs().pool().superblock().manifest.runs;
-    CHECK(runs.size() == 4);
+    CHECK(runs.size() == 2);
     CHECK(runs.back() == spoiled);
     CHECK(pool.fs().metrics().checkpoints.sum() == 4);
+    CHECK(pool.fs().unreadable_runs() == 1);
     REQUIRE(pool.create("new/in-the-log").has_value());
     REQUIRE(pool.run(pool.fs().sync()).has_value());
     cut_and_mount(pool);
@@ -147,42 +148,70 @@ TEST_SUITE("faults of runs") {
     CHECK(pool.stat("new/in-the-log").has_value());
   }
 
-  TEST_CASE("a merge that has failed is tried again, but not before a minute has gone by") {
+  TEST_CASE("newer runs are merged without one that cannot be read, however many there come") {
     const Quiet quiet;
     SimPool pool(2, many_runs());
     pool.format();
     REQUIRE(pool.mount().has_value());
     make_two_directories(pool, 300);
     checkpoint(pool);
-    spoil(pool, newest_run(pool));
+    const journal::RunRef spoiled = newest_run(pool);
+    spoil(pool, spoiled);
     // What is modified meanwhile is in memory, so nobody but merges reads that block.
-    const auto change = [&] {
-      set_attribute(pool, "new", 10);
+    const auto change = [&](std::size_t size) {
+      set_attribute(pool, "new", size);
       checkpoint(pool);
       pool.executor.run_for(seconds{1});
     };
     const auto blocks_bad = [&] { return pool.fs().runs().metrics().blocks_bad.sum(); };
-    for (int i = 0; i < 2; ++i) change();
+    for (int i = 0; i < 2; ++i) change(10);
     REQUIRE(blocks_bad() == 0);  // two or three runs are no reason to merge
-    while (blocks_bad() == 0 && pool.fs().runs().runs()->size() < 10) change();
+    while (blocks_bad() == 0 && pool.fs().runs().runs()->size() < 10) change(10);
     const std::uint64_t first = blocks_bad();
     REQUIRE(first > 0);
-    CHECK(pool.fs().metrics().run_merges.sum() == 0);
-    for (int i = 0; i < 5; ++i) {
-      change();
-      pool.executor.run_for(seconds{8});
-      CHECK(blocks_bad() == first);
+    CHECK(pool.fs().unreadable_runs() == 1);
+    for (std::size_t i = 0; i < 60; ++i) {
+      change(i);
+      CHECK(pool.fs().runs().runs()->size() < journal::kRunsMax / 2);
     }
-    pool.executor.run_for(seconds{60});
-    change();
-    CHECK(blocks_bad() == 2 * first);
-    CHECK(pool.fs().metrics().run_merges.sum() == 0);
-    // Nothing that can be read is lost with it.
-    set_attribute(pool, "new", 77);
-    REQUIRE(pool.run(pool.fs().sync()).has_value());
-    cut_and_mount(pool);
-    const InodeId directory = pool.resolve("new").value();
-    CHECK(pool.run(pool.fs().getxattr(directory, "user.large")).value().size() == 77);
+    CHECK(pool.fs().metrics().run_merges.sum() > 10);
+    CHECK(blocks_bad() == first);
+    CHECK(pool.fs().pool().superblock().manifest.runs.back() == spoiled);
+    // Nothing that can be read is lost with it; and so it is after each mount.
+    for (std::size_t i = 70; i < 100; ++i) {
+      set_attribute(pool, "new", i);
+      REQUIRE(pool.run(pool.fs().sync()).has_value());
+      if (i % 2 == 0) {
+        cut_and_mount(pool);
+      } else {
+        REQUIRE(pool.unmount().has_value());
+        REQUIRE(pool.mount().has_value());
+      }
+      const InodeId directory = pool.resolve("new").value();
+      REQUIRE(pool.run(pool.fs().getxattr(directory, "user.large")).value().size() == i);
+    }
+  }
+
+  TEST_CASE("a disk with copies of runs goes: they get another at once, and are then left alone") {
+    const Quiet quiet;
+    SimPool pool(3, many_runs());
+    pool.format();
+    REQUIRE(pool.mount().has_value());
+    make_two_directories(pool, 300);
+    for (int i = 0; i < 3; ++i) {
+      set_attribute(pool, "new", 10);
+      checkpoint(pool);
+    }
+    const journal::RunRef before = newest_run(pool);
+    pool.disks[before.copies.front().disk.raw]->fail();
+    set_attribute(pool, "new", 20);
+    (void)pool.run(pool.fs().sync());
+    pool.executor.run_for(seconds{5});
+    CHECK(pool.fs().metadata_copies() == 2);
+    const std::uint64_t merges = pool.fs().metrics().run_merges.sum();
+    CHECK(merges > 0);
+    pool.executor.run_for(seconds{120});
+    CHECK(pool.fs().metrics().run_merges.sum() == merges);
   }
 
   TEST_CASE("an unmount ends a merge, but waits for the write that it has under way") {
