@@ -243,6 +243,9 @@ void Store::Impl::hedge(const PoolView& disks, ReadPlan& plan, ReadRound& round,
     // Late, and safe: as long as one disk of the chunk is pinned its blocks are not reused.
     plan.pins.pin(place.disk);
     metrics.hedges.add();
+    for (const ReadRound::Asked& asked : round.asked(piece)) {
+      if (!asked.ended) asked.disk->latency().hedged();
+    }
     const std::size_t bytes = fetch.count * kBlockBytes;
     round.ask_also(piece, question(entry, fetch, io_class), bytes);
   }

@@ -39,6 +39,7 @@ inline void note_started(DiskMetrics& metrics, const IoRequest& request) {
   ClassMetrics& of_class = class_metrics(metrics, request);
   of_class.queued.fetch_sub(1, std::memory_order_relaxed);
   of_class.in_flight.fetch_add(1, std::memory_order_relaxed);
+  if (request.held_back) of_class.waits.add();
   switch (request.op) {
     case IoOp::kRead:
       metrics.reads.add();

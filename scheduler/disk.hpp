@@ -79,7 +79,8 @@ struct IoRequest {
   std::uint64_t cost_there = 0;  // of all that was at the device then
   std::uint64_t tag = 0;
   std::size_t done_bytes = 0;
-  bool flushing = false;  // written, the flush behind it is not done
+  bool flushing = false;   // written, the flush behind it is not done
+  bool held_back = false;  // the device had as many as it may have of this class
 };
 
 struct ClassMetrics {
@@ -88,6 +89,7 @@ struct ClassMetrics {
   Counter errors;
   Counter no_space;      // refused by a host file system that is full
   Counter late;          // at the device for longer than the deadline of the class
+  Counter waits;         // held back by the queue: no slot for it, or background's pace
   Histogram latency_us;  // from submit() to completion
   std::atomic<std::int64_t> queued{0};
   std::atomic<std::int64_t> in_flight{0};

@@ -71,6 +71,7 @@ IoQueue::IoQueue(IoQueueOptions options)
 void IoQueue::push(IoRequest& request, TimePoint now) {
   request.arrival = now;
   request.next = nullptr;
+  request.held_back = false;
   Fifo& fifo = queues_[queue_of(request.io_class)];
   if (fifo.tail == nullptr) {
     fifo.head = &request;
@@ -124,7 +125,10 @@ IoRequest* IoQueue::pop(TimePoint now) {
       best_owed = owed;
     }
   }
-  if (best == kIoClasses) return nullptr;
+  if (best == kIoClasses) {
+    for (Fifo& fifo : queues_) fifo.held_back = fifo.count;
+    return nullptr;
+  }
   ++in_flight_[best];
   ++in_flight_total_;
   for (std::size_t i = best + 1; i < kIoClasses; ++i) {
@@ -331,6 +335,10 @@ IoRequest* IoQueue::take(std::size_t queue) {
     fifo.cost_taking_part -= cost(*request);
   }
   --fifo.count;
+  if (fifo.held_back > 0) {
+    --fifo.held_back;
+    request->held_back = true;
+  }
   if (fifo.head == nullptr) fifo.passed_over = 0;
   request->next = nullptr;
   return request;

@@ -65,7 +65,7 @@ class IoQueue {
   // Takes the request (intrusively, by its `next`), stamping `arrival`.
   void push(IoRequest& request, TimePoint now);
   // The next request that may go to the device now, or nullptr; it then counts as in flight, and
-  // `started` is stamped.
+  // `started` is stamped. `held_back` says whether it has seen pop() return nullptr.
   IoRequest* pop(TimePoint now);
   // An in-flight request has come back. True: after its deadline.
   bool completed(const IoRequest& request, TimePoint now);
@@ -97,6 +97,7 @@ class IoQueue {
     IoRequest* waiting = nullptr;  // the first that does not take part in the order yet
     std::size_t count = 0;
     std::size_t taking_part = 0;
+    std::size_t held_back = 0;  // so many from the head
     std::uint64_t cost_taking_part = 0;
     std::uint64_t passed_over =
         0;  // cost of more urgent requests since the last start of this class

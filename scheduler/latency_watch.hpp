@@ -19,6 +19,7 @@
 #include <cstdint>
 
 #include "base/executor.hpp"
+#include "base/metrics.hpp"
 
 namespace dynamicfs::scheduler {
 
@@ -35,6 +36,9 @@ class LatencyWatch {
 
   // A read somebody waits for has come back well, `latency` after submit().
   void read_completed(Duration latency);
+  // A read is asked for at another disk as well, because this one has kept it waiting.
+  void hedged() { hedges_.add(); }
+  std::uint64_t hedges() const { return hedges_.sum(); }
   // Some request has come back after its deadline.
   void completed_late(TimePoint now);
 
@@ -51,6 +55,7 @@ class LatencyWatch {
   std::atomic<std::int64_t> read_p95_ns_{1'000'000};
   std::atomic<bool> suspect_{false};
   std::atomic<std::int64_t> last_late_ns_{0};  // TimePoint
+  Counter hedges_;
 };
 
 }  // namespace dynamicfs::scheduler

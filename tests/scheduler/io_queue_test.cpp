@@ -354,6 +354,25 @@ TEST_SUITE("io_queue") {
     }
   }
 
+  TEST_CASE("a request that had to wait for a slot says so, one that found a slot does not") {
+    Queue q({.depth = 2});
+    q.push(IoClass::kRead);
+    CHECK(q.pop() == 0);
+    q.push(IoClass::kRead);
+    q.push(IoClass::kRead);
+    CHECK(q.pop() == -1);  // the other slot is for critical requests
+    q.push(IoClass::kCritical);
+    q.push(IoClass::kRead);
+    CHECK(q.pop() == 3);
+    for (const int expected : {1, 2, 4}) {
+      q.complete(IoClass::kRead);
+      CHECK(q.pop() == expected);
+    }
+    std::vector<bool> held_back;
+    for (const IoRequest& request : q.requests) held_back.push_back(request.held_back);
+    CHECK(held_back == std::vector<bool>{false, true, true, false, false});
+  }
+
   TEST_CASE("an empty queue has nothing to start") {
     Queue q;
     CHECK(q.pop() == -1);
