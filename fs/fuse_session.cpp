@@ -305,6 +305,7 @@ FuseSession::State FuseSession::state() const {
   state.readers = options_.readers;
   state.buffers_max = buffers_.count_max();
   state.buffers_made = buffers_.made();
+  state.buffers_out = buffers_.out();
   state.buffer_waits = buffers_.waits();
   // Finished first: it can only grow, so the difference is never negative.
   const std::uint64_t finished = finished_.sum();

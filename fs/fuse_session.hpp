@@ -87,6 +87,7 @@ class FuseSession {
     unsigned readers = 0;
     std::size_t buffers_max = 0;
     std::size_t buffers_made = 0;
+    std::size_t buffers_out = 0;
     std::size_t buffer_waits = 0;
     std::uint64_t in_flight = 0;
   };

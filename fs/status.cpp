@@ -3,14 +3,13 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
-#include <fstream>
 #include <map>
-#include <string_view>
 
 #include "base/blocking.hpp"
 #include "base/buffer.hpp"
 #include "fs/scrub_screen.hpp"
-#include "journal/run_set.hpp"
+#include "fs/status_metrics.hpp"
+#include "fs/thresholds.hpp"
 
 namespace dynamicfs::fs {
 namespace {
@@ -26,10 +25,6 @@ double milliseconds(Duration duration) {
          1000;
 }
 
-double ratio(std::uint64_t part, std::uint64_t whole) {
-  return whole == 0 ? 0 : static_cast<double>(part) / static_cast<double>(whole);
-}
-
 const char* kind_name(DiskKind kind) {
   switch (kind) {
     case DiskKind::kDirectory: return "directory";
@@ -38,163 +33,6 @@ const char* kind_name(DiskKind kind) {
     case DiskKind::kSimulated: return "simulated";
   }
   return "";
-}
-
-std::uint64_t resident_bytes() {
-  std::ifstream file("/proc/self/statm");
-  std::uint64_t pages = 0, resident = 0;
-  file >> pages >> resident;
-  return resident * static_cast<std::uint64_t>(::sysconf(_SC_PAGESIZE));
-}
-
-// Latencies and the like: how many, the middle, and the slow end.
-void put_percentiles(Json& metrics, const std::string& name, const Histogram& histogram) {
-  metrics[name + "_p50"] = histogram.percentile(0.5);
-  metrics[name + "_p99"] = histogram.percentile(0.99);
-}
-
-void put_lock_metrics(Json& metrics, const extent::LockMetrics& locks) {
-  const std::uint64_t acquisitions = locks.acquisitions.sum();
-  const std::uint64_t contentions = locks.contentions.sum();
-  metrics["lock_acquisitions"] = acquisitions;
-  metrics["lock_contentions"] = contentions;
-  metrics["lock_contention_ratio"] = ratio(contentions, acquisitions);
-  put_percentiles(metrics, "lock_wait_ns", locks.wait_ns);
-}
-
-void put_store_metrics(Json& metrics, const extent::StoreMetrics& store) {
-  metrics["reads_optimistic"] = store.reads_optimistic.sum();
-  metrics["read_retries"] = store.read_retries.sum();
-  metrics["read_fallbacks"] = store.read_fallbacks.sum();
-  metrics["read_failovers"] = store.read_failovers.sum();
-  metrics["read_hedges"] = store.hedges.sum();
-  metrics["read_hedges_won"] = store.hedges_won.sum();
-  metrics["read_hedges_refused"] = store.hedges_refused.sum();
-  metrics["reads_left_behind"] = store.reads_left_behind.sum();
-  metrics["checksum_errors"] = store.checksum_errors.sum();
-  metrics["checksum_stale"] = store.checksum_stale.sum();
-  metrics["repairs"] = store.repairs.sum();
-  metrics["unrecoverable_blocks"] = store.unrecoverable_blocks.sum();
-  metrics["blocks_allocated"] = store.blocks_allocated.sum();
-  metrics["blocks_freed"] = store.blocks_freed.sum();
-  metrics["blocks_reused"] = store.blocks_reused.sum();
-  metrics["chunks_opened"] = store.chunks_opened.sum();
-  metrics["chunks_removed"] = store.chunks_removed.sum();
-  metrics["space_drains"] = store.space_drains.sum();
-  metrics["data_bytes_written"] = store.data_bytes_written.sum();
-}
-
-void put_journal_metrics(Json& metrics, const journal::Journal& journal) {
-  const journal::JournalMetrics& counted = journal.metrics();
-  const std::uint64_t commits = counted.group_commits.sum();
-  const std::uint64_t operations = counted.group_commit_ops.sum();
-  metrics["group_commits"] = commits;
-  metrics["group_commit_ops"] = operations;
-  metrics["group_commit_average"] = ratio(operations, commits);
-  metrics["group_commit_waiters"] = counted.group_commit_waiters.sum();
-  for (std::size_t i = 0; i < counted.commits_by_waiters.size(); ++i) {
-    const unsigned from = 1U << i;
-    const bool last = i + 1 == counted.commits_by_waiters.size();
-    metrics[last     ? fmt::format("group_commits_for_{}_or_more", from)
-            : i == 0 ? std::string{"group_commits_for_1"}
-                     : fmt::format("group_commits_for_{}_to_{}", from, 2 * from - 1)] =
-        counted.commits_by_waiters[i].sum();
-  }
-  metrics["journal_members_replaced"] = counted.members_replaced.sum();
-  metrics["group_commit_settles"] = counted.settle_waits.sum();
-  put_percentiles(metrics, "commit_latency_us", counted.commit_latency_us);
-  put_percentiles(metrics, "group_commit_records", counted.batch_records);
-  metrics["journal_appends"] = counted.appends.sum();
-  metrics["journal_bytes"] = counted.batch_bytes.sum();
-  metrics["journal_flushes"] = counted.flushes.sum();
-  metrics["journal_reserve_waits"] = counted.reserve_waits.sum();
-  metrics["journal_space_waits"] = counted.log_space_waits.sum();
-  metrics["journal_used_bytes"] = journal.log_used_bytes();
-  metrics["journal_capacity_bytes"] = journal.log_capacity_bytes();
-}
-
-void put_filesystem_metrics(Json& metrics, const FilesystemMetrics& counted) {
-  metrics["file_lookups"] = counted.lookups.sum();
-  metrics["file_creates"] = counted.creates.sum();
-  metrics["file_unlinks"] = counted.unlinks.sum();
-  metrics["file_renames"] = counted.renames.sum();
-  metrics["file_setattrs"] = counted.setattrs.sum();
-  metrics["file_readdirs"] = counted.readdirs.sum();
-  metrics["file_reads"] = counted.reads.sum();
-  metrics["file_hot_reads"] = counted.hot_reads.sum();
-  metrics["file_read_bytes"] = counted.read_bytes.sum();
-  metrics["file_writes"] = counted.writes.sum();
-  metrics["file_written_bytes"] = counted.written_bytes.sum();
-  metrics["file_bytes_copied"] = counted.bytes_copied.sum();
-  metrics["file_merges"] = counted.merges.sum();
-  metrics["file_merge_redos"] = counted.merge_redos.sum();
-  metrics["file_fsyncs"] = counted.fsyncs.sum();
-  put_percentiles(metrics, "file_fsync_latency_us", counted.fsync_latency_us);
-  metrics["scrubs_started"] = counted.scrubs_started.sum();
-  metrics["scrubs_finished"] = counted.scrubs_finished.sum();
-  metrics["scrub_bytes"] = counted.scrub_bytes.sum();
-  metrics["scrub_read_bytes"] = counted.scrub_read_bytes.sum();
-  metrics["scrub_bad_copies"] = counted.scrub_copies_bad.sum();
-  metrics["scrub_outdated_copies"] = counted.scrub_copies_outdated.sum();
-  metrics["scrub_repaired_copies"] = counted.scrub_copies_repaired.sum();
-  metrics["scrub_skipped_copies"] = counted.scrub_copies_skipped.sum();
-  metrics["scrub_lost_blocks"] = counted.scrub_blocks_lost.sum();
-  metrics["disks_suspected"] = counted.disks_suspected.sum();
-  metrics["disks_hung"] = counted.disks_hung.sum();
-  metrics["checkpoints"] = counted.checkpoints.sum();
-  metrics["checkpoint_inodes"] = counted.checkpoint_inodes.sum();
-  metrics["run_merges"] = counted.run_merges.sum();
-  metrics["run_merge_bytes"] = counted.run_merge_bytes.sum();
-  put_percentiles(metrics, "run_merge_ms", counted.run_merge_ms);
-  metrics["inodes_loaded"] = counted.inodes_loaded.sum();
-  metrics["inodes_evicted"] = counted.inodes_evicted.sum();
-  put_percentiles(metrics, "checkpoint_ms", counted.checkpoint_ms);
-}
-
-// Returns the requests it has completed.
-std::uint64_t put_disk_metrics(Json& metrics, const std::string& prefix,
-                               const scheduler::DiskMetrics& disk) {
-  std::uint64_t completed = 0;
-  for (std::size_t i = 0; i < scheduler::kIoClasses; ++i) {
-    const ClassMetrics& of_class = disk.classes[i];
-    const std::string name = fmt::format("{}_{}_", prefix, scheduler::kIoClassNames[i]);
-    metrics[name + "queued"] = of_class.queued.load(std::memory_order_relaxed);
-    metrics[name + "in_flight"] = of_class.in_flight.load(std::memory_order_relaxed);
-    metrics[name + "completed"] = of_class.completed.sum();
-    metrics[name + "bytes"] = of_class.bytes.sum();
-    metrics[name + "errors"] = of_class.errors.sum();
-    metrics[name + "late"] = of_class.late.sum();
-    put_percentiles(metrics, name + "latency_us", of_class.latency_us);
-    completed += of_class.completed.sum();
-  }
-  metrics[prefix + "_device_reads"] = disk.reads.sum();
-  metrics[prefix + "_device_writes"] = disk.writes.sum();
-  metrics[prefix + "_device_flushes"] = disk.flushes.sum();
-  metrics[prefix + "_device_read_bytes"] = disk.read_bytes.sum();
-  metrics[prefix + "_device_written_bytes"] = disk.written_bytes.sum();
-  metrics[prefix + "_write_batches"] = disk.write_batches.sum();
-  metrics[prefix + "_write_batch_ops"] = disk.write_batch_ops.sum();
-  metrics[prefix + "_system_calls"] = disk.system_calls.sum();
-  metrics[prefix + "_polls"] = disk.polls.sum();
-  metrics[prefix + "_wake_ups"] = disk.wake_ups.sum();
-  metrics[prefix + "_depth"] = disk.depth.load(std::memory_order_relaxed);
-  return completed;
-}
-
-void put_fuse_metrics(Json& metrics, const FuseSession& session, const FuseSession::State& state) {
-  std::uint64_t total = 0;
-  std::map<std::string_view, std::uint64_t> by_name;
-  for (unsigned opcode = 0; opcode < wire::kOpcodes; ++opcode) {
-    by_name[wire::opcode_name(opcode)] += session.requests(opcode);
-    total += session.requests(opcode);
-  }
-  for (const auto& [name, count] : by_name) {
-    if (count > 0) metrics[fmt::format("fuse_requests_{}", name)] = count;
-  }
-  metrics["fuse_requests_total"] = total;
-  metrics["fuse_in_flight"] = state.in_flight;
-  metrics["fuse_receive_buffers"] = state.buffers_made;
-  metrics["fuse_receive_waits"] = state.buffer_waits;
 }
 
 std::uint64_t errors_of(const scheduler::Disk& disk) {
@@ -228,7 +66,10 @@ Json disk_json(Filesystem& filesystem, const DiskStatus& disk, std::uint64_t use
     in_flight += of_class.in_flight.load(std::memory_order_relaxed);
     late += of_class.late.sum();
     if (of_class.completed.sum() == 0) continue;
-    put_percentiles(latency, scheduler::kIoClassNames[i], of_class.latency_us);
+    latency[std::string{scheduler::kIoClassNames[i]} + "_p50"] =
+        of_class.latency_us.percentile(0.5);
+    latency[std::string{scheduler::kIoClassNames[i]} + "_p99"] =
+        of_class.latency_us.percentile(0.99);
   }
   out["queued"] = queued;
   out["in_flight"] = in_flight;
@@ -410,21 +251,6 @@ Json fuse_json(const FuseSession::State& state, const MountFacts& facts) {
           {"kernel", knobs}};
 }
 
-void put_run_metrics(Json& metrics, const journal::RunSet& runs) {
-  const journal::RunSetMetrics& counted = runs.metrics();
-  std::uint64_t bytes = 0;
-  const auto all = runs.runs();
-  for (const auto& run : *all) bytes += run->ref().bytes;
-  metrics["runs"] = all->size();
-  metrics["run_bytes"] = bytes;
-  metrics["run_block_reads"] = counted.block_reads.sum();
-  metrics["run_cache_hits"] = counted.cache_hits.sum();
-  metrics["run_filter_negatives"] = counted.filter_negatives.sum();
-  metrics["run_blocks_bad"] = counted.blocks_bad.sum();
-  metrics["run_blocks_repaired"] = counted.blocks_repaired.sum();
-  metrics["run_memory_bytes"] = runs.memory_bytes();
-}
-
 }  // namespace
 
 Json build_status(Executor& executor, Filesystem& filesystem, const FuseSession& session,
@@ -516,30 +342,8 @@ Json build_status(Executor& executor, Filesystem& filesystem, const FuseSession&
                                      space.degraded_chunks, damaged);
   status["damaged_files"] = damaged;
 
-  Json metrics;
-  put_lock_metrics(metrics, filesystem.store().locks().metrics());
-  put_store_metrics(metrics, filesystem.store().metrics());
-  put_journal_metrics(metrics, filesystem.journal());
-  put_filesystem_metrics(metrics, filesystem.metrics());
-  metrics["file_hot_windows"] = filesystem.hot_windows();
-  std::uint64_t completed = 0;
-  for (const DiskStatus& disk : disks) {
-    const scheduler::Disk* const present = filesystem.pool().disk(disk.record.id);
-    if (present == nullptr) continue;
-    completed +=
-        put_disk_metrics(metrics, fmt::format("disk{}", disk.record.id), present->metrics());
-  }
-  metrics["io_ops_completed"] = completed;
-  put_fuse_metrics(metrics, session, fuse);
-  put_run_metrics(metrics, filesystem.runs());
-  metrics["inodes"] = filesystem.inode_count();
-  metrics["inodes_in_memory"] = filesystem.inodes_in_memory();
-  metrics["metadata_memory_bytes"] = filesystem.metadata_memory_bytes();
-  metrics["read_memory_bytes"] = filesystem.read_memory().in_use_bytes();
-  metrics["read_memory_waits"] = filesystem.read_memory().waits();
-  metrics["buffers_in_use_bytes"] = buffers.in_use_bytes;
-  metrics["resident_bytes"] = resident_bytes();
-  status["metrics"] = std::move(metrics);
+  put_metrics(status, filesystem, session, facts.options);
+  status["hints"] = hints(status);
   return status;
 }
 

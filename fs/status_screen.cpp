@@ -8,8 +8,12 @@
 #include <utility>
 #include <vector>
 
+#include "fs/metric_list.hpp"
+#include "fs/metric_values.hpp"
 #include "fs/mount_options.hpp"
 #include "fs/scrub_screen.hpp"
+#include "fs/text_table.hpp"
+#include "fs/thresholds.hpp"
 
 namespace dynamicfs::fs {
 namespace {
@@ -19,56 +23,12 @@ std::uint64_t number(const Json& object, const char* key) {
   return object.value(key, std::uint64_t{0});
 }
 
-// Columns as wide as their widest cell; numbers to the right.
-class Table {
- public:
-  struct Column {
-    std::string title;
-    bool right = false;
-  };
-  explicit Table(std::vector<Column> columns) : columns_(std::move(columns)) {}
-  void add(std::vector<std::string> row) { rows_.push_back(std::move(row)); }
-  std::string print() const {
-    std::vector<std::size_t> widths;
-    for (const Column& column : columns_) widths.push_back(column.title.size());
-    for (const auto& row : rows_) {
-      for (std::size_t i = 0; i < row.size(); ++i) widths[i] = std::max(widths[i], row[i].size());
-    }
-    std::vector<std::string> titles;
-    for (const Column& column : columns_) titles.push_back(column.title);
-    std::string out = print_row(titles, widths);
-    for (const auto& row : rows_) out += print_row(row, widths);
-    return out;
-  }
-
- private:
-  std::string print_row(const std::vector<std::string>& row,
-                        const std::vector<std::size_t>& widths) const {
-    std::string line = " ";
-    for (std::size_t i = 0; i < row.size(); ++i) {
-      line += columns_[i].right ? fmt::format(" {:>{}}", row[i], widths[i])
-                                : fmt::format(" {:<{}}", row[i], widths[i]);
-      line += " ";
-    }
-    while (line.back() == ' ') line.pop_back();
-    return line + "\n";
-  }
-
-  std::vector<Column> columns_;
-  std::vector<std::vector<std::string>> rows_;
-};
-
 std::string space_line(const Json& pool) {
-  constexpr std::uint64_t kCells = 32;
   const std::uint64_t total = number(pool, "total_bytes");
-  const std::uint64_t free = std::min(number(pool, "free_bytes"), total);
-  const std::uint64_t used = total - free;
+  const std::uint64_t used = total - std::min(number(pool, "free_bytes"), total);
   const std::uint64_t percent = total == 0 ? 0 : used * 100 / total;
-  // Something used is never drawn as nothing.
-  const std::uint64_t cells =
-      total == 0 || used == 0 ? 0 : std::clamp(used * kCells / total, std::uint64_t{1}, kCells);
-  return fmt::format("  [{:#<{}}{:-<{}}] {} of {} used ({} %), {} available\n", "", cells, "",
-                     kCells - cells, size_text(used), size_text(total), percent,
+  return fmt::format("  {} {} of {} used ({} %), {} available\n", bar(used, total, 32),
+                     size_text(used), size_text(total), percent,
                      size_text(number(pool, "available_bytes")));
 }
 
@@ -96,51 +56,21 @@ std::string disk_table(const Json& disks) {
   return table.print();
 }
 
-// "85 us", "1.2 ms", "3.4 s"; "-" where nothing was measured.
-std::string latency_text(const Json& disk, const char* key) {
+// "-" where nothing was measured.
+std::string latency_of(const Json& disk, const char* key) {
   const Json latency = disk.value("latency_us", Json::object());
-  if (!latency.contains(key)) return "-";
-  const auto us = static_cast<double>(number(latency, key));
-  if (us < 1000) return fmt::format("{:.0f} us", us);
-  if (us < 10'000) return fmt::format("{:.1f} ms", us / 1e3);
-  if (us < 1e6) return fmt::format("{:.0f} ms", us / 1e3);
-  return fmt::format("{:.1f} s", us / 1e6);
+  return latency.contains(key) ? latency_text(number(latency, key)) : "-";
 }
 
-// The first prefix that fits decides the group.
-constexpr std::pair<std::string_view, std::string_view> kGroups[] = {
-    {"lock_", "Extent locks"},
-    {"read_memory_", "Memory"},
-    {"read", "Reads and checksums"},
-    {"checksum_", "Reads and checksums"},
-    {"repairs", "Reads and checksums"},
-    {"unrecoverable_", "Reads and checksums"},
-    {"scrub", "Scrub"},
-    {"block", "Space"},
-    {"chunks_", "Space"},
-    {"space_", "Space"},
-    {"data_bytes_", "Space"},
-    {"group_commit", "Journal"},
-    {"commit_", "Journal"},
-    {"journal_", "Journal"},
-    {"checkpoint", "Metadata"},
-    {"run", "Metadata"},
-    {"inodes", "Metadata"},
-    {"metadata_", "Metadata"},
-    {"file_", "Files"},
-    {"disk", "Disks"},
-    {"io_", "Disks"},
-    {"fuse_", "Requests of the kernel"},
-};
 constexpr std::string_view kGroupOrder[] = {
     "Extent locks", "Reads and checksums",    "Scrub", "Journal", "Metadata", "Files", "Space",
     "Disks",        "Requests of the kernel", "Memory"};
 
+// Of a metric that this command does not know, because the daemon is newer, "Memory" is as good as any.
 std::string_view group_of(std::string_view name) {
-  for (const auto& [prefix, group] : kGroups) {
-    if (name.starts_with(prefix)) return group;
-  }
-  return "Memory";
+  auto metric = find_metric(name);
+  if (!metric) metric = find_percentile(name);
+  return metric ? metric->info->group : "Memory";
 }
 
 std::string value_text(const Json& value) {
@@ -148,7 +78,50 @@ std::string value_text(const Json& value) {
   return value.dump();
 }
 
+// The buckets that are not empty: what each holds at most, how often, and a bar.
+std::string histogram_lines(const Json& histogram) {
+  std::uint64_t most = 0;
+  for (const Json& bucket : histogram.at("buckets"))
+    most = std::max(most, bucket.get<std::uint64_t>());
+  std::string out;
+  std::size_t index = 0;
+  for (const Json& bucket : histogram.at("buckets")) {
+    const auto count = bucket.get<std::uint64_t>();
+    if (count > 0) {
+      out +=
+          fmt::format("    up to {:>12}  {} {}\n", bucket_max(index), bar(count, most, 24), count);
+    }
+    ++index;
+  }
+  return out;
+}
+
+// What the kernel and the daemon have agreed on, in lines of about a hundred columns.
+std::string feature_lines(const Json& status) {
+  std::string out, line = "  negotiated:";
+  const Json fuse = status.value("fuse", Json::object());
+  const Json features = fuse.value("features", Json::array());
+  if (features.empty()) return {};
+  for (const Json& feature : features) {
+    const std::string name = feature.get<std::string>();
+    if (line.size() + name.size() > 98) {
+      out += line + "\n";
+      line = "    ";
+    }
+    line += " " + name;
+  }
+  return out + line + "\n";
+}
+
 }  // namespace
+
+std::string latency_text(std::uint64_t latency_us) {
+  const auto us = static_cast<double>(latency_us);
+  if (us < 1000) return fmt::format("{:.0f} us", us);
+  if (us < 10'000) return fmt::format("{:.1f} ms", us / 1e3);
+  if (us < 1e6) return fmt::format("{:.0f} ms", us / 1e3);
+  return fmt::format("{:.1f} s", us / 1e6);
+}
 
 std::string duration_text(std::uint64_t seconds) {
   if (seconds < 120) return fmt::format("{} s", seconds);
@@ -157,9 +130,8 @@ std::string duration_text(std::uint64_t seconds) {
   return fmt::format("{} days", seconds / 86'400);
 }
 
-std::string status_screen(const Json& status) {
+std::string pool_line(const Json& status) {
   const Json pool = status.value("pool", Json::object());
-  const Json daemon = status.value("daemon", Json::object());
   const std::string label = text(pool, "label");
   std::string state = text(pool, "state");
   std::ranges::replace(state, '_', '-');
@@ -167,8 +139,14 @@ std::string status_screen(const Json& status) {
       state == "healthy" && problems != 0) {
     state += fmt::format(" with {} problem{}", problems, problems == 1 ? "" : "s");
   }
-  std::string out = fmt::format("pool {}{}: {}, {}\n", label.empty() ? "" : label + " ",
-                                text(pool, "uuid"), state, text(pool, "redundancy"));
+  return fmt::format("pool {}{}: {}, {}\n", label.empty() ? "" : label + " ", text(pool, "uuid"),
+                     state, text(pool, "redundancy"));
+}
+
+std::string status_screen(const Json& status) {
+  const Json pool = status.value("pool", Json::object());
+  const Json daemon = status.value("daemon", Json::object());
+  std::string out = pool_line(status);
   out += fmt::format("  at {} for {}, daemon {}, {} in memory, {} files and directories\n",
                      text(daemon, "mountpoint"), duration_text(number(daemon, "uptime_s")),
                      number(daemon, "pid"),
@@ -209,9 +187,9 @@ std::string disk_screen(const Json& status) {
       return disk.contains(key) ? disk.at(key).dump() : std::string{"-"};
     };
     table.add({count("id"), text(disk, "state"), text(disk, "kind"), count("queued"),
-               count("in_flight"), count("depth"), latency_text(disk, "critical_p99"),
-               latency_text(disk, "read_p50"), latency_text(disk, "read_p99"),
-               latency_text(disk, "write_p50"), latency_text(disk, "write_p99"), count("late"),
+               count("in_flight"), count("depth"), latency_of(disk, "critical_p99"),
+               latency_of(disk, "read_p50"), latency_of(disk, "read_p99"),
+               latency_of(disk, "write_p50"), latency_of(disk, "write_p99"), count("late"),
                count("errors"), text(disk, "path")});
   }
   return table.print();
@@ -219,16 +197,29 @@ std::string disk_screen(const Json& status) {
 
 std::string metrics_screen(const Json& status) {
   const Json metrics = status.value("metrics", Json::object());
+  const Json histograms = status.value("histograms", Json::object());
   std::size_t width = 0;
   for (const auto& [name, value] : metrics.items()) width = std::max(width, name.size());
+  const double uptime_s = status.value("daemon", Json::object()).value("uptime_s", 0.0);
+  const std::vector<Threshold> limits = thresholds(status, std::max(uptime_s, 1.0));
   std::string out;
   for (const std::string_view group : kGroupOrder) {
-    std::string lines;
+    std::string lines, hints;
     for (const auto& [name, value] : metrics.items()) {
-      if (group_of(name) == group)
-        lines += fmt::format("  {:<{}}  {}\n", name, width, value_text(value));
+      if (group_of(name) != group) continue;
+      lines += fmt::format("  {:<{}}  {}", name, width, value_text(value));
+      const auto limit = std::ranges::find(limits, name, &Threshold::metric);
+      if (limit != limits.end()) {
+        lines += fmt::format("  ({}healthy {})", limit->passed ? "! " : "", limit->healthy);
+        if (limit->passed) hints += fmt::format("  ! {}\n", limit->hint);
+      }
+      lines += "\n";
+      if (name == "lock_wait_ns_p99" && histograms.contains("lock_wait_ns")) {
+        lines += histogram_lines(histograms.at("lock_wait_ns"));
+      }
     }
-    if (!lines.empty()) out += fmt::format("\n{}\n{}", group, lines);
+    if (group == "Requests of the kernel") lines += feature_lines(status);
+    if (!lines.empty()) out += fmt::format("\n{}\n{}{}", group, lines, hints);
   }
   return out;
 }

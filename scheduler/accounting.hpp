@@ -48,7 +48,11 @@ inline void note_started(DiskMetrics& metrics, const IoRequest& request) {
     case IoOp::kWrite:
       metrics.writes.add();
       metrics.written_bytes.add(request.size_bytes);
-      if (request.flushes) metrics.flushes.add();
+      if (request.flushes) {
+        metrics.flushes.add();
+      } else if (request.durable) {
+        metrics.durable_writes.add();
+      }
       break;
     case IoOp::kFlush: metrics.flushes.add(); break;
     case IoOp::kCheck: break;

@@ -99,6 +99,7 @@ struct DiskMetrics {
   std::array<ClassMetrics, kIoClasses> classes;
   // Requests given to the device; write_batch_ops of the writes reached it as write_batches.
   Counter reads, writes, flushes;
+  Counter durable_writes;          // of the writes: the device flushes for each, uncounted above
   Counter read_bytes, written_bytes;
   Counter write_batches;           // of several writes that were one to the device
   Counter write_batch_ops;         // the writes in them

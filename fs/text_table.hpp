@@ -1,0 +1,32 @@
+// Columns and bars of plain text.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace dynamicfs::fs {
+
+// Columns as wide as their widest cell; numbers to the right.
+class Table {
+ public:
+  struct Column {
+    std::string title;
+    bool right = false;
+  };
+  explicit Table(std::vector<Column> columns) : columns_(std::move(columns)) {}
+  void add(std::vector<std::string> row) { rows_.push_back(std::move(row)); }
+  std::string print() const;
+
+ private:
+  std::string print_row(const std::vector<std::string>& row,
+                        const std::vector<std::size_t>& widths) const;
+
+  std::vector<Column> columns_;
+  std::vector<std::vector<std::string>> rows_;
+};
+
+// "[###-------]", `cells` wide inside. Something is never drawn as nothing.
+std::string bar(std::uint64_t part, std::uint64_t whole, std::uint64_t cells);
+
+}  // namespace dynamicfs::fs
