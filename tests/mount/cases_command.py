@@ -487,6 +487,7 @@ def installed(bench):
     inside = root / prefix[1:]
     expect(os.access(inside / "bin/dynamicfs", os.X_OK), "no command")
     expect(list(inside.glob("share/man/man8/dynamicfs.8*")) != [], "no man page")
+    expect((inside / "share/dynamicfs/status.schema.json").exists(), "no schema of status --json")
     helper = root / "usr/sbin/mount.dynamicfs"  # /sbin is a link to it since Debian 12
     expect_equal(os.readlink(helper), f"{prefix}/bin/dynamicfs", "what mount.dynamicfs leads to")
 

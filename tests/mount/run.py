@@ -23,6 +23,7 @@ import cases_disks
 import cases_ends
 import cases_faults
 import cases_metadata
+import cases_metrics
 import cases_names
 import cases_programs
 from case import CRASHABLE, NO_TREE, OWN_POOLS, SHARED_TREE, Bench
@@ -36,6 +37,7 @@ MODULES = (
     cases_command,
     cases_ends,
     cases_metadata,
+    cases_metrics,
     cases_programs,
     cases_disks,
     cases_faults,

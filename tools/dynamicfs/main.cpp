@@ -47,6 +47,8 @@ constexpr std::pair<std::string_view, std::string_view> kNeeds[] = {
     {"--redundancy", "--redundancy needs a value, for example --redundancy replica:2."},
     {"--size", "--size needs a value, for example --size 20G."},
     {"--label", "--label needs a value, for example --label photos."},
+    {"--watch", "--watch needs seconds or nothing, for example --watch 2."},
+    {"--count", "--count needs a number, for example --count 10."},
 };
 
 std::string sentence_for(const CLI::ParseError& error) {

@@ -1,16 +1,16 @@
 #include <fmt/format.h>
 
-#include <algorithm>
-#include <cstdio>
+#include <charconv>
 #include <memory>
+#include <optional>
 #include <string>
-#include <vector>
 
-#include "fs/control.hpp"
-#include "fs/mounted_pool.hpp"
+#include "fs/prometheus.hpp"
 #include "fs/status.hpp"
 #include "fs/status_screen.hpp"
 #include "tools/dynamicfs/commands.hpp"
+#include "tools/dynamicfs/pools.hpp"
+#include "tools/dynamicfs/watch.hpp"
 
 namespace dynamicfs::tools {
 namespace {
@@ -21,9 +21,8 @@ constexpr const char* kFooter =
     R"(Exit code: 0 healthy, 1 degraded or another problem (everything works), 2 data at risk
 (read-only, or files that cannot be read), 15 nothing is mounted, or a daemon is dead.
 Of several pools the largest.
---json prints one object with MOUNTPOINT, and an array without.)";
-
-constexpr std::chrono::seconds kPatience{30};
+--json prints one object with MOUNTPOINT, and an array without; with --watch one on each line.
+--watch shows rates until Ctrl-C, or --count samples, every SECONDS (2 if not said).)";
 
 constexpr const char* kDiskFooter =
     R"(Latencies are from the request to the answer, of all requests since the mount: half were
@@ -32,111 +31,89 @@ deadline. A disk that does so is suspect: what has a copy elsewhere is read ther
 
 Exit code as that of 'dynamicfs status'.)";
 
+constexpr const char* kUsualPeriod = "2";
+constexpr double kPeriodMin_s = 0.1;
+constexpr double kPeriodMax_s = 86'400;
+
 struct Arguments {
   std::string mountpoint;
   bool disks = false;  // only these, at length
   bool metrics = false;
   bool json = false;
+  bool prometheus = false;
+  std::string watch;  // seconds; empty: no
+  std::uint64_t count = 0;
 };
 
 fs::Json shown_json(const fs::Json& status, const Arguments& arguments) {
   return arguments.disks ? status.value("disks", fs::Json::array()) : status;
 }
 
-fs::Outcome<fs::Json> ask(const std::string& socket) {
-  auto client = TRY(fs::ControlClient::connect(socket));
-  fs::Json answer = TRY(client.ask("status", kPatience));
-  return answer.value("status", fs::Json::object());
+void print_json(const Pools& pools, const Arguments& arguments) {
+  fs::Json out = fs::Json::array();
+  for (const fs::Json& one : pools.all) out.push_back(shown_json(one, arguments));
+  if (!arguments.mountpoint.empty()) out = fs::Json(out.front());
+  put_out(out.dump(2, ' ', false, fs::Json::error_handler_t::replace) + "\n");
 }
 
-void print(const fs::Json& status, const Arguments& arguments) {
-  if (arguments.disks) {
-    fmt::print("{}", fs::disk_screen(status));
-    return;
-  }
-  fmt::print("{}", fs::status_screen(status));
-  if (arguments.metrics) fmt::print("{}", fs::metrics_screen(status));
+std::string screen(const fs::Json& status, const Arguments& arguments) {
+  if (arguments.disks) return fs::disk_screen(status);
+  return fs::status_screen(status) + (arguments.metrics ? fs::metrics_screen(status) : "");
 }
 
-// In the shape of what a daemon answers, for programs that walk over all pools.
-fs::Json unanswered_json(const fs::UnansweredMount& silent) {
-  const bool dead = silent.why.code == ExitCode::kNotMounted;
-  return {{"pool", {{"state", dead ? "dead" : "silent"}}},
-          {"disks", fs::Json::array()},
-          {"daemon",
-           {{"mountpoint", silent.mount.mountpoint},
-            {"device", silent.mount.device},
-            {"disk", silent.mount.source}}},
-          {"problems", fs::Json::array({silent.why.what + " " + silent.why.remedy})},
-          {"damaged_files", fs::Json::array()}};
-}
-
-ExitCode status_of_all(const Arguments& arguments) {
-  const fs::RunningDaemons daemons = fs::running_daemons();
-  fs::Json all = fs::Json::array();
-  std::vector<fs::Refusal> unanswered;
-  bool denied = daemons.denied;
-  ExitCode worst = ExitCode::kOk;
-  for (const fs::RunningDaemon& daemon : daemons.answering) {
-    auto status = ask(daemon.socket);
-    if (!status) continue;  // it has ended meanwhile
-    worst = std::max(worst, fs::exit_code_of(*status));
-    all.push_back(std::move(*status));
-  }
-  const std::size_t answered = all.size();
-  for (fs::UnansweredMount& silent : fs::unanswered_mounts(daemons)) {
-    if (silent.why.code == ExitCode::kPermission) {
-      denied = true;
-      continue;
-    }
-    worst = std::max(worst, silent.why.code);
-    all.push_back(unanswered_json(silent));
-    unanswered.push_back(std::move(silent.why));
-  }
-  if (all.empty()) {
-    if (denied) {
-      return refuse({ExitCode::kPermission, "You may not ask the daemons that run here.",
-                     "Run it with sudo."});
-    }
-    if (daemons.silent) {
-      return refuse({ExitCode::kFailed, "A daemon runs here and does not answer.",
-                     "Its log says what it is doing."});
-    }
-    if (arguments.json) fmt::print("[]\n");
-    return refuse({ExitCode::kNotMounted, "No pool is mounted.",
-                   "'dynamicfs mount DISK MOUNTPOINT' mounts one."});
-  }
-  if (arguments.json) {
-    for (fs::Json& one : all) one = shown_json(one, arguments);
-    fmt::print("{}\n", all.dump(2, ' ', false, fs::Json::error_handler_t::replace));
-  } else {
-    for (std::size_t i = 0; i < all.size(); ++i) {
-      if (i > 0) fmt::print("\n");
-      if (i < answered) {
-        print(all[i], arguments);
-      } else {
-        const fs::Refusal& why = unanswered[i - answered];
-        fmt::print("{}\n  ! {}\n", why.what, why.remedy);
-      }
+void print(const Pools& pools, const Arguments& arguments) {
+  for (std::size_t i = 0; i < pools.all.size(); ++i) {
+    if (i > 0) put_out("\n");
+    if (i < pools.answered()) {
+      put_out(screen(pools.all[i], arguments));
+    } else {
+      const fs::Refusal& why = pools.unanswered[i - pools.answered()];
+      put_out(fmt::format("{}\n  ! {}\n", why.what, why.remedy));
     }
   }
-  return worst;
 }
 
 ExitCode status(const Arguments& arguments) {
-  if (arguments.mountpoint.empty()) return status_of_all(arguments);
-  auto pool = fs::find_mounted_pool(arguments.mountpoint);
-  if (!pool) return refuse(pool.error());
-  auto answer = ask(pool->daemon.socket);
-  if (!answer) return refuse(answer.error());
-  if (arguments.json) {
-    fmt::print(
-        "{}\n",
-        shown_json(*answer, arguments).dump(2, ' ', false, fs::Json::error_handler_t::replace));
-  } else {
-    print(*answer, arguments);
+  auto pools = ask_pools(arguments.mountpoint);
+  if (!pools) {
+    const bool none = arguments.mountpoint.empty() && pools.error().code == ExitCode::kNotMounted;
+    if (none && arguments.json) put_out("[]\n");
+    return refuse(pools.error());
   }
-  return fs::exit_code_of(*answer);
+  if (arguments.json) {
+    print_json(*pools, arguments);
+  } else if (arguments.prometheus) {
+    put_out(fs::prometheus_text(pools->all));
+  } else {
+    print(*pools, arguments);
+  }
+  return end_output(pools->code);
+}
+
+std::optional<double> number_of(const std::string& word) {
+  double value = 0;
+  const auto [end, error] = std::from_chars(word.data(), word.data() + word.size(), value);
+  if (error != std::errc{} || end != word.data() + word.size()) return std::nullopt;
+  return value;
+}
+
+ExitCode watch_status(Arguments arguments) {
+  auto seconds = number_of(arguments.watch);
+  if (!seconds && arguments.mountpoint.empty()) {
+    // "--watch /srv/pool": the value may be left out, so the word behind it was meant otherwise.
+    arguments.mountpoint = arguments.watch;
+    seconds = number_of(kUsualPeriod);
+  }
+  if (!seconds || !(*seconds >= kPeriodMin_s && *seconds <= kPeriodMax_s)) {
+    return refuse({ExitCode::kUsage,
+                   fmt::format("--watch takes seconds, {} to {}, and not {}.", kPeriodMin_s,
+                               kPeriodMax_s, arguments.watch),
+                   "Write for example --watch 2."});
+  }
+  return watch({.mountpoint = arguments.mountpoint,
+                .period = std::chrono::milliseconds{static_cast<std::int64_t>(*seconds * 1000)},
+                .count = arguments.count,
+                .json = arguments.json});
 }
 
 }  // namespace
@@ -166,10 +143,30 @@ void add_status(CLI::App& app, Action& action) {
                                 "Where the pool is mounted; without it, every pool")
                    ->type_name(""),
                "mountpoint");
-  command->add_flag("--metrics", arguments->metrics, "Also every counter, in groups");
-  command->add_flag("--json", arguments->json, "Everything, for programs");
+  CLI::Option* const metrics = command->add_flag(
+      "--metrics", arguments->metrics, "Also every counter, in groups, and what is healthy");
+  CLI::Option* const json =
+      command->add_flag("--json", arguments->json, "Everything, for programs");
+  CLI::Option* const prometheus = command->add_flag(
+      "--prometheus", arguments->prometheus, "Every counter in the text format of Prometheus");
+  CLI::Option* const watching =
+      command->add_option("--watch", arguments->watch, "Rates, again and again")
+          ->type_name("[SECONDS]")
+          ->expected(0, 1)
+          ->default_str("");
+  command->add_option("--count", arguments->count, "End after so many samples")
+      ->type_name("N")
+      ->check(CLI::Range(1, 1'000'000'000))
+      ->needs(watching);
+  prometheus->excludes(metrics)->excludes(json)->excludes(watching);
+  watching->excludes(metrics);
   command->footer(kFooter);
-  command->callback([arguments, &action] { action = [arguments] { return status(*arguments); }; });
+  command->callback([arguments, watching, &action] {
+    if (watching->count() > 0 && arguments->watch.empty()) arguments->watch = kUsualPeriod;
+    action = [arguments] {
+      return arguments->watch.empty() ? status(*arguments) : watch_status(*arguments);
+    };
+  });
 }
 
 }  // namespace dynamicfs::tools
