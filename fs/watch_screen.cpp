@@ -197,8 +197,9 @@ std::string clipped(const std::string& text, std::size_t columns, std::size_t ro
   std::string out;
   std::size_t column = 0;
   for (const char c : text) {
+    if (rows == 0) break;
     if (c == '\n') {
-      if (rows-- <= 1) break;
+      --rows;
       column = 0;
       out += c;
       continue;

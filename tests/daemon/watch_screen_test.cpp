@@ -78,7 +78,8 @@ TEST_SUITE("watch_screen") {
   }
 
   TEST_CASE("lines and columns that a terminal has no room for are cut off") {
-    CHECK(clipped("abcdef\nxy\nz\n", 3, 2) == "abc\nxy");
+    CHECK(clipped("abcdef\nxy\nz\n", 3, 2) == "abc\nxy\n");
+    CHECK(clipped("abc\n", 3, 0).empty());
     CHECK(clipped("abc\n", 3, 5) == "abc\n");
     CHECK(clipped("\u00e4\u20ac\U0001f4f7d\n", 3, 5) == "\u00e4\u20ac\U0001f4f7\n");
   }

@@ -496,6 +496,7 @@ def stalled_disk(bench):
     wait_until(lambda: disk_states(pool)[str(slow.path)] == "healthy", 60, "the disk is healthy", 0.3)
     metrics = pool.metrics()
     expect(metrics["read_hedges_won"] > 0, "no read asked the other copy")
+    expect(metrics["disk1_hedges"] > 0, "no hedge was because of the disk that stalled")
     expect_equal(metrics["disks_hung"], 0, "disks given up")
     expect_equal(metrics["disk1_read_errors"], 0, "errors")
     expect_equal(pool.status()[0], EXIT_HEALTHY, "exit code of status")
