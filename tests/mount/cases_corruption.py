@@ -127,6 +127,10 @@ def one_copy(bench):
         return [after[name] - before[name] for name in ("checksum_errors", "repairs")]
 
     wait_until(lambda: min(counters()) > 0, 20, "checksum_errors and repairs move")
+    hints = pool.status()[1]["hints"]
+    expect(any("wrong data" in hint for hint in hints), f"no hint about wrong data: {hints}")
+    shown = dynamicfs("status", pool.root, "--metrics", check=True).out
+    expect("(! healthy 0)" in shown and hints[0] in shown, f"the hint is not beside the figures: {shown}")
     repairs = counters()[1]
     pool.umount()
     restored = sum(
