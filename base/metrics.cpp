@@ -1,11 +1,13 @@
 #include "base/metrics.hpp"
 
-namespace dynamicfs {
+namespace dynamicfs::detail {
 
-unsigned thread_shard() {
+constinit thread_local unsigned shard_of_this_thread = kNoShard;
+
+unsigned choose_shard() {
   static std::atomic<unsigned> next{0};
-  thread_local const unsigned shard = next.fetch_add(1, std::memory_order_relaxed) % kShards;
-  return shard;
+  shard_of_this_thread = next.fetch_add(1, std::memory_order_relaxed) % kShards;
+  return shard_of_this_thread;
 }
 
-}  // namespace dynamicfs
+}  // namespace dynamicfs::detail

@@ -12,10 +12,20 @@
 
 namespace dynamicfs {
 
-// A small number of this thread, dense from 0 while threads are few; taken modulo kShards.
-unsigned thread_shard();
-
 inline constexpr unsigned kShards = 16;
+
+namespace detail {
+inline constexpr unsigned kNoShard = ~0u;
+// Initialised by the compiler: looking at it costs one load and no call.
+extern constinit thread_local unsigned shard_of_this_thread;
+unsigned choose_shard();
+}  // namespace detail
+
+// A small number of this thread, dense from 0 while threads are few; taken modulo kShards.
+inline unsigned thread_shard() {
+  const unsigned shard = detail::shard_of_this_thread;
+  return shard != detail::kNoShard ? shard : detail::choose_shard();
+}
 
 class Counter {
  public:
