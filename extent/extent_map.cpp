@@ -58,14 +58,51 @@ void visit(const WindowNode* node, const Part& part, F each) {
   }
 }
 
-void append(const WindowNode* node, const Part& part, MappingSet& out) {
-  visit(node, part, [&](Mapping& mapping, const std::uint32_t* crcs) {
-    if (crcs != nullptr) {
+// What `node` has of blocks [from, to) of its window, copied to the end of `out`. What every read
+// does, so it is written out, all in registers: visit() would make each mapping on the stack, and
+// copying in one piece what was stored field by field waits for the stores.
+[[gnu::noinline]] void append(const WindowNode* node, std::uint64_t window, std::uint32_t from,
+                              std::uint32_t to, MappingSet& out) {
+  if (node == nullptr) return;
+  const std::size_t count = node->count();
+  const std::uint8_t* const firsts = node->first().data();
+  const std::uint8_t* const lasts = node->last().data();
+  const NodeExtent* const extents = node->extents().data();
+  const std::uint32_t* const crcs = node->crcs().data();
+  for (std::size_t i = node->find(static_cast<std::uint8_t>(from)); i < count; ++i) {
+    const std::uint32_t extent_first = firsts[i];
+    if (extent_first >= to) break;
+    const std::uint32_t first = std::max(extent_first, from);
+    const std::uint32_t blocks = std::min<std::uint32_t>(lasts[i] + 1u, to) - first;
+    const NodeExtent& extent = extents[i];
+    Mapping& mapping = out.mappings.emplace_back();
+    mapping.first = FileBlock{window * kWindowBlocks + first};
+    mapping.count = static_cast<std::uint16_t>(blocks);
+    mapping.kind = extent.kind;
+    mapping.block = extent.block;
+    mapping.chunk = extent.chunk;
+    mapping.generation = extent.generation;
+    if (extent.kind == MappingKind::kData) {
+      const std::uint32_t skipped = first - extent_first;
+      mapping.block = static_cast<std::uint16_t>(extent.block + skipped);
       mapping.crc_index = static_cast<std::uint32_t>(out.crcs.size());
-      out.crcs.insert(out.crcs.end(), crcs, crcs + mapping.count);
+      out.crcs.append(crcs + extent.crc_start + skipped, blocks);
     }
-    out.mappings.push_back(mapping);
-  });
+  }
+}
+void append(const WindowNode* node, const Part& part, MappingSet& out) {
+  append(node, part.window, part.from, part.to, out);
+}
+
+// The data extent that has exactly these blocks, if there is one.
+std::optional<std::size_t> extent_of(const WindowNode* node, const Part& part) {
+  if (node == nullptr) return std::nullopt;
+  const std::size_t i = node->find(static_cast<std::uint8_t>(part.from));
+  if (i == node->count() || node->first()[i] != part.from || node->last()[i] + 1u != part.to ||
+      node->extents()[i].kind != MappingKind::kData) {
+    return std::nullopt;
+  }
+  return i;
 }
 
 void free_part(const WindowNode* node, const Part& part, Freed& freed) {
@@ -189,11 +226,15 @@ std::optional<WindowId> FileMap::absent(FileBlock first, std::uint64_t count) co
 // `old` is what the builder began with. Beside us nobody replaces anything, but somebody who looked
 // the window up before the map was known to be whole may note that it is a hole.
 void FileMap::publish(std::uint64_t window, const WindowNode* old, const WindowBuilder& builder) {
+  publish(window, old,
+          builder.is_hole() && !is_stored()
+              ? nullptr
+              : builder.build(context_.eras.current.load(std::memory_order_acquire)));
+}
+
+// `fresh` may be nullptr: a hole.
+void FileMap::publish(std::uint64_t window, const WindowNode* old, WindowNode* fresh) {
   DFS_ASSERT(old != nullptr || is_whole());  // what the runs have would be lost
-  WindowNode* const fresh =
-      builder.is_hole() && !is_stored()
-          ? nullptr
-          : builder.build(context_.eras.current.load(std::memory_order_acquire));
   const auto finish = [&] {
     const WindowNode::Counts before = WindowNode::counts(old);
     const WindowNode::Counts after = WindowNode::counts(fresh);
@@ -226,7 +267,7 @@ void FileMap::publish(std::uint64_t window, const WindowNode* old, const WindowB
   {
     // A window that becomes empty looks to a reader of several windows as if it had never been
     // filled, so the emptying is announced like a change of several.
-    const ChangeOfSeveral announced(builder.is_hole() ? &tree : nullptr);
+    const ChangeOfSeveral announced(fresh == nullptr || fresh->is_hole() ? &tree : nullptr);
     take(static_cast<const WindowNode*>(slot.exchange(fresh, std::memory_order_acq_rel)));
   }
   tree.count(old, fresh);
@@ -326,7 +367,8 @@ bool FileMap::try_snapshot(FileBlock first, std::uint64_t count, MappingSet& out
   const std::uint64_t window_last = window_of(end - 1);
   const EpochTracker::Pin pin = context_.memory.pin();
   if (window_first == window_last) {
-    append(load(window_first), part_of(window_first, first.raw, end), out);
+    append(load(window_first), window_first, first.raw % kWindowBlocks,
+           static_cast<std::uint32_t>(end - window_first * kWindowBlocks), out);
     return true;
   }
   // Loaded once: beside a writer that is making the tree, window 0 of the tree without the rest of it
@@ -354,8 +396,8 @@ bool FileMap::try_snapshot(FileBlock first, std::uint64_t count, MappingSet& out
   for (std::size_t i = 0; i < nodes.size(); ++i) same &= load(window_first + i) == nodes[i];
   same &= tree->begun.load(std::memory_order_seq_cst) == begun;
   if (!same) {
-    out.mappings.resize(mappings_before);
-    out.crcs.resize(crcs_before);
+    out.mappings.shrink(mappings_before);
+    out.crcs.shrink(crcs_before);
   }
   return same;
 }
@@ -429,6 +471,28 @@ void FileMap::put(FileBlock first, std::span<const Piece> pieces,
   for (std::uint64_t window = window_of(first.raw); window <= window_last; ++window) {
     const Part part = part_of(window, first.raw, end);
     const WindowNode* const old = load(window);
+    if (old != nullptr) old->prefetch_all();
+    // Where one extent takes the place of another, as in a file that is overwritten in pieces of one
+    // size, the rest is copied as it lies.
+    if (const std::optional<std::size_t> same = extent_of(old, part);
+        same && piece < pieces.size() && pieces[piece].count - piece_used >= part.to - part.from) {
+      const Piece& source = pieces[piece];
+      WindowNode* const fresh =
+          WindowBuilder::replace(*old, *same,
+                                 {.generation = generation,
+                                  .chunk = source.chunk,
+                                  .block = static_cast<std::uint16_t>(source.block + piece_used)},
+                                 next_crc, context_.eras.current.load(std::memory_order_acquire));
+      next_crc += part.to - part.from;
+      piece_used += part.to - part.from;
+      if (piece_used == source.count) {
+        ++piece;
+        piece_used = 0;
+      }
+      free_part(old, part, freed);
+      publish(window, old, fresh);
+      continue;
+    }
     WindowBuilder builder;
     builder.copy(old, 0, part.from);
     for (std::uint32_t block = part.from; block < part.to;) {

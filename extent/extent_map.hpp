@@ -37,6 +37,7 @@
 
 #include "base/bytes.hpp"
 #include "base/ids.hpp"
+#include "base/inline_vector.hpp"
 #include "base/metrics.hpp"
 #include "base/result.hpp"
 #include "extent/epoch.hpp"
@@ -74,8 +75,9 @@ struct Mapping {
 };
 
 struct MappingSet {
-  std::vector<Mapping> mappings;  // ascending, disjoint
-  std::vector<std::uint32_t> crcs;
+  // A read of 4 KiB takes no memory but this, nor one of 32 KiB that was written in one piece.
+  InlineVector<Mapping, 2> mappings;  // ascending, disjoint
+  InlineVector<std::uint32_t, 8> crcs;
   void clear() {
     mappings.clear();
     crcs.clear();
@@ -198,6 +200,7 @@ class FileMap {
   template <class F>
   void for_nodes(FileBlock first, std::uint64_t end, F each) const;
   void publish(std::uint64_t window, const WindowNode* old, const WindowBuilder& builder);
+  void publish(std::uint64_t window, const WindowNode* old, WindowNode* fresh);
   void add_stored(std::uint64_t window, WindowNode* node);
   bool is_dirty(const WindowNode* node) const;
 

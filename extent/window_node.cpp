@@ -114,6 +114,26 @@ WindowNode* WindowBuilder::build(std::uint64_t era) const {
   return node;
 }
 
+WindowNode* WindowBuilder::replace(const WindowNode& node, std::size_t index, NodeExtent extent,
+                                   const std::uint32_t* crcs, std::uint64_t era) {
+  void* const memory = std::malloc(node.bytes_);
+  if (memory == nullptr) throw std::bad_alloc();
+  std::memcpy(memory, &node, node.bytes_);
+  auto* const fresh = static_cast<WindowNode*>(memory);
+  fresh->era_ = era;
+  // The places of all parts are those of the other node.
+  const auto place = [&](const void* part) {
+    return static_cast<std::byte*>(memory) +
+           (static_cast<const std::byte*>(part) - reinterpret_cast<const std::byte*>(&node));
+  };
+  const NodeExtent& old = node.extents()[index];
+  extent.crc_start = old.crc_start;
+  ::new (place(&old)) NodeExtent(extent);
+  const std::size_t blocks = node.last()[index] - node.first()[index] + std::size_t{1};
+  std::memcpy(place(node.crcs().data() + old.crc_start), crcs, blocks * sizeof(std::uint32_t));
+  return fresh;
+}
+
 void encode_window(const WindowNode& node, Bytes& out) {
   ByteWriter writer(out);
   writer.put(static_cast<std::uint16_t>(node.count()));

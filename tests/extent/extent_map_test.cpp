@@ -51,6 +51,34 @@ TEST_SUITE("extent map") {
     CHECK(set.mappings[2].block == 7 + 45);
   }
 
+  TEST_CASE("every block of a window is found, however many extents there are") {
+    for (std::uint32_t count = 1; count <= kWindowBlocks; ++count) {
+      Twins twins;
+      const std::uint64_t step = kWindowBlocks / count;
+      for (std::uint32_t i = 0; i < count; ++i) twins.put(i * step, 1);
+      REQUIRE(twins.map.extents() == count);
+      for (std::uint64_t block = 0; block < kWindowBlocks; ++block) {
+        const Model found = expand(snapshot(twins.map, block, 1));
+        REQUIRE(found == slice(twins.model, block, 1));
+      }
+    }
+  }
+
+  TEST_CASE_FIXTURE(Twins, "an extent replaced by one of its size leaves the others as they are") {
+    for (std::uint64_t block = 0; block < 96; block += 3) put(block, 3);
+    CHECK(map.reserve(FileBlock{100}, 20, Generation{generation}) == 20);
+    for (std::uint64_t i = 0; i < 20; ++i) {
+      model[100 + i] = {.kind = MappingKind::kReserved, .generation = generation};
+    }
+    for (std::uint64_t block = 0; block < 96; block += 3) {
+      put(block, 3);
+      check_all();
+    }
+    put(100, 20);
+    check_all();
+    CHECK(map.reserved_blocks() == 0);
+  }
+
   TEST_CASE_FIXTURE(
       Twins, "neighbours of different generation stay apart although they are contiguous on disk") {
     put(0, {{.chunk = ChunkId{1}, .block = 0, .count = 8}});

@@ -125,7 +125,7 @@ TEST_SUITE("data of the last records") {
       extent::Claims::Claim claim;
       claim.record = 17;
       claim.put.pieces = {{set.mappings[0].chunk, set.mappings[0].block, 2}};
-      claim.put.crcs = set.crcs;
+      claim.put.crcs.assign(set.crcs.begin(), set.crcs.end());
       claims.claims.push_back(claim);
       return pool.executor.run(pool.store->first_missing(std::move(claims)));
     };

@@ -294,7 +294,7 @@ void print_table(const Figures& figures, const std::vector<MapBytes>& bytes, boo
     fmt::print("  {}, {}: {:.1f} bytes for each extent counted, {:.1f} with what malloc() adds\n",
                name_of(one.shape), short_of(one.extents), each(one.counted), each(one.heap));
   }
-  print_small_files();
+  if (!bytes.empty() && figures.contains({"arithmetic", 1})) print_small_files();
   print_targets(table);
 }
 
