@@ -156,6 +156,8 @@ std::uint64_t put_disk(Json& status, const std::string& prefix, const scheduler:
   metrics[prefix + "_device_durable_writes"] = disk.durable_writes.sum();
   metrics[prefix + "_device_read_bytes"] = disk.read_bytes.sum();
   metrics[prefix + "_device_written_bytes"] = disk.written_bytes.sum();
+  metrics[prefix + "_write_batches"] = disk.write_batches.sum();
+  metrics[prefix + "_write_batch_ops"] = disk.write_batch_ops.sum();
   metrics[prefix + "_system_calls"] = disk.system_calls.sum();
   metrics[prefix + "_polls"] = disk.polls.sum();
   metrics[prefix + "_wake_ups"] = disk.wake_ups.sum();
