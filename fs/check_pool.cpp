@@ -10,6 +10,7 @@
 #include "fs/mount_options.hpp"
 #include "fs/scrub_screen.hpp"
 #include "fs/status_screen.hpp"
+#include "fs/text_table.hpp"
 
 namespace dynamicfs::fs {
 namespace {
@@ -66,7 +67,7 @@ void judge_scrub(CheckReport& report, const std::vector<std::string>& damaged) {
         fmt::format("{} no good copy.", times(counts.blocks_lost, "block has", "blocks have")));
   }
   for (const std::string& file : damaged)
-    report.problems.push_back(fmt::format("{} cannot be read as a whole.", file));
+    report.problems.push_back(fmt::format("{} cannot be read as a whole.", printable(file)));
   if (report.scrub.errors != 0) {
     report.problems.push_back(
         fmt::format("{} could not be judged.", times(report.scrub.errors, "piece", "pieces")));

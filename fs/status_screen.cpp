@@ -163,7 +163,7 @@ std::string status_screen(const Json& status) {
   for (const Json& problem : problems) out += fmt::format("  ! {}\n", problem.get<std::string>());
   const Json damaged = status.value("damaged_files", Json::array());
   if (!damaged.empty()) out += "\nDamaged files\n";
-  for (const Json& file : damaged) out += fmt::format("  {}\n", file.get<std::string>());
+  for (const Json& file : damaged) out += fmt::format("  {}\n", printable(file.get<std::string>()));
   return out;
 }
 

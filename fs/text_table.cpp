@@ -31,6 +31,23 @@ std::string Table::print_row(const std::vector<std::string>& row,
   return line + "\n";
 }
 
+std::string printable(std::string_view name) {
+  std::string out;
+  for (std::size_t i = 0; i < name.size(); ++i) {
+    const auto byte = static_cast<unsigned char>(name[i]);
+    // The control characters of ISO 8859 are two bytes in UTF-8, and terminals obey them, too.
+    const bool second = i > 0 && static_cast<unsigned char>(name[i - 1]) == 0xc2;
+    if (byte == '\\') {
+      out += "\\\\";
+    } else if (byte < 0x20 || byte == 0x7f || (second && byte >= 0x80 && byte < 0xa0)) {
+      out += fmt::format("\\{:03o}", byte);
+    } else {
+      out += name[i];
+    }
+  }
+  return out;
+}
+
 std::string bar(std::uint64_t part, std::uint64_t whole, std::uint64_t cells) {
   const double share =
       whole == 0 ? 0 : std::min(static_cast<double>(part) / static_cast<double>(whole), 1.0);

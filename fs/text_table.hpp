@@ -1,8 +1,9 @@
-// Columns and bars of plain text.
+// Columns, bars and names of plain text.
 #pragma once
 
 #include <cstdint>
 #include <string>
+#include <string_view>
 #include <vector>
 
 namespace dynamicfs::fs {
@@ -25,6 +26,10 @@ class Table {
   std::vector<Column> columns_;
   std::vector<std::vector<std::string>> rows_;
 };
+
+// A file name as a terminal may have it: control characters as ls -b writes them ("\033"), the
+// backslash doubled, everything else as it is.
+std::string printable(std::string_view name);
 
 // "[###-------]", `cells` wide inside. Something is never drawn as nothing.
 std::string bar(std::uint64_t part, std::uint64_t whole, std::uint64_t cells);
