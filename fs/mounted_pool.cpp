@@ -148,14 +148,25 @@ std::vector<UnansweredMount> unanswered_mounts(const RunningDaemons& daemons) {
 
 Outcome<void> sync_pool(const MountedPool& pool) {
   const UniqueFd root{::open(pool.mount.mountpoint.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC)};
-  if (!root || ::syncfs(root.get()) != 0) {
+  if (!root) {
     return Refusal{
         ExitCode::kFailed,
         fmt::format("{} cannot be synced: {}.", pool.mount.mountpoint, std::strerror(errno)),
         "'dynamicfs status' shows whether the pool is in trouble."};
   }
+  // The kernel tells here, too, of what it could not write back earlier. The rest is to be durable.
+  const int lost = ::syncfs(root.get()) == 0 ? 0 : errno;
   auto client = TRY(ControlClient::connect(pool.daemon.socket));
   TRY(client.ask("sync"));
+  if (lost != 0) {
+    return Refusal{
+        ExitCode::kFailed,
+        fmt::format("Something that was written to {} earlier could not be kept: {}. "
+                    "Everything else is on the disks now.",
+                    pool.mount.mountpoint, std::strerror(lost)),
+        "The program that wrote it was told when it closed or synced the file; 'dynamicfs "
+        "status' shows whether the pool is in trouble."};
+  }
   return {};
 }
 

@@ -251,23 +251,19 @@ Task<Result<void>> Pool::begin(LogFound found) {
   Result<void> stored;
   {
     auto guard = co_await impl.writing.acquire();
-    bool changed = false;
     {
       LockGuard lock(impl.mutex);
       DFS_ASSERT(!impl.begun);
       Superblock& superblock = impl.superblock;
       const Lsn last = found.end.last;
-      changed = !superblock.clean || superblock.members != found.members;
       for (const auto& seat : impl.seats) {
         DiskRecord& record = *superblock.find(seat->id);
         if (!seat->here()) {
-          changed = changed || record.state == DiskState::kActive;
           record.state = DiskState::kAway;
           if (record.stale_since.raw == 0) record.stale_since = stale_mark(last);
           seat->failure_recorded = true;
           continue;
         }
-        changed = changed || record.state == DiskState::kAway || seat->old_epoch.has_value();
         if (seat->old_epoch && record.stale_since.raw == 0) {
           // It missed what was recorded since the epoch after its own began.
           record.stale_since = stale_mark(superblock.epochs[*seat->old_epoch + 1].after);
@@ -285,7 +281,9 @@ Task<Result<void>> Pool::begin(LogFound found) {
       impl.begun = true;
       impl.update();
     }
-    if (changed) impl.announce_epoch();
+    // Also when nothing has changed: of two copies of a pool that were both mounted, each has an epoch
+    // that the other does not know, so disks of one are not taken for disks of the other.
+    impl.announce_epoch();
     stored = co_await impl.store(Impl::Copies::kBoth);
   }
   impl.tell_listeners();

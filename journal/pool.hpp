@@ -1,7 +1,7 @@
 // The disks of one pool, opened together: which are here, which count, and every change of that.
 //
-// A change of membership (a disk missing at mount, failing while running, coming back) begins a new
-// epoch, and so does every mount after a crash: its number, a random tag and who takes part are
+// Every mount for writing begins a new epoch, and so does every change of membership (a disk that
+// fails while running, a member that is replaced): its number, a random tag and who takes part are
 // durable on every disk that is left before anything else happens (INV-5), in two rounds, announced
 // and then confirmed: superblock.hpp says why. Superblocks are written by this class alone.
 //
@@ -109,9 +109,8 @@ class Pool {
                                                   Problem* problem);
   ~Pool();
 
-  // After recovery, before the first record: if the set of disks here or the members differ from
-  // what the superblock knows, or the pool was not unmounted in order, starts a new epoch; in any
-  // case makes all superblocks agree, durably, and marks the pool not clean and of the present
+  // After recovery, before the first record: starts a new epoch, makes all superblocks agree, durably,
+  // and marks the pool not clean and of the present
   // format version. Sets `stale_since` of disks that are away to the last LSN recovered, unless set
   // already; a disk that comes back and has missed no record is healthy again. Members that have
   // failed meanwhile are left out. Errors: kReadOnly. Nothing happens in a read-only pool.

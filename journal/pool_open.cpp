@@ -101,11 +101,13 @@ std::optional<Error> refuse_strangers(const std::vector<Candidate>& candidates,
 Error refuse_split(const Candidate& a, const Candidate& b, Pool::Problem* problem) {
   return refuse(
       problem, error(Code::kSplitBrain),
-      fmt::format("{0} and {1} were each mounted and changed without the other, so they no "
-                  "longer agree. Nothing was changed now. To keep one side, disconnect the other "
-                  "disk and mount this one: 'dynamicfs mount {0}' without {1}, or the reverse; "
-                  "the changes of the other are lost.",
-                  a.disk->path(), b.disk->path()));
+      fmt::format(
+          "{0} and {1} were each mounted and changed without the other, so they no "
+          "longer agree (or one is of a copy of the pool). Nothing was changed now. To keep one "
+          "side, disconnect the other disk and mount this one: 'dynamicfs mount {0} "
+          "MOUNTPOINT' without {1}, or the reverse. The other disk cannot come back into "
+          "that pool: copy what only it has before you use it for something else.",
+          a.disk->path(), b.disk->path()));
 }
 
 // The damaged superblocks and unreadable disks among what was named, for the message.
@@ -354,13 +356,14 @@ Task<Result<std::unique_ptr<Pool>>> Pool::open(Executor& executor, Opening openi
   const Error cause =
       damaged.empty() ? error(Code::kDiskMissing, missing.size()) : damaged.front().why;
   if (missing.size() > tolerance) {
-    co_return refuse(
-        problem, cause,
-        fmt::format("{} of {} disks {} missing, and {} can do without {}: {}.{} Connect "
-                    "what is missing, or say where it is with -o disk=PATH.",
-                    missing.size(), superblock.disks.size(), missing.size() == 1 ? "is" : "are",
-                    superblock.policy.text(), tolerance == 0 ? "none" : std::to_string(tolerance),
-                    names_of(missing), damage_text(damaged)));
+    co_return refuse(problem, cause,
+                     fmt::format("{} of {} disks {} missing, and {} {}: {}.{} Connect "
+                                 "what is missing, or say where it is with -o disk=PATH.",
+                                 missing.size(), superblock.disks.size(),
+                                 missing.size() == 1 ? "is" : "are", superblock.policy.text(),
+                                 tolerance == 0 ? std::string{"cannot do without any"}
+                                                : fmt::format("can do without {}", tolerance),
+                                 names_of(missing), damage_text(damaged)));
   }
   const std::size_t confirmed = *place_in_history(superblock, superblock.confirmed_epoch());
   const bool member_here = std::ranges::any_of(seats, [&](const auto& seat) {

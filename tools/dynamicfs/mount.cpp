@@ -26,6 +26,7 @@ constexpr const char* kFooter = R"(Options for -o, separated by commas:
   write_batch_bytes=SIZE  ... and of so many bytes (1M)
   write_memory=SIZE     of writes that wait; beyond that programs do (a sixteenth, up to 512M)
   read_memory=SIZE      of reads under way; beyond that they wait (256M)
+  metadata_memory=SIZE  metadata in memory; beyond that what is not in use leaves it (256M)
   readers=N             threads that take requests from the kernel (2)
 
 Examples:
