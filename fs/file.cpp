@@ -48,9 +48,7 @@ Task<Result<ReadReply>> Filesystem::read(InodeId id, std::uint64_t offset_bytes,
   reply.begin = offset_bytes % kBlockBytes;
   const FileBlock first{offset_bytes / kBlockBytes};
   const std::uint64_t blocks = ceil_div(reply.begin + reply.size_bytes, kBlockBytes);
-  if (inode->map->absent(first, blocks)) {
-    CO_TRY(co_await impl_->load_windows(*inode, first, blocks));
-  }
+  CO_TRY(co_await impl_->load_windows(*inode, first, blocks));
   const std::size_t buffer_bytes = align_up(reply.begin + reply.size_bytes, kBlockBytes);
   reply.memory = co_await impl_->read_memory.take(buffer_bytes);
   reply.buffer = Buffer{buffer_bytes};
@@ -114,9 +112,7 @@ Task<Result<void>> Filesystem::Impl::write(InodeId id, std::uint64_t offset_byte
   const bool in_place =
       head_bytes == 0 && is_block_aligned(data.data()) && spare_bytes >= tail_bytes;
 
-  if (inode->map->absent(first, blocks)) {
-    CO_TRY(co_await load_windows(*inode, first, blocks));
-  }
+  CO_TRY(co_await load_windows(*inode, first, blocks));
 
   // The blocks that go to disk: the caller's memory where it fits, else a copy.
   Buffer copy;

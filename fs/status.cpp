@@ -263,7 +263,8 @@ Json build_status(Executor& executor, Filesystem& filesystem, const FuseSession&
   const std::vector<std::string> damaged = block_on(executor, filesystem.damaged_files());
   const bool read_only = filesystem.pool().read_only() || facts.options.read_only;
 
-  const bool damage = !damaged.empty() || absences(disks, filesystem.pool().policy()).too_many;
+  const bool damage = !damaged.empty() || filesystem.unreadable_runs() != 0 ||
+                      absences(disks, filesystem.pool().policy()).too_many;
   const bool degraded = filesystem.pool().degraded() || space.degraded_chunks != 0;
   const char* const state = read_only  ? "read_only"
                             : damage   ? "damaged"

@@ -9,26 +9,9 @@
 #include <vector>
 
 #include "extent/allocator.hpp"
+#include "tests/support/no_disk.hpp"
 
 namespace dynamicfs::extent {
-
-class NoDisk final : public scheduler::Disk {
- public:
-  void submit(scheduler::IoRequest&) override { FAIL("no I/O here"); }
-  std::uint64_t size_bytes() const override { return 0; }
-  const std::string& path() const override { return path_; }
-  scheduler::DiskKind kind() const override { return scheduler::DiskKind::kSimulated; }
-  bool rotational() const override { return false; }
-  bool direct() const override { return true; }
-  bool needs_flush() const override { return false; }
-  const scheduler::DiskMetrics& metrics() const override { return metrics_; }
-  void fail() override {}
-  bool failed() const override { return false; }
-
- private:
-  std::string path_ = "none";
-  scheduler::DiskMetrics metrics_;
-};
 
 class CountingLog final : public ChunkLog {
  public:
@@ -52,7 +35,7 @@ inline constexpr journal::Policy kSingle{.copies_or_data = 1};
 inline constexpr journal::Policy kTwo{.copies_or_data = 2};
 
 struct Space {
-  NoDisk disk;
+  test::NoDisk disk;
   ChunkTable chunks;
   ReadRegistry reads;
   AllocatorMetrics metrics;

@@ -14,7 +14,7 @@
 #include <unordered_set>
 #include <vector>
 
-#include "scheduler/simulated_disk.hpp"
+#include "tests/support/forwarding_disk.hpp"
 
 namespace dynamicfs::test {
 
@@ -90,10 +90,10 @@ class Trace {
   std::uint32_t life_ = 0;
 };
 
-class RecordingDisk final : public scheduler::Disk {
+class RecordingDisk final : public ForwardingDisk {
  public:
   RecordingDisk(std::unique_ptr<scheduler::SimulatedDisk> device, std::size_t index, Trace& trace)
-      : device_(std::move(device)), index_(index), trace_(trace) {}
+      : ForwardingDisk(std::move(device)), index_(index), trace_(trace) {}
 
   void submit(scheduler::IoRequest& request) override {
     auto* const asked = new Asked{*this, request, request, {}};
@@ -104,15 +104,6 @@ class RecordingDisk final : public scheduler::Disk {
     if (request.op == scheduler::IoOp::kFlush) asked->note = trace_.note_flush();
     device_->submit(asked->inner);
   }
-  std::uint64_t size_bytes() const override { return device_->size_bytes(); }
-  const std::string& path() const override { return device_->path(); }
-  scheduler::DiskKind kind() const override { return device_->kind(); }
-  bool rotational() const override { return false; }
-  bool direct() const override { return true; }
-  bool needs_flush() const override { return device_->needs_flush(); }
-  const scheduler::DiskMetrics& metrics() const override { return device_->metrics(); }
-  void fail() override { device_->fail(); }
-  bool failed() const override { return device_->failed(); }
 
  private:
   struct Asked {
@@ -134,7 +125,6 @@ class RecordingDisk final : public scheduler::Disk {
     asked->outer.on_complete(asked->outer);
   }
 
-  std::unique_ptr<scheduler::SimulatedDisk> device_;
   const std::size_t index_;
   Trace& trace_;
 };

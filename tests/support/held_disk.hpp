@@ -9,7 +9,7 @@
 #include <utility>
 #include <vector>
 
-#include "scheduler/simulated_disk.hpp"
+#include "tests/support/forwarding_disk.hpp"
 
 namespace dynamicfs::test {
 
@@ -43,10 +43,10 @@ struct Hold {
   }
 };
 
-class HoldingDisk final : public scheduler::Disk {
+class HoldingDisk final : public ForwardingDisk {
  public:
   HoldingDisk(std::unique_ptr<scheduler::SimulatedDisk> device, Hold& hold)
-      : device_(std::move(device)), hold_(hold) {}
+      : ForwardingDisk(std::move(device)), hold_(hold) {}
 
   void submit(scheduler::IoRequest& request) override {
     if (hold_.takes(request)) {
@@ -55,18 +55,8 @@ class HoldingDisk final : public scheduler::Disk {
       device_->submit(request);
     }
   }
-  std::uint64_t size_bytes() const override { return device_->size_bytes(); }
-  const std::string& path() const override { return device_->path(); }
-  scheduler::DiskKind kind() const override { return device_->kind(); }
-  bool rotational() const override { return false; }
-  bool direct() const override { return true; }
-  bool needs_flush() const override { return device_->needs_flush(); }
-  const scheduler::DiskMetrics& metrics() const override { return device_->metrics(); }
-  void fail() override { device_->fail(); }
-  bool failed() const override { return device_->failed(); }
 
  private:
-  std::unique_ptr<scheduler::SimulatedDisk> device_;
   Hold& hold_;
 };
 

@@ -7,7 +7,7 @@
 #include <string>
 #include <utility>
 
-#include "scheduler/simulated_disk.hpp"
+#include "tests/support/forwarding_disk.hpp"
 
 namespace dynamicfs::test {
 
@@ -17,10 +17,10 @@ struct Lie {
   std::uint64_t told = 0;
 };
 
-class LyingDisk final : public scheduler::Disk {
+class LyingDisk final : public ForwardingDisk {
  public:
   LyingDisk(std::unique_ptr<scheduler::SimulatedDisk> device, Lie& lie)
-      : device_(std::move(device)), lie_(lie) {}
+      : ForwardingDisk(std::move(device)), lie_(lie) {}
 
   void submit(scheduler::IoRequest& request) override {
     using scheduler::IoOp;
@@ -39,15 +39,6 @@ class LyingDisk final : public scheduler::Disk {
     if (request.op == IoOp::kFlush) asked->inner.op = IoOp::kCheck;
     device_->submit(asked->inner);
   }
-  std::uint64_t size_bytes() const override { return device_->size_bytes(); }
-  const std::string& path() const override { return device_->path(); }
-  scheduler::DiskKind kind() const override { return device_->kind(); }
-  bool rotational() const override { return false; }
-  bool direct() const override { return true; }
-  bool needs_flush() const override { return device_->needs_flush(); }
-  const scheduler::DiskMetrics& metrics() const override { return device_->metrics(); }
-  void fail() override { device_->fail(); }
-  bool failed() const override { return device_->failed(); }
 
  private:
   struct Asked {
@@ -60,7 +51,6 @@ class LyingDisk final : public scheduler::Disk {
     asked->outer.on_complete(asked->outer);
   }
 
-  std::unique_ptr<scheduler::SimulatedDisk> device_;
   Lie& lie_;
 };
 

@@ -7,26 +7,9 @@
 #include <vector>
 
 #include "extent/allocator.hpp"
+#include "tests/support/no_disk.hpp"
 
 namespace dynamicfs::bench {
-
-class NoDisk final : public scheduler::Disk {
- public:
-  void submit(scheduler::IoRequest&) override { std::abort(); }
-  std::uint64_t size_bytes() const override { return 0; }
-  const std::string& path() const override { return path_; }
-  scheduler::DiskKind kind() const override { return scheduler::DiskKind::kSimulated; }
-  bool rotational() const override { return false; }
-  bool direct() const override { return true; }
-  bool needs_flush() const override { return false; }
-  const scheduler::DiskMetrics& metrics() const override { return metrics_; }
-  void fail() override {}
-  bool failed() const override { return false; }
-
- private:
-  std::string path_ = "none";
-  scheduler::DiskMetrics metrics_;
-};
 
 class NoLog final : public extent::ChunkLog {
  public:
@@ -65,7 +48,7 @@ class Space {
   }
 
  private:
-  NoDisk disk_;
+  test::NoDisk disk_;
   extent::ChunkTable chunks_;
   extent::ReadRegistry reads_;
   extent::AllocatorMetrics metrics_;

@@ -110,6 +110,7 @@ class Watch {
       // After a daemon that took its time the samples do not follow each other the quicker.
       next = std::max(next, Clock::now());
       while (!signals_.sleep(next - Clock::now())) {
+        if (!in_place()) continue;  // what has been printed stays
         draw();
         std::fflush(stdout);
       }
@@ -117,6 +118,8 @@ class Watch {
   }
 
  private:
+  bool in_place() const { return is_terminal_ && !arguments_.json; }
+
   // Keeps what draw() shows.
   void take(const Pools& pools) {
     const Clock::time_point now = Clock::now();
