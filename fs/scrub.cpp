@@ -13,12 +13,11 @@ namespace {
 // quarter of a device's queue busy that background requests may have. More copies, fewer pieces.
 constexpr std::size_t kBytesInFlight = 8 * kMiB;
 constexpr std::size_t kWorkersMax = 4;
-// Numbers of inodes read from the runs at a time.
-constexpr std::size_t kNumbersAtOnce = 1024;
 
 }  // namespace
 
-Scrub::Scrub(Filesystem::Impl& parts) : fs_(parts), cursor_(parts.executor) {}
+Scrub::Scrub(Filesystem::Impl& parts)
+    : fs_(parts), walk_(parts, [this](InodeId inode, Error failure) { fail(inode, failure); }) {}
 
 Result<void> Scrub::start(ScrubScope scope) {
   fs_.tasks.enter();  // before the look at `closing`: unmount sets that, then waits for tasks
@@ -148,20 +147,20 @@ void Scrub::count(const journal::ScrubCounts& found) {
   metrics.scrub_blocks_lost.add(found.blocks_lost + found.blocks_unreadable);
 }
 
-// Which inodes there are, and how much data.
+// How much there is.
 void Scrub::survey() {
-  in_memory_ = fs_.inodes.ids();
-  std::ranges::sort(in_memory_);
-  numbers_.clear();
-  taken_ = 0;
-  fetched_to_ = {};
-  fetched_all_ = false;
-  inode_ = {};
+  ScrubScope scope{};
+  {
+    LockGuard lock(mutex_);
+    scope = scope_;
+  }
   std::uint64_t bytes = 0;
   for (const auto& run : *fs_.runs.runs()) bytes += run->ref().bytes;
+  if (scope == ScrubScope::kAll) {
+    walk_.begin();
+    bytes += fs_.store->live_blocks() * kBlockBytes;
+  }
   LockGuard lock(mutex_);
-  if (scope_ == ScrubScope::kAll) bytes += fs_.store->live_blocks() * kBlockBytes;
-  fetched_all_ = scope_ != ScrubScope::kAll;
   report_.total_bytes = bytes;
 }
 
@@ -177,84 +176,6 @@ Task<void> Scrub::check_runs() {
   }
 }
 
-// The next numbers from the runs, with those in memory among them.
-Task<void> Scrub::fetch_numbers() {
-  numbers_.clear();
-  taken_ = 0;
-  journal::RunCursor cursor{fs_.runs,
-                            fs_.runs.runs(),
-                            inode_prefix(InodeId{fetched_to_.raw + 1}),
-                            {},
-                            journal::RunCursor::Mode::kCached,
-                            {},
-                            scheduler::IoClass::kBackground};
-  while (numbers_.size() < kNumbersAtOnce) {
-    const Result<bool> more = co_await cursor.next();
-    if (!more.has_value()) {
-      fail(fetched_to_, more.error());
-      fetched_all_ = true;  // where the next number would be cannot be told
-    }
-    if (!more.has_value() || !*more) break;
-    const Result<Key> key = parse_key(cursor.key());
-    if (key.has_value() && key->tag == KeyTag::kInode) numbers_.push_back(key->inode);
-  }
-  if (numbers_.size() < kNumbersAtOnce) fetched_all_ = true;
-  const InodeId to = fetched_all_ ? InodeId{~std::uint64_t{0}} : numbers_.back();
-  const auto from = std::ranges::upper_bound(in_memory_, fetched_to_);
-  const auto end = std::ranges::upper_bound(in_memory_, to);
-  numbers_.insert(numbers_.end(), from, end);
-  std::ranges::sort(numbers_);
-  const auto [twice, last] = std::ranges::unique(numbers_);
-  numbers_.erase(twice, last);
-  fetched_to_ = to;
-}
-
-// inode_ is the next file there is, or none is left.
-Task<void> Scrub::open_next_inode() {
-  inode_ = {};
-  next_block_ = FileBlock{0};
-  while (true) {
-    if (taken_ == numbers_.size()) {
-      if (fetched_all_) co_return;
-      co_await fetch_numbers();
-      continue;
-    }
-    const InodeId id = numbers_[taken_++];
-    const Result<InodeRef> found = co_await fs_.find(id);
-    if (!found.has_value()) {
-      if (found.error().code != Code::kStale) fail(id, found.error());
-      continue;
-    }
-    if (!(*found)->map) continue;
-    inode_ = *found;
-    co_return;
-  }
-}
-
-Task<std::optional<Scrub::Piece>> Scrub::next_piece() {
-  const AsyncMutex::Guard guard = co_await cursor_.acquire();
-  while (true) {
-    if (!inode_) co_await open_next_inode();
-    if (!inode_) co_return std::nullopt;
-    const Result<std::uint64_t> here_to =
-        co_await fs_.load_some_windows(*inode_, next_block_.raw / kWindowBlocks);
-    if (!here_to.has_value()) {
-      fail(inode_->id, here_to.error());
-      inode_ = {};
-      continue;
-    }
-    const std::optional<FileBlock> data = inode_->map->next_data(next_block_);
-    if (!data || data->raw / kWindowBlocks >= *here_to) {
-      next_block_ = FileBlock{*here_to * kWindowBlocks};
-      if (*here_to == ~std::uint64_t{0}) inode_ = {};
-      continue;
-    }
-    const std::uint64_t end = align_down(data->raw, kWindowBlocks) + kWindowBlocks;
-    next_block_ = FileBlock{end};
-    co_return Piece{.inode = inode_, .first = *data, .count = end - data->raw};
-  }
-}
-
 void Scrub::fail(InodeId inode, Error failure) {
   log_error("scrub: inode {}: {}", inode, describe(failure));
   LockGuard lock(mutex_);
@@ -266,7 +187,7 @@ Task<bool> Scrub::check_data() {
   while (true) {
     const bool wanted = co_await go_on();
     if (!wanted) co_return false;
-    const std::optional<Piece> piece = co_await next_piece();
+    const std::optional<FileWalk::Piece> piece = co_await walk_.next();
     if (!piece) co_return true;
     const auto found =
         co_await fs_.store->scrub(*piece->inode->map, piece->inode->id, piece->first, piece->count);
@@ -326,9 +247,7 @@ Task<void> Scrub::run() {
     marked.ignore("the disks stay marked as they were");
   }
 
-  in_memory_ = {};
-  numbers_ = {};
-  inode_ = {};
+  walk_.end();
   std::shared_ptr<AsyncEvent> ended;
   ScrubReport report;
   {

@@ -11,18 +11,15 @@
 //
 // Threads   Every method may be called from any thread; start() and cancel() inside a DriverScope or a
 //           coroutine.
-// Locks     mutex_ is a leaf, never held across a suspension; cursor_ is held across one, for the next
-//           inode may have to be read.
+// Locks     mutex_ is a leaf, never held across a suspension.
 #pragma once
 
 #include <memory>
-#include <optional>
-#include <vector>
 
 #include "base/mutex.hpp"
 #include "base/waiters.hpp"
+#include "fs/file_walk.hpp"
 #include "fs/filesystem.hpp"
-#include "fs/inode_table.hpp"
 
 namespace dynamicfs::fs {
 
@@ -42,22 +39,12 @@ class Scrub {
   void close();
 
  private:
-  // A part of one file, within one window.
-  struct Piece {
-    InodeRef inode;
-    FileBlock first;
-    std::uint64_t count = 0;
-  };
-
   Task<void> run();
   // False: it is to end. Waits while it is paused.
   Task<bool> go_on();
   void survey();
   Task<void> check_runs();
   Task<bool> check_data();
-  Task<std::optional<Piece>> next_piece();
-  Task<void> open_next_inode();
-  Task<void> fetch_numbers();
   void count(const journal::ScrubCounts& found);
   void fail(InodeId inode, Error failure);
   void wake() DFS_EXCLUDES(mutex_);
@@ -73,15 +60,7 @@ class Scrub {
   std::shared_ptr<AsyncEvent> resumed_ DFS_GUARDED_BY(mutex_);  // while paused
   std::shared_ptr<AsyncEvent> ended_ DFS_GUARDED_BY(mutex_);
 
-  // Where the workers take their next piece; the rest is whose holder's.
-  AsyncMutex cursor_;
-  std::vector<InodeId> in_memory_;  // when it started, ascending: the runs may lack them
-  std::vector<InodeId> numbers_;    // ascending; of these the first `taken_` have been opened
-  std::size_t taken_ = 0;
-  InodeId fetched_to_;  // all numbers up to this one have been in numbers_
-  bool fetched_all_ = false;
-  InodeRef inode_;
-  FileBlock next_block_;
+  FileWalk walk_;  // shared by the workers
 };
 
 }  // namespace dynamicfs::fs

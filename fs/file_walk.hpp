@@ -1,0 +1,56 @@
+// Goes through the data of all files, a window (1 MiB) at a time: what a scrub and a compaction have
+// in common.
+//
+// What    Every inode that exists when it begins, by ascending number, with what it has up to its end
+//         at that time or later. What is not in memory is read from the runs in the background class, a
+//         thousand numbers or a few windows at a time, and may be evicted behind it.
+// Threads Several tasks may share one walk; each piece goes to one of them. begin() and end() when none
+//         does.
+// Locks   The cursor is held across a suspension, for the next inode may have to be read.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <optional>
+#include <vector>
+
+#include "base/waiters.hpp"
+#include "fs/inode_table.hpp"
+
+namespace dynamicfs::fs {
+
+class FileWalk {
+ public:
+  // A part of one file, within one window; it begins with data.
+  struct Piece {
+    InodeRef inode;
+    FileBlock first;
+    std::uint64_t count = 0;
+  };
+
+  // `parts` outlives this. `on_error`: an inode, or those behind it, cannot be read; it is gone past.
+  FileWalk(Filesystem::Impl& parts, std::function<void(InodeId, Error)> on_error);
+
+  void begin();
+  // The next piece with data; nothing: that was all.
+  Task<std::optional<Piece>> next();
+  // Holds no inode any more.
+  void end();
+
+ private:
+  Task<void> open_next_inode();
+  Task<void> fetch_numbers();
+
+  Filesystem::Impl& fs_;
+  const std::function<void(InodeId, Error)> on_error_;
+  AsyncMutex cursor_;               // the rest is its holder's
+  std::vector<InodeId> in_memory_;  // when it began, ascending: the runs may lack them
+  std::vector<InodeId> numbers_;    // ascending; of these the first `taken_` have been opened
+  std::size_t taken_ = 0;
+  InodeId fetched_to_;  // all numbers up to this one have been in numbers_
+  bool fetched_all_ = true;
+  InodeRef inode_;
+  FileBlock next_block_;
+};
+
+}  // namespace dynamicfs::fs
