@@ -6,6 +6,14 @@
 #include "extent/allocator_layout.hpp"
 
 namespace dynamicfs::extent {
+namespace {
+
+// Slots are short when fewer than a tenth is free; a compaction that regains less than 1/64 of them is
+// not worth reading all maps for.
+constexpr std::uint64_t kShortOfSlots = 10;
+constexpr std::uint64_t kWorthwhile = 64;
+
+}  // namespace
 
 Allocator::Allocator(ChunkTable& chunks, ReadRegistry& reads, AllocatorMetrics& metrics,
                      const journal::Eras& eras)
@@ -38,8 +46,8 @@ Allocator::Outcome Allocator::allocate(const Request& request, ChunkLog* log,
         seal(layout, lane.large, true);
         lane.large = &open(layout, *log);
         DFS_ASSERT(take_run(layout, *lane.large, blocks, out));
-      } else {
-        fill_holes(layout, lane, blocks, out);
+      } else if (!fill_holes(layout, lane, request, out)) {
+        return Outcome::kNoSpace;
       }
     }
     ++layout.next_large;
@@ -65,7 +73,7 @@ Allocator::Outcome Allocator::allocate(const Request& request, ChunkLog* log,
       lane.small = &open(layout, *log);
       done = take_run(layout, *lane.small, blocks, out);
     }
-    if (!done) fill_holes(layout, lane, blocks, out);
+    if (!done && !fill_holes(layout, lane, request, out)) return Outcome::kNoSpace;
   }
   metrics_.blocks_allocated.add(blocks);
   return Outcome::kDone;
@@ -181,14 +189,16 @@ std::uint32_t Allocator::take_some(Layout& layout, Chunk& chunk, std::uint32_t c
   return taken;
 }
 
-// No chunk can be opened any more. fits() has seen that there is room.
-void Allocator::fill_holes(Layout& layout, Lane& lane, std::uint32_t count,
+// No chunk can be opened any more. fits() has seen that there is room; false, and nothing is taken, if
+// it is where data that is being moved must not go.
+bool Allocator::fill_holes(Layout& layout, Lane& lane, const Request& request,
                            std::vector<Piece>& out) {
+  const std::uint32_t count = request.blocks;
   // In one piece, if a short look finds it. A guess: more chunks looked at cost more than a seek.
   constexpr int kLooks = 16;
   for (Lane& other : layout.lanes) {
     for (Chunk* const chunk : {other.large, other.small}) {
-      if (chunk != nullptr && take_run(layout, *chunk, count, out)) return;
+      if (chunk != nullptr && take_run(layout, *chunk, count, out)) return true;
     }
   }
   for (ChunkList* const list : {&layout.leftovers, &layout.partial}) {
@@ -208,10 +218,11 @@ void Allocator::fill_holes(Layout& layout, Lane& lane, std::uint32_t count,
         lane.small = &chunk;
         chunk.stage = ChunkStage::kOpen;
       }
-      return;
+      return true;
     }
   }
   // In pieces.
+  const std::size_t before = out.size();
   std::uint32_t left = count;
   for (ChunkList* const list : {&layout.partial, &layout.leftovers}) {
     while (left > 0 && list->head != nullptr) left -= take_some(layout, *list->head, left, out);
@@ -221,7 +232,77 @@ void Allocator::fill_holes(Layout& layout, Lane& lane, std::uint32_t count,
       if (left > 0 && chunk != nullptr) left -= take_some(layout, *chunk, left, out);
     }
   }
+  if (request.moving && left > 0) {
+    for (std::size_t i = before; i < out.size(); ++i) {
+      give(*chunks_.find(out[i].chunk), out[i].block, out[i].count);
+    }
+    out.resize(before);
+    return false;
+  }
+  while (left > 0 && layout.draining.head != nullptr) {
+    left -= take_some(layout, *layout.draining.head, left, out);
+  }
   DFS_ASSERT(left == 0);
+  return true;
+}
+
+// Compaction.
+
+std::vector<ChunkId> Allocator::drain_sparse(journal::Policy policy, bool in_any_case) {
+  LockGuard lock(mutex_);
+  Layout& layout = layout_of(policy);
+  available_blocks(layout);
+  std::vector<Candidate> all;
+  for (std::size_t id = 0; id < disks_.size(); ++id) {
+    const DiskId disk{static_cast<std::uint16_t>(id)};
+    if (disks_[id].writable) all.push_back({.disk = disk, .free_slots = slots_.total(disk)});
+  }
+  const std::uint64_t total = chunks_that_fit(all, width_of(policy));
+  if (!in_any_case && layout.chunks_fit * kShortOfSlots > total) return {};
+
+  std::vector<Chunk*> sparse;
+  chunks_.for_each([&](Chunk& chunk) DFS_NO_THREAD_SAFETY_ANALYSIS {
+    if (chunk.stage != ChunkStage::kSealed || !chunk.fillable ||
+        &layout_of(chunk.layout) != &layout)
+      return;
+    if (chunk.held_blocks() > 0 && chunk.held_blocks() <= kSlotBlocks / 2) sparse.push_back(&chunk);
+  });
+  std::ranges::sort(sparse, {}, [](const Chunk* chunk) { return chunk->held_blocks(); });
+  // As many as what they hold has room outside of them, until a fifth of the slots would be free.
+  const std::uint64_t kept = layout.overwrite_reserve_blocks + promised_blocks_;
+  std::uint64_t room = layout.free_blocks + layout.chunks_fit * kSlotBlocks;
+  std::uint64_t held = 0;
+  std::uint64_t gain = 0;
+  std::size_t count = 0;
+  while (count < sparse.size()) {
+    const Chunk& next = *sparse[count];
+    if (!in_any_case && (layout.chunks_fit + gain) * kShortOfSlots / 2 > total) break;
+    if (room < next.free_blocks() + held + next.held_blocks() + kept) break;
+    room -= next.free_blocks();
+    held += next.held_blocks();
+    ++count;
+    gain = count - ceil_div(held, kSlotBlocks);
+  }
+  if (!in_any_case && gain < std::max<std::uint64_t>(1, total / kWorthwhile)) return {};
+  std::vector<ChunkId> ids;
+  for (std::size_t i = 0; i < count; ++i) {
+    Chunk& chunk = *sparse[i];
+    if (chunk.list != nullptr) chunk.list->remove(chunk);
+    layout.draining.push_back(chunk);
+    ids.push_back(chunk.id);
+  }
+  std::ranges::sort(ids);
+  return ids;
+}
+
+void Allocator::stop_draining() {
+  LockGuard lock(mutex_);
+  for (const auto& layout : layouts_) {
+    while (Chunk* const chunk = layout->draining.head) {
+      layout->draining.remove(*chunk);
+      layout->partial.push_back(*chunk);
+    }
+  }
 }
 
 // Giving back.

@@ -8,6 +8,8 @@
 // Full          When no chunk can be opened any more, holes of partly live chunks are filled, and
 // in
 //               the end a large write is cut into what there is: "no space" is the exact truth.
+// Compaction    When slots run short, the sparsest chunks are given up: drain_sparse() names them, and
+//               whoever moves what they hold elsewhere (fs/compaction.hpp) makes them empty.
 // Reserve       On every disk some slots are kept for metadata runs; of the rest some blocks are
 // kept
 //               for writes that replace what is there (they give back as much, only later).
@@ -60,6 +62,7 @@ class Allocator {
     std::uint32_t blocks = 0;
     // May use the reserve: as many blocks will be given back.
     std::uint32_t replaced_blocks = 0;
+    bool moving = false;  // not into chunks that are being emptied
   };
   enum class Outcome : std::uint8_t {
     kDone,
@@ -108,6 +111,15 @@ class Allocator {
   // Published blocks that the record `lsn` has freed. Inside its ChangeScope.
   void free(std::span<const Piece> pieces, Lsn lsn);
   bool promise(std::uint64_t blocks, journal::Policy policy);
+
+  // Compaction.
+
+  // Sealed chunks that are at most half full, whose contents find room in other chunks and whose slots
+  // would make up at least 1/64 of all there are, ascending; nothing is put into them until
+  // stop_draining(), as long as there is room elsewhere. None while more than a tenth of the slots
+  // is free, unless `in_any_case`; then also however little there is to gain.
+  std::vector<ChunkId> drain_sparse(journal::Policy policy, bool in_any_case);
+  void stop_draining();
   void note_promised(std::uint64_t blocks);
   void unpromise(std::uint64_t blocks);
 
@@ -189,7 +201,7 @@ class Allocator {
       DFS_REQUIRES(mutex_);
   std::uint32_t take_some(Layout& layout, Chunk& chunk, std::uint32_t count,
                           std::vector<Piece>& out) DFS_REQUIRES(mutex_);
-  void fill_holes(Layout& layout, Lane& lane, std::uint32_t count, std::vector<Piece>& out)
+  bool fill_holes(Layout& layout, Lane& lane, const Request& request, std::vector<Piece>& out)
       DFS_REQUIRES(mutex_);
   void give(Chunk& chunk, std::uint32_t block, std::uint32_t count) DFS_REQUIRES(mutex_);
   Result<Chunk*> add(const ChunkPut& change) DFS_REQUIRES(mutex_);

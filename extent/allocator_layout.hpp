@@ -14,6 +14,8 @@ struct Allocator::Layout {
   // opened.
   ChunkList leftovers;
   ChunkList partial;
+  // Those that a compaction empties: filled only when nothing else has room.
+  ChunkList draining;
   std::uint64_t free_blocks = 0;     // in chunks that may be filled, open ones included
   std::uint64_t pending_blocks = 0;  // likewise
   std::uint64_t overwrite_reserve_blocks = 0;

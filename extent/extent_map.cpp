@@ -590,6 +590,11 @@ std::uint64_t FileMap::holes(FileBlock first, std::uint64_t count) const {
   return end - first.raw - mapped;
 }
 
+std::size_t FileMap::window_extents(FileBlock block) const {
+  const EpochTracker::Pin pin = context_.memory.pin();
+  return WindowNode::counts(load(window_of(block.raw))).extents;
+}
+
 std::uint64_t FileMap::extents() const {
   const EpochTracker::Pin pin = context_.memory.pin();
   const Spread* const tree = spread();

@@ -155,6 +155,8 @@ class FileMap {
   std::uint64_t reserve(FileBlock first, std::uint64_t count, Generation generation);
   // Unmaps the range. `count` may be ~0 for "to the end".
   void clear(FileBlock first, std::uint64_t count, Freed& freed);
+  // How many extents the block's window has; 0 if it is not in memory.
+  std::size_t window_extents(FileBlock block) const;
   // Number of hole blocks in the range: what reserve() would take.
   std::uint64_t holes(FileBlock first, std::uint64_t count) const;
 

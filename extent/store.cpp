@@ -163,6 +163,12 @@ Task<Result<void>> Store::promise(std::uint64_t blocks, journal::Policy policy) 
 
 void Store::unpromise(std::uint64_t blocks) { impl_->allocator.unpromise(blocks); }
 
+std::vector<ChunkId> Store::drain_sparse(journal::Policy policy, bool in_any_case) {
+  impl_->look();
+  return impl_->allocator.drain_sparse(policy, in_any_case);
+}
+void Store::stop_draining() { impl_->allocator.stop_draining(); }
+
 Task<Result<void>> Store::read(const FileMap& map, InodeId inode, FileBlock first, Buffer& out,
                                scheduler::IoClass io_class) {
   return impl_->read(map, inode, first, out, io_class);

@@ -59,6 +59,9 @@ struct WriteHint {
   scheduler::IoClass io_class = scheduler::IoClass::kWrite;
   // How many of the blocks replace promised (reserved) or mapped ones, so may use the reserve.
   std::uint64_t replaced_blocks = 0;
+  // What is there already is put elsewhere: not into chunks that are being emptied, and kNoSpace at once
+  // if there is no other room.
+  bool moving = false;
 };
 
 struct Written {
@@ -155,6 +158,11 @@ class Store final : public journal::SlotSource {
   // no error here. Memory: the range, once per copy.
   Task<Result<journal::ScrubCounts>> scrub(const FileMap& map, InodeId inode, FileBlock first,
                                            std::uint64_t count);
+
+  // Chunks worth emptying, ascending, and nothing new is put there while there is room elsewhere
+  // (Allocator::drain_sparse). The caller moves what mappings have there, then says stop_draining().
+  std::vector<ChunkId> drain_sparse(journal::Policy policy, bool in_any_case);
+  void stop_draining();
 
   // Called when a block of a file turns out unreadable, no lock held.
   void on_unrecoverable(std::function<void(InodeId, FileBlock)> listener);

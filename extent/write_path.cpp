@@ -29,6 +29,7 @@ Task<Result<Written>> Store::Impl::write(WriteHint hint, std::span<const std::by
   request.first = hint.first;
   request.policy = hint.policy;
   request.blocks = blocks;
+  request.moving = hint.moving;
   request.replaced_blocks =
       static_cast<std::uint32_t>(std::min<std::uint64_t>(hint.replaced_blocks, blocks));
 
@@ -64,7 +65,7 @@ Task<Result<std::vector<Piece>>> Store::Impl::allocate(Allocator::Request reques
       outcome = allocator.allocate(request, &log, pieces);
     }
     if (outcome == Allocator::Outcome::kDone) co_return pieces;
-    if (last) co_return Code::kNoSpace;
+    if (last || request.moving) co_return Code::kNoSpace;
     // Nothing left to wait for: somebody else may have made the room since we looked.
     CO_TRY_ASSIGN(const bool again, co_await make_room(round));
     last = !again;

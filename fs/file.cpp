@@ -20,9 +20,6 @@ namespace {
 // mtime and ctime of writes advance in steps, like the coarse clock of kernel file systems at
 // 250 Hz, so that most small overwrites need no attribute in their record.
 constexpr std::int64_t kWriteTimeStepNs = 4'000'000;
-// What an ExtentPut adds per piece and per block, with room to spare.
-constexpr std::uint64_t kPutFixedBytes = 512;
-constexpr std::uint64_t kPutBytesPerBlock = 4 + 8;
 
 bool has_data(const extent::MappingSet& seen) {
   return std::any_of(
@@ -225,6 +222,7 @@ Task<Result<void>> Filesystem::Impl::write(InodeId id, std::uint64_t offset_byte
     }
     metrics.writes.add();
     metrics.written_bytes.add(data.size());
+    compaction->look_at(*inode, first, blocks);
     co_return {};
   }
 }

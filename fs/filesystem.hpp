@@ -151,6 +151,9 @@ struct FilesystemMetrics {
   Counter run_merges;         // in the background
   Counter run_merge_bytes;    // they wrote, copies not counted
   Histogram run_merge_ms;
+  Counter compaction_windows;  // fragmented, written anew
+  Counter compaction_sweeps;
+  Counter compaction_bytes;  // moved
   Counter scrubs_started, scrubs_finished;
   // As journal::ScrubCounts, of all scrubs; lost: with those that could not be read.
   Counter scrub_bytes, scrub_read_bytes;
@@ -276,6 +279,10 @@ class Filesystem {
   // Completes when it has ended. kInvalid: none is running or paused.
   Task<Result<void>> cancel_scrub();
   ScrubReport scrub_report() const;
+
+  // Compaction (fs/compaction.hpp) happens by itself; this does all of it now that there is to do, due
+  // or not. kBusy: one is under way; kShutdown: unmounting.
+  Task<Result<void>> compact();
 
   // Reads all metadata into memory and looks at it. Nothing else may be running but reads. An error:
   // it could not be read.

@@ -13,6 +13,7 @@
 #include "base/waiters.hpp"
 #include "extent/hot_windows.hpp"
 #include "fs/change_format.hpp"
+#include "fs/compaction.hpp"
 #include "fs/filesystem.hpp"
 #include "fs/inode_table.hpp"
 #include "fs/scrub.hpp"
@@ -86,7 +87,8 @@ struct Filesystem::Impl {
         runs(executor, *pool, options.metadata_memory_bytes / kRunCacheShare),
         read_memory(executor, options.read_memory_bytes),
         checkpoint_mutex(executor),
-        scrub(std::make_unique<Scrub>(*this)) {}
+        scrub(std::make_unique<Scrub>(*this)),
+        compaction(std::make_unique<Compaction>(*this)) {}
 
   // Life (filesystem.cpp).
   Task<Result<void>> load();
@@ -308,6 +310,7 @@ struct Filesystem::Impl {
   std::atomic<std::uint64_t> next_run{1};
   AsyncMutex checkpoint_mutex;
   std::unique_ptr<Scrub> scrub;
+  std::unique_ptr<Compaction> compaction;
 
   // Held over a rename of a directory to another parent, so that "is below" stays true.
   // Order: gate, rename_mutex, inodes.
@@ -326,6 +329,9 @@ struct Filesystem::Impl {
 
 // Numbers are granted to the allocator of inode numbers in steps of this many, half a step ahead.
 inline constexpr std::uint64_t kInodeStep = 64 * 1024;
+// What an ExtentPut adds to a record per piece and per block, with room to spare.
+inline constexpr std::uint64_t kPutFixedBytes = 512;
+inline constexpr std::uint64_t kPutBytesPerBlock = 4 + 8;
 // More than the fixed part of any record of one operation on names (five inodes, two names).
 inline constexpr std::uint64_t kNameRecordBytes = 2048;
 

@@ -105,6 +105,9 @@ void put_filesystem(Json& status, const FilesystemMetrics& counted, const ScrubR
   metrics["file_merge_redos"] = counted.merge_redos.sum();
   metrics["file_fsyncs"] = counted.fsyncs.sum();
   put_histogram(status, "file_fsync_latency_us", counted.fsync_latency_us);
+  metrics["compaction_windows"] = counted.compaction_windows.sum();
+  metrics["compaction_sweeps"] = counted.compaction_sweeps.sum();
+  metrics["compaction_bytes"] = counted.compaction_bytes.sum();
   metrics["scrubs_started"] = counted.scrubs_started.sum();
   metrics["scrubs_finished"] = counted.scrubs_finished.sum();
   metrics["scrub_progress_ratio"] = progress(scrub);

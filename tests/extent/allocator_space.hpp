@@ -82,6 +82,18 @@ struct Space {
     if (outcome == Allocator::Outcome::kNoSpace) CHECK(pieces.empty());
     return pieces;
   }
+  std::vector<Piece> move(std::uint32_t blocks, journal::Policy policy = kSingle) {
+    std::vector<Piece> pieces;
+    Allocator::Request request;
+    request.policy = policy;
+    request.blocks = blocks;
+    request.moving = true;
+    Allocator::Outcome outcome = allocator.allocate(request, nullptr, pieces);
+    if (outcome == Allocator::Outcome::kNeedsChunk)
+      outcome = allocator.allocate(request, &log, pieces);
+    if (outcome == Allocator::Outcome::kNoSpace) CHECK(pieces.empty());
+    return pieces;
+  }
   // What was written is published and freed by the next records.
   Lsn free(const std::vector<Piece>& pieces) {
     allocator.publish(pieces);

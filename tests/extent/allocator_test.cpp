@@ -374,4 +374,98 @@ TEST_SUITE("allocator") {
     for (int i = 0; i < 9 + 2; ++i) CHECK(allocator.take_run_slot(DiskId{0}).has_value());
     CHECK(allocate(1, kTwo).empty());
   }
+
+  // All slots taken, and in every other chunk but a few blocks left.
+  struct Thinned : Space {
+    Thinned() {
+      start({40});
+      exhaust_and_thin();
+    }
+    void exhaust_and_thin() {
+      std::vector<Piece> all = exhaust();
+      kept_for_runs = free_blocks();
+      allocator.publish(all);
+      std::map<std::uint32_t, std::uint32_t> kept;
+      std::vector<Piece> gone;
+      for (const Piece& piece : all) {
+        if (piece.chunk.raw % 2 == 0 && kept[piece.chunk.raw] >= 200) {
+          gone.push_back(piece);
+        } else {
+          kept[piece.chunk.raw] += piece.count;
+        }
+      }
+      allocator.free(gone, Lsn{++log.lsn});
+      drain();
+    }
+    std::uint64_t free_blocks() const { return allocator.space(kSingle).free_blocks; }
+    std::uint64_t kept_for_runs = 0;
+  };
+
+  TEST_CASE_FIXTURE(Thinned, "sparse chunks are given up when slots are short, and filled last") {
+    const std::uint64_t before = free_blocks();
+    const std::vector<ChunkId> sparse = allocator.drain_sparse(kSingle, false);
+    REQUIRE(sparse.size() >= 4);
+    CHECK(std::ranges::is_sorted(sparse));
+    CHECK(free_blocks() == before);
+    const auto is_sparse = [&](const Piece& piece) {
+      return std::ranges::binary_search(sparse, piece.chunk);
+    };
+    // What is moved has no place there, whatever the disks do meanwhile.
+    set_healthy({true});
+    std::uint64_t moved = 0;
+    for (auto pieces = move(16); !pieces.empty(); pieces = move(16)) {
+      for (const Piece& piece : pieces) {
+        REQUIRE(!is_sparse(piece));
+        moved += piece.count;
+      }
+    }
+    // What is new has, as the last resort.
+    const std::vector<Piece> rest = exhaust();
+    CHECK(std::ranges::all_of(rest, is_sparse));
+    std::uint64_t blocks = 0;
+    for (const Piece& piece : rest) blocks += piece.count;
+    CHECK(moved + blocks == before - kept_for_runs);
+    CHECK(free_blocks() == kept_for_runs);
+  }
+
+  TEST_CASE_FIXTURE(Thinned, "a chunk that has been emptied is removed, and its slots are free") {
+    const std::vector<ChunkId> sparse = allocator.drain_sparse(kSingle, false);
+    REQUIRE(!sparse.empty());
+    const std::size_t removed = log.removes.size();
+    std::vector<Piece> held;
+    for (const auto& [id, live] : allocator.live()) {
+      if (!std::ranges::binary_search(sparse, id)) continue;
+      for (std::uint32_t block = 0; block < kSlotBlocks; ++block) {
+        if (!live.is_set(block, 1)) continue;
+        held.push_back({.chunk = id, .block = static_cast<std::uint16_t>(block), .count = 1});
+      }
+    }
+    const auto there = move(static_cast<std::uint32_t>(std::min<std::size_t>(held.size(), 256)));
+    REQUIRE(!there.empty());
+    allocator.publish(there);
+    allocator.free(held, Lsn{++log.lsn});
+    drain();
+    CHECK(log.removes.size() == removed + sparse.size());
+    allocator.stop_draining();
+    CHECK(allocator.drain_sparse(kSingle, false).empty());
+  }
+
+  TEST_CASE_FIXTURE(Space, "nothing is given up while there are slots, unless it is asked for") {
+    start({100});
+    std::vector<Piece> all;
+    for (int i = 0; i < 40; ++i) {
+      const std::vector<Piece> pieces =
+          allocate(256, kSingle, 1, static_cast<std::uint64_t>(i) * 256);
+      all.insert(all.end(), pieces.begin(), pieces.end());
+    }
+    allocator.publish(all);
+    std::vector<Piece> gone;
+    for (std::size_t i = 0; i < all.size(); ++i) {
+      if (i % 4 != 0) gone.push_back(all[i]);
+    }
+    allocator.free(gone, Lsn{++log.lsn});
+    drain();
+    CHECK(allocator.drain_sparse(kSingle, false).empty());
+    CHECK(!allocator.drain_sparse(kSingle, true).empty());
+  }
 }

@@ -371,6 +371,44 @@ Recording merge_runs(std::uint64_t seed) {
   return std::move(run.recording);
 }
 
+// Data is put together while it is written to, synced, cut and read.
+Recording compact(std::uint64_t seed) {
+  std::mt19937_64 random(seed);
+  Run run(seed, disks(1 + seed % 3));
+  start(run);
+  const auto write = [&](std::uint64_t block) {
+    const std::string text(kBlockBytes, static_cast<char>('A' + random() % 26));
+    change(
+        "write a block of a", {"a"},
+        [=](SimPool& pool) { return pool.write("a", block * kBlockBytes, text); },
+        [=](Model& model) { return model.write("a", block * kBlockBytes, text); })
+        .apply(run);
+  };
+  run.record();
+  // No two neighbours lie together.
+  for (std::uint64_t i = 0; i < 80; ++i) write(i * 37 % 80);
+  run.record();
+  run.recording.text = "compact";
+  const auto begins = everything("", true, [](fs::Filesystem& fs) { return fs.compact(); });
+  const std::uint64_t before = run.pool.fs().metrics().compaction_bytes.sum();
+  for (int i = 0; i < 4; ++i) {
+    begins.apply(run);
+    run.pool.executor.run_for(std::chrono::microseconds{random() % 20'000});
+    for (std::uint64_t k = random() % 3; k > 0; --k) write(random() % 80);
+    if (random() % 2 == 0) fsync_of("a").apply(run);
+    if (random() % 4 == 0) named("checkpoint").apply(run);
+    run.pool.executor.run_for(std::chrono::microseconds{random() % 30'000});
+    for (std::uint64_t k = random() % 3; k > 0; --k) write(random() % 80);
+  }
+  // Once undisturbed at least.
+  run.pool.executor.run_for(std::chrono::seconds{1});
+  begins.apply(run);
+  run.pool.executor.run_for(std::chrono::seconds{12});
+  run.promise(run.operations());
+  REQUIRE(run.pool.fs().metrics().compaction_bytes.sum() > before);
+  return std::move(run.recording);
+}
+
 // The thread sanitizer finds nothing in a simulation, and all sanitizers are slow.
 #if defined(__SANITIZE_THREAD__)
 constexpr std::uint64_t kCrashStates = 1'000;
@@ -402,6 +440,7 @@ struct Campaign {
     for (std::uint64_t i = 0; i < 8 && !enough(); ++i) crash.try_all(churn(seed + i));
     for (std::uint64_t i = 0; i < 8 && !enough(); ++i) crash.try_all(fill_log(seed + i));
     for (std::uint64_t i = 0; i < 8 && !enough(); ++i) crash.try_all(merge_runs(seed + i));
+    for (std::uint64_t i = 0; i < 8 && !enough(); ++i) crash.try_all(compact(seed + i));
   }
   void one_and_two() {
     const std::vector<Operation>& all = operations();

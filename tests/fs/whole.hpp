@@ -6,6 +6,7 @@
 #include <optional>
 #include <string>
 
+#include "base/log.hpp"
 #include "tests/fs/sim_pool.hpp"
 
 namespace dynamicfs::test {
