@@ -76,6 +76,7 @@ Allocator::Outcome Allocator::allocate(const Request& request, ChunkLog* log,
     if (!done && !fill_holes(layout, lane, request, out)) return Outcome::kNoSpace;
   }
   metrics_.blocks_allocated.add(blocks);
+  if (request.moving) moving_blocks_ += blocks;
   return Outcome::kDone;
 }
 
@@ -126,7 +127,7 @@ void Allocator::seal(Layout& layout, Chunk*& chunk, bool has_long_tail) {
   if (old == nullptr) return;
   old->stage = ChunkStage::kSealed;
   if (old->fillable && old->free_blocks() > 0) {
-    (has_long_tail ? layout.leftovers : layout.partial).push_back(*old);
+    (has_long_tail ? layout.leftovers : layout.list_of(*old)).push_back(*old);
   }
   note_if_empty(*old);
 }
@@ -221,11 +222,12 @@ bool Allocator::fill_holes(Layout& layout, Lane& lane, const Request& request,
       return true;
     }
   }
+  if (request.in_one_piece) return false;
   // In pieces.
   const std::size_t before = out.size();
   std::uint32_t left = count;
   for (ChunkList* const list : {&layout.partial, &layout.leftovers}) {
-    while (left > 0 && list->head != nullptr) left -= take_some(layout, *list->head, left, out);
+    while (left > 0 && list->head != nullptr) left -= take_from(layout, *list->head, left, out);
   }
   for (Lane& other : layout.lanes) {
     for (Chunk* const chunk : {other.large, other.small}) {
@@ -240,10 +242,17 @@ bool Allocator::fill_holes(Layout& layout, Lane& lane, const Request& request,
     return false;
   }
   while (left > 0 && layout.draining.head != nullptr) {
-    left -= take_some(layout, *layout.draining.head, left, out);
+    left -= take_from(layout, *layout.draining.head, left, out);
   }
   DFS_ASSERT(left == 0);
   return true;
+}
+
+// take_some() from a chunk of a list, which has room therefore.
+std::uint32_t Allocator::take_from(Layout& layout, Chunk& chunk, std::uint32_t count,
+                                   std::vector<Piece>& out) {
+  DFS_ASSERT(chunk.free_blocks() > 0);
+  return take_some(layout, chunk, count, out);
 }
 
 // Compaction.
@@ -251,32 +260,32 @@ bool Allocator::fill_holes(Layout& layout, Lane& lane, const Request& request,
 std::vector<ChunkId> Allocator::drain_sparse(journal::Policy policy, bool in_any_case) {
   LockGuard lock(mutex_);
   Layout& layout = layout_of(policy);
-  available_blocks(layout);
   std::vector<Candidate> all;
   for (std::size_t id = 0; id < disks_.size(); ++id) {
     const DiskId disk{static_cast<std::uint16_t>(id)};
     if (disks_[id].writable) all.push_back({.disk = disk, .free_slots = slots_.total(disk)});
   }
   const std::uint64_t total = chunks_that_fit(all, width_of(policy));
-  if (!in_any_case && layout.chunks_fit * kShortOfSlots > total) return {};
+  const std::uint64_t soon_free = chunks_that_fit(candidates(true, true), width_of(policy));
+  if (!in_any_case && soon_free * kShortOfSlots > total) return {};
 
   std::vector<Chunk*> sparse;
-  chunks_.for_each([&](Chunk& chunk) DFS_NO_THREAD_SAFETY_ANALYSIS {
-    if (chunk.stage != ChunkStage::kSealed || !chunk.fillable ||
-        &layout_of(chunk.layout) != &layout)
-      return;
-    if (chunk.held_blocks() > 0 && chunk.held_blocks() <= kSlotBlocks / 2) sparse.push_back(&chunk);
-  });
+  for (const ChunkList* const list : {&layout.partial, &layout.leftovers}) {
+    for (Chunk* chunk = list->head; chunk != nullptr; chunk = chunk->next) {
+      if (chunk->held_blocks() > 0 && chunk->held_blocks() <= kSlotBlocks / 2)
+        sparse.push_back(chunk);
+    }
+  }
   std::ranges::sort(sparse, {}, [](const Chunk* chunk) { return chunk->held_blocks(); });
   // As many as what they hold has room outside of them, until a fifth of the slots would be free.
   const std::uint64_t kept = layout.overwrite_reserve_blocks + promised_blocks_;
-  std::uint64_t room = layout.free_blocks + layout.chunks_fit * kSlotBlocks;
+  std::uint64_t room = available_blocks(layout);
   std::uint64_t held = 0;
   std::uint64_t gain = 0;
   std::size_t count = 0;
   while (count < sparse.size()) {
     const Chunk& next = *sparse[count];
-    if (!in_any_case && (layout.chunks_fit + gain) * kShortOfSlots / 2 > total) break;
+    if (!in_any_case && (soon_free + gain) * kShortOfSlots / 2 > total) break;
     if (room < next.free_blocks() + held + next.held_blocks() + kept) break;
     room -= next.free_blocks();
     held += next.held_blocks();
@@ -284,25 +293,45 @@ std::vector<ChunkId> Allocator::drain_sparse(journal::Policy policy, bool in_any
     gain = count - ceil_div(held, kSlotBlocks);
   }
   if (!in_any_case && gain < std::max<std::uint64_t>(1, total / kWorthwhile)) return {};
-  std::vector<ChunkId> ids;
   for (std::size_t i = 0; i < count; ++i) {
     Chunk& chunk = *sparse[i];
-    if (chunk.list != nullptr) chunk.list->remove(chunk);
+    chunk.list->remove(chunk);
+    chunk.draining = true;
     layout.draining.push_back(chunk);
-    ids.push_back(chunk.id);
+    draining_.push_back(chunk.id);
   }
-  std::ranges::sort(ids);
-  return ids;
+  std::ranges::sort(draining_);
+  return draining_;
+}
+
+std::uint64_t Allocator::draining_blocks() const {
+  LockGuard lock(mutex_);
+  std::uint64_t blocks = 0;
+  for (const ChunkId id : draining_) {
+    const Chunk* const chunk = chunks_.find(id);
+    if (chunk != nullptr && chunk->stage != ChunkStage::kRemoved) blocks += chunk->held_blocks();
+  }
+  return blocks;
 }
 
 void Allocator::stop_draining() {
   LockGuard lock(mutex_);
-  for (const auto& layout : layouts_) {
-    while (Chunk* const chunk = layout->draining.head) {
-      layout->draining.remove(*chunk);
-      layout->partial.push_back(*chunk);
-    }
+  for (const ChunkId id : draining_) {
+    Chunk* const chunk = chunks_.find(id);
+    if (chunk == nullptr) continue;
+    chunk->draining = false;
+    Layout& layout = layout_of(chunk->layout);
+    if (chunk->list != &layout.draining) continue;
+    layout.draining.remove(*chunk);
+    layout.partial.push_back(*chunk);
   }
+  draining_.clear();
+}
+
+void Allocator::note_moved(std::uint64_t blocks) {
+  LockGuard lock(mutex_);
+  DFS_ASSERT(moving_blocks_ >= blocks);
+  moving_blocks_ -= blocks;
 }
 
 // Giving back.
@@ -314,7 +343,7 @@ void Allocator::give(Chunk& chunk, std::uint32_t block, std::uint32_t count) {
     Layout& layout = layout_of(chunk.layout);
     layout.free_blocks += count;
     if (chunk.stage == ChunkStage::kSealed && chunk.list == nullptr)
-      layout.partial.push_back(chunk);
+      layout.list_of(chunk).push_back(chunk);
   }
 }
 
@@ -424,7 +453,7 @@ bool Allocator::advance(Lsn covered) {
 
 bool Allocator::has_pending() const {
   LockGuard lock(mutex_);
-  return !pending_.empty();
+  return !pending_.empty() || moving_blocks_ != 0;
 }
 
 std::size_t Allocator::empty_chunks() const {

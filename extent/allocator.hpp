@@ -62,7 +62,8 @@ class Allocator {
     std::uint32_t blocks = 0;
     // May use the reserve: as many blocks will be given back.
     std::uint32_t replaced_blocks = 0;
-    bool moving = false;  // not into chunks that are being emptied
+    bool moving = false;        // not into chunks that are being emptied; note_moved() follows
+    bool in_one_piece = false;  // or not at all
   };
   enum class Outcome : std::uint8_t {
     kDone,
@@ -117,9 +118,13 @@ class Allocator {
   // Sealed chunks that are at most half full, whose contents find room in other chunks and whose slots
   // would make up at least 1/64 of all there are, ascending; nothing is put into them until
   // stop_draining(), as long as there is room elsewhere. None while more than a tenth of the slots
-  // is free, unless `in_any_case`; then also however little there is to gain.
+  // is free or about to be, unless `in_any_case`; then also however little there is to gain.
   std::vector<ChunkId> drain_sparse(journal::Policy policy, bool in_any_case);
+  // What they still hold.
+  std::uint64_t draining_blocks() const;
   void stop_draining();
+  // What a moving request was given is published or discarded: as much is pending or free now.
+  void note_moved(std::uint64_t blocks);
   void note_promised(std::uint64_t blocks);
   void unpromise(std::uint64_t blocks);
 
@@ -127,6 +132,7 @@ class Allocator {
 
   // Releases what is safe by now; true if there was anything.
   bool advance(Lsn covered);
+  // There is, or will be in a moment because it is being moved.
   bool has_pending() const;
   std::size_t empty_chunks() const;
   // Removes up to `count` sealed chunks without live blocks.
@@ -203,6 +209,8 @@ class Allocator {
                           std::vector<Piece>& out) DFS_REQUIRES(mutex_);
   bool fill_holes(Layout& layout, Lane& lane, const Request& request, std::vector<Piece>& out)
       DFS_REQUIRES(mutex_);
+  std::uint32_t take_from(Layout& layout, Chunk& chunk, std::uint32_t count,
+                          std::vector<Piece>& out) DFS_REQUIRES(mutex_);
   void give(Chunk& chunk, std::uint32_t block, std::uint32_t count) DFS_REQUIRES(mutex_);
   Result<Chunk*> add(const ChunkPut& change) DFS_REQUIRES(mutex_);
   bool set_live(const Piece& piece) DFS_REQUIRES(mutex_);
@@ -226,6 +234,8 @@ class Allocator {
   // Chunks that are not clean, each with every era of its changes, and some that are.
   std::vector<std::pair<ChunkId, std::uint64_t>> dirty_ DFS_GUARDED_BY(mutex_);
   std::vector<ChunkId> empty_ DFS_GUARDED_BY(mutex_);
+  std::vector<ChunkId> draining_ DFS_GUARDED_BY(mutex_);  // ascending
+  std::uint64_t moving_blocks_ DFS_GUARDED_BY(mutex_) = 0;
   PendingSpace pending_ DFS_GUARDED_BY(mutex_);
   Lsn hold_ DFS_GUARDED_BY(mutex_){~std::uint64_t{0}};
   std::uint64_t pending_blocks_ DFS_GUARDED_BY(mutex_) = 0;

@@ -202,7 +202,6 @@ void Allocator::judge(Chunk& chunk) {
     layout.pending_blocks -= chunk.pending_blocks;
   }
   if (chunk.degraded) --degraded_chunks_;
-  const bool draining = chunk.list == &layout.draining;
   if (chunk.list != nullptr) chunk.list->remove(chunk);
   std::size_t readable = 0;
   bool writable = true;
@@ -217,7 +216,7 @@ void Allocator::judge(Chunk& chunk) {
     layout.free_blocks += chunk.free_blocks();
     layout.pending_blocks += chunk.pending_blocks;
     if (chunk.stage == ChunkStage::kSealed && chunk.free_blocks() > 0)
-      (draining ? layout.draining : layout.partial).push_back(chunk);
+      layout.list_of(chunk).push_back(chunk);
   }
 }
 

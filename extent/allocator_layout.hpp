@@ -14,7 +14,7 @@ struct Allocator::Layout {
   // opened.
   ChunkList leftovers;
   ChunkList partial;
-  // Those that a compaction empties: filled only when nothing else has room.
+  // Those that a compaction empties, and have room: filled only when nothing else has.
   ChunkList draining;
   std::uint64_t free_blocks = 0;     // in chunks that may be filled, open ones included
   std::uint64_t pending_blocks = 0;  // likewise
@@ -22,6 +22,9 @@ struct Allocator::Layout {
   // How many more chunks can be opened, as of slots_version_.
   std::uint64_t chunks_fit = 0;
   std::uint64_t chunks_fit_version = 0;
+
+  // Where a sealed chunk with room belongs.
+  ChunkList& list_of(const Chunk& chunk) { return chunk.draining ? draining : partial; }
 
   // Neighbouring windows of a file follow each other around the lanes.
   static std::size_t lane_of(InodeId inode, FileBlock first) {

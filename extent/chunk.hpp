@@ -42,6 +42,7 @@ struct Chunk {
   bool fillable = false;  // every place can be written and there are as many as there should be
   bool degraded = false;  // fewer readable places than its layout asks for
   bool empty_noted = false;
+  bool draining = false;  // a compaction empties it
   ChunkList* list = nullptr;
   Chunk* previous = nullptr;
   Chunk* next = nullptr;

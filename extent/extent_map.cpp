@@ -514,6 +514,8 @@ void FileMap::put(FileBlock first, std::span<const Piece> pieces,
       }
     }
     builder.copy(old, part.to, kWindowBlocks);
+    freed.scattered |=
+        builder.count() >= kScatteredExtents && WindowNode::counts(old).extents < kScatteredExtents;
     free_part(old, part, freed);
     publish(window, old, builder);
   }
@@ -588,11 +590,6 @@ std::uint64_t FileMap::holes(FileBlock first, std::uint64_t count) const {
           [&](const Mapping& mapping, const std::uint32_t*) { mapped += mapping.count; });
   });
   return end - first.raw - mapped;
-}
-
-std::size_t FileMap::window_extents(FileBlock block) const {
-  const EpochTracker::Pin pin = context_.memory.pin();
-  return WindowNode::counts(load(window_of(block.raw))).extents;
 }
 
 std::uint64_t FileMap::extents() const {

@@ -87,10 +87,14 @@ struct MappingSet {
 // Offsets end at 2^63 bytes.
 inline constexpr std::uint64_t kFileBlocksEnd = std::uint64_t{1} << 51;
 
+// A window with this many extents is worth being written anew in one piece.
+inline constexpr std::size_t kScatteredExtents = 32;
+
 // What a change of the map took out of it.
 struct Freed {
   std::vector<Piece> pieces;
   std::uint64_t reserved_blocks = 0;
+  bool scattered = false;  // a window of the range has kScatteredExtents now, and had fewer
 };
 
 // What the maps of a pool share. Outlives them.
@@ -155,8 +159,6 @@ class FileMap {
   std::uint64_t reserve(FileBlock first, std::uint64_t count, Generation generation);
   // Unmaps the range. `count` may be ~0 for "to the end".
   void clear(FileBlock first, std::uint64_t count, Freed& freed);
-  // How many extents the block's window has; 0 if it is not in memory.
-  std::size_t window_extents(FileBlock block) const;
   // Number of hole blocks in the range: what reserve() would take.
   std::uint64_t holes(FileBlock first, std::uint64_t count) const;
 

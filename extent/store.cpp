@@ -168,6 +168,13 @@ std::vector<ChunkId> Store::drain_sparse(journal::Policy policy, bool in_any_cas
   return impl_->allocator.drain_sparse(policy, in_any_case);
 }
 void Store::stop_draining() { impl_->allocator.stop_draining(); }
+std::uint64_t Store::draining_blocks() const { return impl_->allocator.draining_blocks(); }
+void Store::note_moved(const Written& written) { impl_->allocator.note_moved(written.crcs.size()); }
+std::size_t Store::copies(ChunkId chunk) const {
+  const Chunk* const found = impl_->chunks.find(chunk);
+  DFS_ASSERT(found != nullptr);
+  return found->places.size();
+}
 
 Task<Result<void>> Store::read(const FileMap& map, InodeId inode, FileBlock first, Buffer& out,
                                scheduler::IoClass io_class) {

@@ -60,8 +60,9 @@ struct WriteHint {
   // How many of the blocks replace promised (reserved) or mapped ones, so may use the reserve.
   std::uint64_t replaced_blocks = 0;
   // What is there already is put elsewhere: not into chunks that are being emptied, and kNoSpace at once
-  // if there is no other room.
+  // if there is no other room. note_moved() follows publish() or discard().
   bool moving = false;
+  bool in_one_piece = false;  // or kNoSpace
 };
 
 struct Written {
@@ -162,7 +163,13 @@ class Store final : public journal::SlotSource {
   // Chunks worth emptying, ascending, and nothing new is put there while there is room elsewhere
   // (Allocator::drain_sparse). The caller moves what mappings have there, then says stop_draining().
   std::vector<ChunkId> drain_sparse(journal::Policy policy, bool in_any_case);
+  // What they still hold.
+  std::uint64_t draining_blocks() const;
   void stop_draining();
+  void note_moved(const Written& written);
+  // How many copies a chunk has, on disks that are here or not. Only for one that a mapping or a
+  // write names.
+  std::size_t copies(ChunkId chunk) const;
 
   // Called when a block of a file turns out unreadable, no lock held.
   void on_unrecoverable(std::function<void(InodeId, FileBlock)> listener);

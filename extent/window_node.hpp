@@ -119,6 +119,7 @@ class WindowBuilder {
   // Blocks first..last, behind everything added so far. `crcs` is read for kData only.
   void add(std::uint32_t first, std::uint32_t last, NodeExtent extent, const std::uint32_t* crcs);
   bool is_hole() const { return count_ == 0; }
+  std::size_t count() const { return count_; }
   // Throws std::bad_alloc.
   WindowNode* build(std::uint64_t era) const;
   // `node` with data extent `index` replaced by `extent`, of the same blocks, and its checksums. As

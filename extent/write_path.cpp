@@ -30,6 +30,7 @@ Task<Result<Written>> Store::Impl::write(WriteHint hint, std::span<const std::by
   request.policy = hint.policy;
   request.blocks = blocks;
   request.moving = hint.moving;
+  request.in_one_piece = hint.in_one_piece;
   request.replaced_blocks =
       static_cast<std::uint32_t>(std::min<std::uint64_t>(hint.replaced_blocks, blocks));
 
@@ -47,6 +48,7 @@ Task<Result<Written>> Store::Impl::write(WriteHint hint, std::span<const std::by
       co_return written;
     }
     allocator.discard(written.pieces);
+    if (hint.moving) allocator.note_moved(blocks);
     if (stored.error().code == Code::kReadOnly || failures >= disks->disks.size()) {
       co_return stored.error();
     }

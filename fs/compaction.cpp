@@ -2,22 +2,25 @@
 
 #include <algorithm>
 
+#include "base/hash.hpp"
 #include "base/log.hpp"
 #include "fs/filesystem_impl.hpp"
 
 namespace dynamicfs::fs {
 namespace {
 
-// A window is fragmented when reading it takes this many transfers: with pieces of 32 KiB on average
+// A window is scattered when reading it takes this many transfers: with pieces of 32 KiB on average
 // a solid state disk needs twice the time for it, a spinning one a hundred times.
-constexpr std::size_t kFragments = 32;
+constexpr std::size_t kScattered = extent::kScatteredExtents;
 // Nobody writes to a window any more when nobody has for so long.
 constexpr Duration kQuiet = std::chrono::seconds{30};
-// 16 GiB of fragmented windows are remembered, in 512 KiB.
+// 16 GiB of scattered windows are remembered, in 1 MiB.
 constexpr std::size_t kNotedMax = 16384;
 // A sweep reads all maps: not more often than this, and rarely when the last one did not get on.
 constexpr Duration kSweepInterval = std::chrono::minutes{1};
 constexpr Duration kSweepIntervalObstructed = std::chrono::hours{1};
+// How often a sweep looks whether there is anything left to do, in windows.
+constexpr std::uint64_t kBetweenLooks = 256;
 
 Generation newest_of(const extent::MappingSet& set) {
   Generation newest;
@@ -25,24 +28,25 @@ Generation newest_of(const extent::MappingSet& set) {
   return newest;
 }
 
+bool is_plain(const extent::Mapping& mapping) {
+  return mapping.kind == extent::MappingKind::kData && mapping.encoding == extent::Encoding::kPlain;
+}
+
 }  // namespace
 
-Compaction::Compaction(Filesystem::Impl& parts)
-    : fs_(parts), walk_(parts, [this](InodeId, Error) { obstructed_ = true; }) {}
+std::size_t Compaction::WindowHash::operator()(const Window& at) const {
+  return mix(at.inode.raw) + at.window.raw;
+}
 
-void Compaction::look_at(const Inode& inode, FileBlock first, std::uint64_t blocks) {
-  if (blocks > kWindowBlocks / kFragments) return;
-  // A write adds two extents at most, so a window that becomes fragmented is seen here, and told once
-  // or a few times rather than with every write.
-  const std::size_t extents = inode.map->window_extents(first);
-  if (extents != kFragments && extents != kFragments + 1) return;
-  const FileBlock window{align_down(first.raw, kWindowBlocks)};
+Compaction::Compaction(Filesystem::Impl& parts) : fs_(parts), walk_(parts, [](InodeId, Error) {}) {}
+
+void Compaction::note(InodeId inode, FileBlock first, std::uint64_t blocks) {
   const TimePoint now = fs_.executor.now();
+  const std::uint64_t end = ceil_div(first.raw + blocks, kWindowBlocks);
   LockGuard lock(mutex_);
-  if (noted_.size() >= kNotedMax) return;
-  const bool known = std::ranges::any_of(
-      noted_, [&](const Noted& noted) { return noted.inode == inode.id && noted.first == window; });
-  if (!known) noted_.push_back({.inode = inode.id, .first = window, .newest = {}, .since = now});
+  for (std::uint64_t window = first.raw / kWindowBlocks; window < end; ++window) {
+    if (noted_.size() < kNotedMax) noted_.try_emplace({inode, WindowId{window}}, now);
+  }
 }
 
 bool Compaction::begin() {
@@ -62,24 +66,37 @@ void Compaction::end() {
 
 bool Compaction::go_on() const {
   return !fs_.closing.load(std::memory_order_acquire) && fs_.growable().has_value() &&
-         !fs_.journal->stopped();
+         !fs_.journal->stopped() && !fs_.pool->degraded();
+}
+
+// What is not newer was there kQuiet ago, and has not changed since.
+Generation Compaction::quiet_since() {
+  const TimePoint now = fs_.executor.now();
+  LockGuard lock(mutex_);
+  if (now - sampled_at_ >= kQuiet) {
+    sample_before_ = sample_;
+    sample_ = Generation{fs_.journal->appended().raw};
+    sampled_at_ = now;
+  }
+  return sample_before_;
 }
 
 void Compaction::tend() {
-  if (!begin()) return;
+  const Generation quiet = quiet_since();
+  if (quiet.raw == 0 || !begin()) return;
   const TimePoint now = fs_.executor.now();
-  bool quiet = false;
+  bool due = false;
   {
     LockGuard lock(mutex_);
-    quiet = std::ranges::any_of(noted_,
-                                [&](const Noted& noted) { return now - noted.since >= kQuiet; });
+    due = std::ranges::any_of(noted_,
+                              [&](const auto& noted) { return now - noted.second >= 2 * kQuiet; });
   }
   std::vector<ChunkId> sparse;
   if (now >= sweep_again_at_.load()) {
     sparse = fs_.store->drain_sparse(fs_.pool->policy(), false);
     sweep_again_at_.store(now + kSweepInterval);
   }
-  if (!quiet && sparse.empty()) {
+  if (!due && sparse.empty()) {
     end();
     return;
   }
@@ -89,85 +106,97 @@ void Compaction::tend() {
 Task<void> Compaction::run(std::vector<ChunkId> sparse) {
   co_await fs_.executor.leave_driver_thread();
   co_await tend_noted();
-  if (!sparse.empty()) co_await sweep(std::move(sparse));
+  if (!sparse.empty()) co_await sweep(std::move(sparse), quiet_since());
   end();
 }
 
 Task<Result<void>> Compaction::compact() {
-  if (!begin()) co_return fs_.closing.load() ? Code::kShutdown : Code::kBusy;
+  if (!begin()) co_return Code::kBusy;
   // What has been freed lately counts as room.
   const Result<void> drained = co_await fs_.journal->drain();
   co_await fs_.store->reclaim();
-  if (drained.has_value()) co_await sweep(fs_.store->drain_sparse(fs_.pool->policy(), true));
+  if (drained.has_value()) {
+    co_await sweep(fs_.store->drain_sparse(fs_.pool->policy(), true),
+                   Generation{fs_.journal->appended().raw});
+  }
   end();
   co_return drained;
 }
 
-// Rewrites the noted windows that nobody has written to for a while.
+// Writes anew the noted windows that nobody has written to for a while.
 Task<void> Compaction::tend_noted() {
-  std::vector<Noted> due;
+  const Generation quiet = quiet_since();
+  std::vector<Window> due;
   {
     LockGuard lock(mutex_);
     const TimePoint now = fs_.executor.now();
-    const auto rest = std::ranges::partition(
-        noted_, [&](const Noted& noted) { return now - noted.since < kQuiet; });
-    due.assign(rest.begin(), rest.end());
-    noted_.erase(rest.begin(), rest.end());
-  }
-  for (Noted& noted : due) {
-    if (!go_on()) co_return;
-    const Result<InodeRef> found = co_await fs_.find(noted.inode);
-    if (!found.has_value() || !(*found)->map) continue;
-    const InodeRef inode = *found;
-    const Result<void> loaded = co_await fs_.load_windows(*inode, noted.first, kWindowBlocks);
-    if (!loaded.has_value()) continue;
-    extent::MappingSet set;
-    inode->map->snapshot(noted.first, kWindowBlocks, set);
-    if (newest_of(set) != noted.newest) {
-      noted.newest = newest_of(set);
-      noted.since = fs_.executor.now();
-      LockGuard lock(mutex_);
-      noted_.push_back(noted);
-      continue;
+    for (auto& [window, since] : noted_) {
+      if (now - since < 2 * kQuiet) continue;
+      due.push_back(window);
+      since = now;  // until it is done
     }
-    const std::vector<Run> runs = plan(set, {});
-    if (!runs.empty()) fs_.metrics.compaction_windows.add();
-    for (const Run& run : runs) co_await move(inode, run);
+  }
+  for (const Window& at : due) {
+    if (!go_on()) co_return;
+    const FileBlock first{at.window.raw * kWindowBlocks};
+    bool done = true;
+    const Result<InodeRef> found = co_await fs_.find(at.inode);
+    if (found.has_value() && (*found)->is_regular()) {
+      const InodeRef inode = *found;
+      const Result<void> loaded = co_await fs_.load_windows(*inode, first, kWindowBlocks);
+      if (!loaded.has_value()) continue;
+      extent::MappingSet set;
+      inode->map->snapshot(first, kWindowBlocks, set);
+      done = newest_of(set) <= quiet;
+      bool moved = false;
+      for (const Run& run : plan(set, {}, quiet)) {
+        const bool published = co_await move(inode, run);
+        moved |= published;
+      }
+      if (moved) fs_.metrics.compaction_windows.add();
+    }
+    LockGuard lock(mutex_);
+    if (done) noted_.erase(at);
   }
 }
 
-Task<void> Compaction::sweep(std::vector<ChunkId> sparse) {
+Task<void> Compaction::sweep(std::vector<ChunkId> sparse, Generation quiet) {
   moved_blocks_ = 0;
-  obstructed_ = false;
   fs_.metrics.compaction_sweeps.add();
+  const std::uint64_t held = fs_.store->draining_blocks();
+  const bool only_sparse = !sparse.empty();
   walk_.begin();
-  while (go_on()) {
+  for (std::uint64_t windows = 1; go_on(); ++windows) {
+    if (only_sparse && windows % kBetweenLooks == 0 && fs_.store->draining_blocks() == 0) break;
     const std::optional<FileWalk::Piece> piece = co_await walk_.next();
     if (!piece) break;
     extent::MappingSet set;
     piece->inode->map->snapshot(piece->first, piece->count, set);
-    const std::vector<Run> runs = plan(set, sparse);
-    for (const Run& run : runs) co_await move(piece->inode, run);
+    for (const Run& run : plan(set, sparse, quiet)) {
+      const bool moved = co_await move(piece->inode, run);
+      if (!moved && !go_on()) break;
+    }
   }
   walk_.end();
+  const std::uint64_t left = fs_.store->draining_blocks();
   // What is empty now goes before anything can be put there again.
   co_await fs_.store->reclaim();
   fs_.store->stop_draining();
-  if (obstructed_) sweep_again_at_.store(fs_.executor.now() + kSweepIntervalObstructed);
-  log_info("compaction: {} MiB moved out of {} sparse chunks and fragmented files",
-           moved_blocks_ * kBlockBytes / kMiB, sparse.size());
+  if (left > held / 2) sweep_again_at_.store(fs_.executor.now() + kSweepIntervalObstructed);
+  log_info("compaction: {} MiB moved, {} of {} MiB out of {} sparse chunks",
+           moved_blocks_ * kBlockBytes / kMiB, (held - std::min(held, left)) * kBlockBytes / kMiB,
+           held * kBlockBytes / kMiB, sparse.size());
 }
 
 std::vector<Compaction::Run> Compaction::plan(const extent::MappingSet& set,
-                                              const std::vector<ChunkId>& sparse) {
+                                              const std::vector<ChunkId>& sparse,
+                                              Generation quiet) {
   std::vector<Run> whole;     // by blocks of the file
   std::vector<Run> selected;  // likewise, of the sparse chunks
   const extent::Mapping* before = nullptr;
   bool before_selected = false;
-  std::size_t fragments = 0;
   for (const extent::Mapping& mapping : set.mappings) {
-    if (mapping.kind != extent::MappingKind::kData ||
-        mapping.encoding != extent::Encoding::kPlain) {
+    if (!is_plain(mapping)) {
       before = nullptr;
       continue;
     }
@@ -181,57 +210,68 @@ std::vector<Compaction::Run> Compaction::plan(const extent::MappingSet& set,
     whole.back().places += lies_behind ? 0 : 1;
     whole.back().must_go |= here;
     if (here) {
-      if (!follows || !before_selected)
+      if (!follows || !before_selected) {
         selected.push_back({.first = mapping.first, .must_go = true});
+      }
       selected.back().count += mapping.count;
     }
     before_selected = here;
     before = &mapping;
   }
-  for (const Run& run : whole) fragments += run.places - 1;
-  if (fragments + 1 < kFragments) return selected;
+  std::size_t places = 1;
+  for (const Run& run : whole) places += run.places - 1;
+  if (places < kScattered || newest_of(set) > quiet) return selected;
   std::erase_if(whole, [](const Run& run) { return run.places == 1 && !run.must_go; });
   return whole;
 }
 
-Task<void> Compaction::move(InodeRef inode, Run run) {
-  if (!go_on()) co_return;
+// True: it lies elsewhere now.
+Task<bool> Compaction::move(InodeRef inode, Run run) {
+  if (!go_on()) co_return false;
   const Result<void> loaded = co_await fs_.load_windows(*inode, run.first, run.count);
-  if (!loaded.has_value()) {
-    obstructed_ = true;
-    co_return;
-  }
+  if (!loaded.has_value()) co_return false;
   extent::MappingSet seen;
   inode->map->snapshot(run.first, run.count, seen);
+  // Since it was planned it may have changed: what is a hole now stays one.
+  std::uint64_t next = run.first.raw;
+  std::size_t copies = 0;
+  for (const extent::Mapping& mapping : seen.mappings) {
+    if (mapping.first.raw != next || !is_plain(mapping)) co_return false;
+    next += mapping.count;
+  }
+  if (next != run.first.raw + run.count) co_return false;
+
   Buffer data{run.count * kBlockBytes};
   const Result<void> read = co_await fs_.store->read(*inode->map, inode->id, run.first, data,
                                                      scheduler::IoClass::kBackground);
-  if (!read.has_value()) {
-    obstructed_ = true;
-    co_return;
-  }
+  if (!read.has_value()) co_return false;
   extent::WriteHint hint;
   hint.inode = inode->id;
   hint.first = run.first;
   hint.policy = fs_.pool->policy();
   hint.io_class = scheduler::IoClass::kBackground;
   hint.moving = true;
+  hint.in_one_piece = !run.must_go;
   const Result<extent::Written> written = co_await fs_.store->write(hint, data.span());
-  if (!written.has_value()) {
-    obstructed_ = true;
-    co_return;
-  }
-  // Between holes in a full pool it would lie no better than before.
-  const bool better = run.must_go || written->pieces.size() < run.places;
+  if (!written.has_value()) co_return false;
   journal::Credit credit =
       co_await fs_.journal->reserve(1, kPutFixedBytes + run.count * kPutBytesPerBlock);
   bool published = false;
-  if (better) {
+  {
     const journal::ChangeScope scope(fs_.gate);
     fs_.modify(*inode);
     const auto extents = fs_.store->locks().lock(inode->id, run.first, run.count);
     if (!inode->removed.load(std::memory_order_acquire) &&
         inode->map->unchanged(run.first, run.count, seen)) {
+      // The mappings are there, so their chunks are.
+      for (const extent::Mapping& mapping : seen.mappings) {
+        copies = std::max(copies, fs_.store->copies(mapping.chunk));
+      }
+      published = std::ranges::all_of(written->pieces, [&](const extent::Piece& piece) {
+        return fs_.store->copies(piece.chunk) >= copies;
+      });
+    }
+    if (published) {
       RecordWriter record;
       extent::encode(record.raw(), inode->id, run.first, written->pieces, written->crcs);
       const Lsn lsn = fs_.append(credit, record, {inode.get()});
@@ -239,15 +279,14 @@ Task<void> Compaction::move(InodeRef inode, Run run) {
       inode->map->put(run.first, written->pieces, written->crcs, Generation{lsn.raw}, freed);
       fs_.store->publish(*written);
       fs_.free_data(freed, lsn);
-      published = true;
     }
   }
-  if (!published) {
-    fs_.store->discard(*written);
-    co_return;
-  }
+  if (!published) fs_.store->discard(*written);
+  fs_.store->note_moved(*written);
+  if (!published) co_return false;
   moved_blocks_ += run.count;
   fs_.metrics.compaction_bytes.add(run.count * kBlockBytes);
+  co_return true;
 }
 
 Task<Result<void>> Filesystem::compact() { co_return co_await impl_->compaction->compact(); }

@@ -1,15 +1,17 @@
 // Compaction of a mounted pool: data is put where it lies better, in the background class.
 //
-// Fragmented windows  A MiB of a file that small writes have scattered over kFragments places or more is
-//                     written anew in one piece once nobody has written to it for a while. Writers tell
-//                     of windows that become so; a sweep finds those of earlier mounts.
-// Sparse chunks       When few slots are free, what the sparsest chunks still hold is moved to others, so
-//                     that large writes and metadata find whole slots (extent/allocator.hpp says which).
-//                     Whose the blocks are is found by a sweep through all maps (fs/file_walk.hpp).
+// Scattered windows  A MiB of a file that small writes have scattered over many places is written anew in
+//                    one piece once nobody has written to it for a while. Writers tell of windows that
+//                    become so; a sweep finds those of earlier mounts.
+// Sparse chunks      When few slots are free, what the sparsest chunks still hold is moved to others, so
+//                    that large writes and metadata find whole slots (extent/allocator.hpp says which).
+//                    Whose the blocks are is found by a sweep through all maps (fs/file_walk.hpp).
 //
 // Method   Moving is writing what is there: read and verified, new blocks, one record. It is published only
-//          if the mapping is still what was read; otherwise somebody has written, and nothing is moved.
-//          So INV-2, INV-3 and INV-6 hold as for any write, and a crash leaves the old place or the new.
+//          if the mapping is still what was read, all of it data; otherwise somebody has changed it, and
+//          nothing is moved. So INV-2, INV-3 and INV-6 hold as for any write, a crash leaves the old place
+//          or the new, and data is never put behind the end of a file.
+// Copies   While a disk is away nothing is moved, and never to fewer copies than there were.
 // Pace     One piece of at most a window at a time; the disks' queues do the rest.
 // Threads  Every method may be called from any thread.
 // Locks    mutex_ is a leaf, never held across a suspension.
@@ -17,6 +19,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <unordered_map>
 #include <vector>
 
 #include "base/mutex.hpp"
@@ -31,22 +34,15 @@ class Compaction {
   // `parts` outlives this, and waits for its tasks before it goes.
   explicit Compaction(Filesystem::Impl& parts);
 
-  // After a write. One of a few blocks costs a look at its window, others nothing.
-  void look_at(const Inode& inode, FileBlock first, std::uint64_t blocks);
+  // Windows of these blocks have become scattered (extent::Freed::scattered).
+  void note(InodeId inode, FileBlock first, std::uint64_t blocks);
   // Starts what is due, if anything. Called every commit interval, inside a DriverScope.
   void tend();
-  // Everything that can be done now, due or not; completes when it has ended. kBusy: one is under way;
-  // kShutdown: unmounting.
+  // Everything that can be done now, due or not; completes when it has ended. kBusy: one is under way, or
+  // the pool cannot be written to as it should.
   Task<Result<void>> compact();
 
  private:
-  // A window that has become fragmented, and since when nobody is known to have written to it.
-  struct Noted {
-    InodeId inode;
-    FileBlock first;
-    Generation newest;
-    TimePoint since;
-  };
   // Consecutive blocks of a file that are all data.
   struct Run {
     FileBlock first;
@@ -54,27 +50,42 @@ class Compaction {
     std::size_t places = 0;  // where a reader has to go
     bool must_go = false;    // some of it is in a sparse chunk
   };
+  struct Window {
+    InodeId inode;
+    WindowId window;
+    bool operator==(const Window&) const = default;
+  };
+  struct WindowHash {
+    std::size_t operator()(const Window& at) const;
+  };
 
   bool begin();
   void end();
+  bool go_on() const;
   Task<void> run(std::vector<ChunkId> sparse);
   Task<void> tend_noted();
-  Task<void> sweep(std::vector<ChunkId> sparse);
-  bool go_on() const;
-  // What to move of a range: from chunks that are `sparse`, and all of it if it is fragmented.
-  static std::vector<Run> plan(const extent::MappingSet& set, const std::vector<ChunkId>& sparse);
-  Task<void> move(InodeRef inode, Run run);
+  Task<void> sweep(std::vector<ChunkId> sparse, Generation quiet);
+  // What to move of a range: what is in chunks that are `sparse`, and, if nothing of it is newer than
+  // `quiet`, all of what is scattered.
+  static std::vector<Run> plan(const extent::MappingSet& set, const std::vector<ChunkId>& sparse,
+                               Generation quiet);
+  Task<bool> move(InodeRef inode, Run run);
+  Generation quiet_since();
 
   Filesystem::Impl& fs_;
   std::atomic<bool> active_{false};
   // Of the task that is active.
   std::atomic<TimePoint> sweep_again_at_{TimePoint{}};
   std::uint64_t moved_blocks_ = 0;
-  bool obstructed_ = false;  // something could not be read or found no room
   FileWalk walk_;
 
   Mutex mutex_;
-  std::vector<Noted> noted_ DFS_GUARDED_BY(mutex_);
+  // Since when nobody is known to have written to it.
+  std::unordered_map<Window, TimePoint, WindowHash> noted_ DFS_GUARDED_BY(mutex_);
+  // What was newest then, and some time before that.
+  TimePoint sampled_at_ DFS_GUARDED_BY(mutex_){};
+  Generation sample_ DFS_GUARDED_BY(mutex_);
+  Generation sample_before_ DFS_GUARDED_BY(mutex_);
 };
 
 }  // namespace dynamicfs::fs

@@ -222,7 +222,7 @@ Task<Result<void>> Filesystem::Impl::write(InodeId id, std::uint64_t offset_byte
     }
     metrics.writes.add();
     metrics.written_bytes.add(data.size());
-    compaction->look_at(*inode, first, blocks);
+    if (freed.scattered) compaction->note(id, first, blocks);
     co_return {};
   }
 }

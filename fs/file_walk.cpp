@@ -9,6 +9,9 @@ namespace {
 
 // Numbers of inodes read from the runs at a time.
 constexpr std::size_t kNumbersAtOnce = 1024;
+// What has been loaded of a file stays as long as somebody refers to it: after so many windows the walk
+// lets go of it for a moment.
+constexpr std::size_t kWindowsAtOnce = 256;
 
 }  // namespace
 
@@ -29,6 +32,7 @@ void FileWalk::end() {
   fetched_to_ = {};
   fetched_all_ = true;
   inode_ = {};
+  go_on_with_ = {};
 }
 
 // The next numbers from the runs, with those in memory among them.
@@ -63,9 +67,18 @@ Task<void> FileWalk::fetch_numbers() {
   fetched_to_ = to;
 }
 
-// inode_ is the next file there is, or none is left.
+// inode_ is the next file there is, or the one that was let go of; or none is left.
 Task<void> FileWalk::open_next_inode() {
-  inode_ = {};
+  windows_ = 0;
+  if (go_on_with_.raw != 0) {
+    const InodeId id = std::exchange(go_on_with_, InodeId{});
+    const Result<InodeRef> found = co_await fs_.find(id);
+    if (found.has_value()) {
+      inode_ = *found;
+      co_return;
+    }
+    if (found.error().code != Code::kStale) on_error_(id, found.error());
+  }
   next_block_ = FileBlock{0};
   while (true) {
     if (taken_ == numbers_.size()) {
@@ -90,8 +103,8 @@ Task<std::optional<FileWalk::Piece>> FileWalk::next() {
   while (true) {
     if (!inode_) co_await open_next_inode();
     if (!inode_) co_return std::nullopt;
-    const Result<std::uint64_t> here_to =
-        co_await fs_.load_some_windows(*inode_, next_block_.raw / kWindowBlocks);
+    const Result<std::uint64_t> here_to = co_await fs_.load_some_windows(
+        *inode_, next_block_.raw / kWindowBlocks, scheduler::IoClass::kBackground);
     if (!here_to.has_value()) {
       on_error_(inode_->id, here_to.error());
       inode_ = {};
@@ -105,7 +118,12 @@ Task<std::optional<FileWalk::Piece>> FileWalk::next() {
     }
     const std::uint64_t end = align_down(data->raw, kWindowBlocks) + kWindowBlocks;
     next_block_ = FileBlock{end};
-    co_return Piece{.inode = inode_, .first = *data, .count = end - data->raw};
+    Piece piece{.inode = inode_, .first = *data, .count = end - data->raw};
+    if (++windows_ == kWindowsAtOnce) {
+      go_on_with_ = inode_->id;
+      inode_ = {};
+    }
+    co_return piece;
   }
 }
 

@@ -2,8 +2,8 @@
 // in common.
 //
 // What    Every inode that exists when it begins, by ascending number, with what it has up to its end
-//         at that time or later. What is not in memory is read from the runs in the background class, a
-//         thousand numbers or a few windows at a time, and may be evicted behind it.
+//         at that time or later. Numbers and maps that are not in memory are read from the runs in the
+//         background class, a thousand numbers or a few windows at a time, and may be evicted behind it.
 // Threads Several tasks may share one walk; each piece goes to one of them. begin() and end() when none
 //         does.
 // Locks   The cursor is held across a suspension, for the next inode may have to be read.
@@ -51,6 +51,8 @@ class FileWalk {
   bool fetched_all_ = true;
   InodeRef inode_;
   FileBlock next_block_;
+  std::size_t windows_ = 0;  // of inode_, since it was found
+  InodeId go_on_with_;       // at next_block_; 0: the next one
 };
 
 }  // namespace dynamicfs::fs

@@ -151,7 +151,7 @@ struct FilesystemMetrics {
   Counter run_merges;         // in the background
   Counter run_merge_bytes;    // they wrote, copies not counted
   Histogram run_merge_ms;
-  Counter compaction_windows;  // fragmented, written anew
+  Counter compaction_windows;  // scattered, written anew since writers told of them
   Counter compaction_sweeps;
   Counter compaction_bytes;  // moved
   Counter scrubs_started, scrubs_finished;
@@ -281,7 +281,7 @@ class Filesystem {
   ScrubReport scrub_report() const;
 
   // Compaction (fs/compaction.hpp) happens by itself; this does all of it now that there is to do, due
-  // or not. kBusy: one is under way; kShutdown: unmounting.
+  // or not. kBusy: one is under way, or the pool is unmounting, degraded, full or read-only.
   Task<Result<void>> compact();
 
   // Reads all metadata into memory and looks at it. Nothing else may be running but reads. An error:

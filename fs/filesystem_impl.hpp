@@ -193,7 +193,9 @@ struct Filesystem::Impl {
   Task<Result<void>> load_cookies(Inode& directory, std::uint64_t from, std::uint64_t end);
   // Some of the windows from this one on are in memory: all that there are in front of the result;
   // ~0: the end is reached.
-  Task<Result<std::uint64_t>> load_some_windows(Inode& inode, std::uint64_t window);
+  Task<Result<std::uint64_t>> load_some_windows(
+      Inode& inode, std::uint64_t window,
+      scheduler::IoClass io_class = scheduler::IoClass::kCritical);
   // All windows that these blocks touch are in memory; `count` ~0: to the end.
   MaybeTask<Result<void>> load_windows(Inode& inode, FileBlock first, std::uint64_t count);
   Task<Result<void>> read_windows(Inode& inode, FileBlock first, std::uint64_t count);

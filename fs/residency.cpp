@@ -303,12 +303,17 @@ Task<Result<void>> Filesystem::Impl::read_windows(Inode& inode, FileBlock first,
   co_return Result<void>{};
 }
 
-Task<Result<std::uint64_t>> Filesystem::Impl::load_some_windows(Inode& inode,
-                                                                std::uint64_t window) {
+Task<Result<std::uint64_t>> Filesystem::Impl::load_some_windows(Inode& inode, std::uint64_t window,
+                                                                scheduler::IoClass io_class) {
   constexpr std::uint64_t kEnd = ~std::uint64_t{0};
   if (inode.map->is_whole()) co_return kEnd;
-  RunCursor cursor{runs, runs.runs(), window_key(inode.id, window),
-                   end_of(inode.id, KeyTag::kWindow), RunCursor::Mode::kCached};
+  RunCursor cursor{runs,
+                   runs.runs(),
+                   window_key(inode.id, window),
+                   end_of(inode.id, KeyTag::kWindow),
+                   RunCursor::Mode::kCached,
+                   {},
+                   io_class};
   for (std::size_t loaded = 0;; ++loaded) {
     CO_TRY_ASSIGN(const bool more, co_await cursor.next());
     if (!more) break;

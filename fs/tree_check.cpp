@@ -120,7 +120,7 @@ class TreeCheck {
             fmt::format("inode {} has {} links and {} names", id, inode->nlink, named.names));
       }
     }
-    if (inode->map) check_file(id, *inode->map);
+    if (inode->map) check_file(id, *inode->map, inode->size_bytes.load());
   }
 
   void check_directory(InodeId id, const Inode& inode, const Named& named)
@@ -173,11 +173,16 @@ class TreeCheck {
   }
 
   // What the windows of a file name is its own.
-  void check_file(InodeId id, const extent::FileMap& map) {
+  void check_file(InodeId id, const extent::FileMap& map, std::uint64_t size_bytes) {
     std::uint64_t data = 0;
     std::uint64_t reserved = 0;
     bool foreign = false;
+    bool behind_end = false;
+    const std::uint64_t end = ceil_div(size_bytes, kBlockBytes);
     map.for_each([&](const extent::Mapping& mapping) {
+      // Whoever changes what is behind the end of a file holds its mutex and not its extent locks.
+      behind_end |=
+          mapping.kind == extent::MappingKind::kData && mapping.first.raw + mapping.count > end;
       (mapping.kind == extent::MappingKind::kData ? data : reserved) += mapping.count;
       if (mapping.kind != extent::MappingKind::kData || foreign) return;
       if (mapping.block + mapping.count > kSlotBlocks) {
@@ -188,6 +193,7 @@ class TreeCheck {
       foreign = mapped.next_set(mapping.block) < mapping.block + std::uint32_t{mapping.count};
       if (!foreign) mapped.set(mapping.block, mapping.count);
     });
+    if (behind_end) report_.problem(fmt::format("inode {} has data behind its end", id));
     if (foreign) report_.problem(fmt::format("inode {} has blocks that are not its own", id));
     if (data != map.data_blocks() || reserved != map.reserved_blocks()) {
       report_.problem(fmt::format("inode {} has {} blocks and {} reserved ones, and says {} and {}",

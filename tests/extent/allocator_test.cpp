@@ -450,6 +450,34 @@ TEST_SUITE("allocator") {
     CHECK(allocator.drain_sparse(kSingle, false).empty());
   }
 
+  TEST_CASE_FIXTURE(Space, "a chunk that is sparse but for what is pending takes no part") {
+    start({40});
+    const std::vector<Piece> all = exhaust();
+    allocator.publish(all);
+    std::vector<Piece> gone;
+    for (std::size_t i = 0; i < all.size(); ++i) {
+      if (all[i].chunk.raw % 2 == 0 && i % 4 != 0) gone.push_back(all[i]);
+    }
+    allocator.free(gone, Lsn{++log.lsn});
+    CHECK(allocator.has_pending());
+    CHECK(allocator.drain_sparse(kSingle, true).empty());
+    CHECK(allocate(1, kSingle, 1, 0, 1).empty());
+    allocator.stop_draining();
+    drain();
+    CHECK_FALSE(exhaust().empty());
+  }
+
+  TEST_CASE_FIXTURE(Thinned, "what is being moved is space that comes back") {
+    drain();
+    CHECK_FALSE(allocator.has_pending());
+    const std::vector<Piece> pieces = move(16);
+    REQUIRE(!pieces.empty());
+    CHECK(allocator.has_pending());
+    allocator.discard(pieces);
+    allocator.note_moved(16);
+    CHECK_FALSE(allocator.has_pending());
+  }
+
   TEST_CASE_FIXTURE(Space, "nothing is given up while there are slots, unless it is asked for") {
     start({100});
     std::vector<Piece> all;

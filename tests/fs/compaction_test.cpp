@@ -130,7 +130,7 @@ TEST_SUITE("compaction") {
     CAPTURE(seed);
     Scattered test(seed);
     REQUIRE(reads_of_window(test.pool) > 100);
-    test.pool.executor.run_for(std::chrono::seconds{120});
+    test.pool.executor.run_for(std::chrono::minutes{3});
     CHECK(test.windows() == 1);
     CHECK(reads_of_window(test.pool) == 1);
     const auto text = test.pool.read("f");
@@ -157,47 +157,117 @@ TEST_SUITE("compaction") {
     CHECK(test.windows() == 0);
   }
 
-  TEST_CASE("what is written while a compaction is under way stays, and so does what it had read") {
+  // A compaction stands still with its first write; something happens to the file; it goes on.
+  struct Interrupted {
+    explicit Interrupted(std::uint64_t seed) : pool(seed, one_disk(256 * kMiB)) {
+      pool.wrap = [this](std::unique_ptr<scheduler::SimulatedDisk> disk, std::size_t) {
+        return std::make_unique<HoldingDisk>(std::move(disk), hold);
+      };
+      pool.format();
+      REQUIRE(pool.mount().has_value());
+      REQUIRE(pool.create("f").has_value());
+      content = pattern(seed, kWindow);
+      REQUIRE(pool.write("f", 0, content).has_value());
+      scatter(pool, seed, &content);
+      // Two pieces to move: in front of the hole and behind it.
+      punch(100, 8);
+      hold.which = [](const scheduler::IoRequest& request) {
+        return request.io_class == scheduler::IoClass::kBackground &&
+               request.op == scheduler::IoOp::kWrite;
+      };
+      hold.on = true;
+      {
+        const DriverScope scope(pool.executor);
+        spawn(keep(pool.fs().compact(), &done));
+      }
+      pool.executor.run_for(std::chrono::seconds{1});
+      REQUIRE(hold.held.size() == 1);
+    }
+    void punch(std::uint64_t block, std::uint64_t count) {
+      const InodeId inode = pool.resolve("f").value();
+      REQUIRE(pool.run(pool.fs().fallocate(inode, fs::FallocateMode::kPunchHole,
+                                           block * kBlockBytes, count * kBlockBytes))
+                  .has_value());
+      content.replace(block * kBlockBytes, count * kBlockBytes, count * kBlockBytes, '\0');
+    }
+    void go_on() {
+      hold.release();
+      pool.executor.run_for(std::chrono::seconds{1});
+      REQUIRE(done.has_value());
+      CHECK(done->has_value());
+    }
+    std::uint64_t moved() { return pool.fs().metrics().compaction_bytes.sum() / kBlockBytes; }
+
+    Hold hold;
+    SimPool pool;
+    std::string content;
+    std::optional<Result<void>> done;
+  };
+
+  TEST_CASE("what is written while a compaction is under way stays") {
     const std::uint64_t seed = seed_from_environment(3);
     CAPTURE(seed);
-    Hold hold;
-    SimPool pool(seed, one_disk(256 * kMiB));
-    pool.wrap = [&](std::unique_ptr<scheduler::SimulatedDisk> disk, std::size_t) {
-      return std::make_unique<HoldingDisk>(std::move(disk), hold);
-    };
+    Interrupted test(seed);
+    const std::string mine = pattern(seed + 1, kBlockBytes);
+    REQUIRE(test.pool.write("f", 5 * kBlockBytes, mine).has_value());
+    test.content.replace(5 * kBlockBytes, kBlockBytes, mine);
+    test.go_on();
+    CHECK(test.moved() == 256 - 108);  // the second piece alone
+    CHECK(test.pool.read("f").value() == test.content);
+    check_whole(test.pool);
+    // Once more, with nobody in between.
+    REQUIRE(test.pool.run(test.pool.fs().compact()).has_value());
+    CHECK(test.moved() == 256 - 108 + 100);
+    CHECK(test.pool.read("f").value() == test.content);
+    check_whole(test.pool);
+  }
+
+  TEST_CASE("what is removed while a compaction is under way stays removed") {
+    const std::uint64_t seed = seed_from_environment(31);
+    CAPTURE(seed);
+    Interrupted test(seed);
+    SUBCASE("a hole") {
+      test.punch(90, 60);
+      const std::uint64_t blocks = test.pool.stat("f")->blocks_512;
+      test.go_on();
+      CHECK(test.pool.stat("f")->blocks_512 == blocks);
+      CHECK(test.pool.read("f").value() == test.content);
+    }
+    SUBCASE("the end") {
+      REQUIRE(test.pool.truncate("f", 3 * kBlockBytes + 5).has_value());
+      test.content.resize(3 * kBlockBytes + 5);
+      test.go_on();
+      CHECK(test.pool.stat("f")->blocks_512 == 4 * 8);
+      CHECK(test.pool.read("f").value() == test.content);
+    }
+    SUBCASE("the file") {
+      REQUIRE(test.pool.unlink("f").has_value());
+      test.go_on();
+      CHECK(test.moved() == 0);
+    }
+    check_whole(test.pool);
+  }
+
+  TEST_CASE("nothing is moved to fewer copies while a disk is away") {
+    const std::uint64_t seed = seed_from_environment(32);
+    CAPTURE(seed);
+    SimPoolOptions options;
+    options.disk_bytes = {256 * kMiB, 256 * kMiB};
+    SimPool pool(seed, options);
     pool.format();
     REQUIRE(pool.mount().has_value());
     REQUIRE(pool.create("f").has_value());
     std::string content = pattern(seed, kWindow);
     REQUIRE(pool.write("f", 0, content).has_value());
     scatter(pool, seed, &content);
-    hold.which = [](const scheduler::IoRequest& request) {
-      return request.io_class == scheduler::IoClass::kBackground &&
-             request.op == scheduler::IoOp::kWrite;
-    };
-    hold.on = true;
-    std::optional<Result<void>> done;
-    {
-      const DriverScope scope(pool.executor);
-      spawn(keep(pool.fs().compact(), &done));
-    }
-    pool.executor.run_for(std::chrono::seconds{1});
-    REQUIRE(hold.held.size() == 1);
-    const std::string mine = pattern(seed + 1, kBlockBytes);
-    REQUIRE(pool.write("f", 5 * kBlockBytes, mine).has_value());
-    content.replace(5 * kBlockBytes, kBlockBytes, mine);
-    hold.release();
-    pool.executor.run_for(std::chrono::seconds{1});
-    REQUIRE(done.has_value());
-    CHECK(done->has_value());
+    REQUIRE(pool.unmount().has_value());
+    REQUIRE(pool.mount({1}).has_value());
+    CHECK(pool.run(pool.fs().compact()).error().code == Code::kBusy);
+    pool.executor.run_for(std::chrono::minutes{5});
     CHECK(pool.fs().metrics().compaction_bytes.sum() == 0);
+    REQUIRE(pool.unmount().has_value());
+    REQUIRE(pool.mount().has_value());
     CHECK(pool.read("f").value() == content);
-    check_whole(pool);
-    // Once more, with nobody in between.
-    REQUIRE(pool.run(pool.fs().compact()).has_value());
-    CHECK(pool.fs().metrics().compaction_bytes.sum() == kWindow);
-    CHECK(pool.read("f").value() == content);
-    check_whole(pool);
   }
 
   TEST_CASE("a hole in a scattered MiB stays a hole") {

@@ -99,6 +99,11 @@ Task<Result<void>> remove_cells(Subject* subject, Operation* operation, bool zer
 Task<Result<void>> disturb(Subject* subject, std::uint64_t what) {
   if (what == 0) co_return co_await subject->filesystem->checkpoint();
   if (what == 1) co_return co_await subject->filesystem->sync();
+  if (what == 2) {
+    const Result<void> done = co_await subject->filesystem->compact();
+    done.ignore("another client may have begun one");
+    co_return Result<void>{};
+  }
   subject->filesystem->evict();
   co_return Result<void>{};
 }
