@@ -7,8 +7,8 @@
 
 namespace dynamicfs::extent {
 
-// The window is added, not mixed in: any 256 consecutive windows of a file have 256 different
-// locks.
+// The window is added, not mixed in: any kLockShards consecutive windows of a file have
+// different locks.
 std::size_t ExtentLocks::shard_of(InodeId inode, WindowId window) {
   return (mix(inode.raw) + window.raw) % kLockShards;
 }
@@ -38,7 +38,7 @@ ExtentLocks::Guard ExtentLocks::lock(InodeId inode, FileBlock first, std::uint64
     lock_shard(start);
     return guard;
   }
-  // Consecutive windows have consecutive shards, modulo 256: what is held is one arc of the circle.
+  // Consecutive windows have consecutive shards, modulo their number: what is held is one arc of the circle.
   guard.first_ = static_cast<std::uint16_t>(start);
   guard.count_ = static_cast<std::uint16_t>(windows < kLockShards ? windows : kLockShards);
   const std::size_t end = start + guard.count_;

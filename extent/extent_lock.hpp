@@ -1,10 +1,12 @@
 // The 256 extent locks: shard = (mix(inode) + window) & 255. Taken to change the mapping of a
-// window, never to read it, and never across device I/O, a journal wait or a reply (INV-1).
+// window, never to read it, and never across device I/O, a journal wait or a reply (INV-1). A build
+// with -Dlock_shards=N has fewer: tools/bench/contention shows what that costs.
 //
 // Order  Several shards are taken in ascending index; behind inode mutexes, before the allocator.
 #pragma once
 
 #include <array>
+#include <bit>
 #include <cstdint>
 
 #include "base/ids.hpp"
@@ -13,7 +15,13 @@
 
 namespace dynamicfs::extent {
 
+#ifdef DYNAMICFS_LOCK_SHARDS
+inline constexpr std::size_t kLockShards = DYNAMICFS_LOCK_SHARDS;
+#else
 inline constexpr std::size_t kLockShards = 256;
+#endif
+// The sum in shard_of() wraps around at 2^64: only a power of two keeps neighbours apart there, too.
+static_assert(std::has_single_bit(kLockShards) && kLockShards <= 256);
 
 struct LockMetrics {
   Counter acquisitions;
@@ -38,7 +46,7 @@ class ExtentLocks {
   };
 
   // Locks the windows that contain blocks [first, first + count); count ~0 means to the end (then,
-  // and for 256 windows and more, every shard is taken).
+  // and for kLockShards windows and more, every shard is taken).
   Guard lock(InodeId inode, FileBlock first, std::uint64_t count);
   static std::size_t shard_of(InodeId inode, WindowId window);
   const LockMetrics& metrics() const { return metrics_; }
