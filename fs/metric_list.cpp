@@ -11,6 +11,7 @@ using enum MetricKind;
 
 // In the order of the screen.
 constexpr MetricInfo kMetrics[] = {
+    {"lock_shards", "Extent locks", kGauge, "lock_shards", "Extent locks there are"},
     {"lock_acquisitions", "Extent locks", kCounter, "lock_acquisitions_total",
      "Extent locks taken"},
     {"lock_contentions", "Extent locks", kCounter, "lock_contentions_total",
@@ -296,7 +297,7 @@ std::optional<Metric> find_metric(std::string_view name) {
 }
 
 std::optional<Metric> find_percentile(std::string_view name) {
-  for (const std::string_view percentile : {"_p50", "_p99"}) {
+  for (const std::string_view percentile : {"_p50", "_p99", "_p999"}) {
     if (!name.ends_with(percentile)) continue;
     auto metric = find_metric(name.substr(0, name.size() - percentile.size()));
     if (metric && metric->info->kind == kHistogram) return metric;

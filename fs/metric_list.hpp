@@ -2,7 +2,8 @@
 //
 // A metric of one disk is named disk<number>_<key>, of one class of requests at it
 // disk<number>_<class>_<key>; requests of the kernel are fuse_requests_<operation>. A histogram has
-// two names in "metrics", <name>_p50 and <name>_p99, and its buckets in "histograms".
+// two names in "metrics", <name>_p50 and <name>_p99, and its buckets in "histograms". The wait
+// for contended locks has <name>_p999 too.
 //
 // A new one is counted where the work is done, put into the answer in status_metrics.cpp, named here,
 // and documented in man/status.schema.json and dynamicfs(8); the mount tests miss it where it lacks.

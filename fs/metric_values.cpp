@@ -73,6 +73,9 @@ void put_derived(Json& status) {
   for (const auto& [name, histogram] : part_of(status, "histograms").items()) {
     metrics[name + "_p50"] = percentile(histogram, 0.5);
     metrics[name + "_p99"] = percentile(histogram, 0.99);
+    if (const std::string rare = name + "_p999"; metrics.contains(rare)) {
+      metrics[rare] = percentile(histogram, 0.999);
+    }
   }
 }
 

@@ -20,7 +20,8 @@ std::uint64_t percentile(const Json& histogram, double fraction);
 // The mean of what was recorded; 0 if nothing was.
 double mean(const Json& histogram);
 
-// Puts what follows from others into `status`: the ratios, and the percentiles of its histograms.
+// Puts what follows from others into `status`: the ratios, and the percentiles of its histograms,
+// _p999 where it has its place.
 void put_derived(Json& status);
 
 // What has happened between two answers of one daemon: `now` with its counters and histograms less

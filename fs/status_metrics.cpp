@@ -30,10 +30,12 @@ double progress(const ScrubReport& scrub) {
 
 void put_lock(Json& status, const extent::LockMetrics& locks) {
   Json& metrics = status["metrics"];
+  metrics["lock_shards"] = extent::kLockShards;
   metrics["lock_acquisitions"] = locks.acquisitions.sum();
   metrics["lock_contentions"] = locks.contentions.sum();
   metrics["lock_contention_ratio"] = 0.0;
   put_histogram(status, "lock_wait_ns", locks.wait_ns);
+  metrics["lock_wait_ns_p999"] = 0;
 }
 
 void put_store(Json& status, const extent::StoreMetrics& store) {

@@ -214,7 +214,7 @@ std::string metrics_screen(const Json& status) {
         if (limit->passed) hints += fmt::format("  ! {}\n", limit->hint);
       }
       lines += "\n";
-      if (name == "lock_wait_ns_p99" && histograms.contains("lock_wait_ns")) {
+      if (name == "lock_wait_ns_p999" && histograms.contains("lock_wait_ns")) {
         lines += histogram_lines(histograms.at("lock_wait_ns"));
       }
     }

@@ -35,6 +35,7 @@ TEST_SUITE("metric_values") {
 
   TEST_CASE("a percentile is known by its histogram, and what is none is not known") {
     CHECK(find_percentile("commit_latency_us_p99")->info->name == "commit_latency_us");
+    CHECK(find_percentile("lock_wait_ns_p999")->info->name == "lock_wait_ns");
     CHECK(find_percentile("disk3_write_latency_us_p50")->disk == "3");
     for (const char* const name : {"", "disk", "disk0", "disk0_", "disk_read_bytes", "disk0_read",
                                    "disk0_slow_bytes", "commit_latency_us_p99", "locks"}) {
@@ -70,6 +71,20 @@ TEST_SUITE("metric_values") {
     CHECK(came["histograms"]["file_fsync_latency_us"]["count"] == 2);
     CHECK(came["histograms"]["file_fsync_latency_us"]["sum"] == 6);
     CHECK(metric(came, "file_fsync_latency_us_p99") == 3);
+  }
+
+  TEST_CASE("one in a thousand is told where it has its place") {
+    Histogram waits;
+    for (int i = 0; i < 998; ++i) waits.record(1);
+    for (int i = 0; i < 2; ++i) waits.record(100);
+    Json status = {
+        {"metrics", {{"lock_wait_ns_p999", 0}}},
+        {"histograms",
+         {{"lock_wait_ns", histogram_json(waits)}, {"commit_latency_us", histogram_json(waits)}}}};
+    put_derived(status);
+    CHECK(metric(status, "lock_wait_ns_p99") == 1);
+    CHECK(metric(status, "lock_wait_ns_p999") == 127);
+    CHECK_FALSE(status["metrics"].contains("commit_latency_us_p999"));
   }
 
   TEST_CASE("nothing is taken from the figures of another daemon, nor where there were none") {

@@ -83,6 +83,7 @@ TEST_SUITE("thresholds") {
                           {{"lock_acquisitions", 1000},
                            {"lock_contention_ratio", 0.5},
                            {"lock_wait_ns_p99", 7},
+                           {"lock_wait_ns_p999", 7},
                            {"checksum_errors", 0}}},
                          {"histograms", {{"lock_wait_ns", {{"buckets", {0, 0, 3, 1}}}}}}};
     CHECK(metrics_screen(status) ==
@@ -90,6 +91,7 @@ TEST_SUITE("thresholds") {
           "  lock_acquisitions      1000\n"
           "  lock_contention_ratio  0.5  (! healthy below 0.05)\n"
           "  lock_wait_ns_p99       7\n"
+          "  lock_wait_ns_p999      7\n"
           "    up to            3  [########################] 3\n"
           "    up to            7  [########----------------] 1\n"
           "  ! " +
