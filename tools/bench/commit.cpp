@@ -10,160 +10,20 @@
 #include <sys/stat.h>
 
 #include <atomic>
-#include <condition_variable>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
-#include <deque>
-#include <mutex>
 #include <thread>
 
-#include "base/blocking.hpp"
-#include "base/log.hpp"
-#include "fs/filesystem.hpp"
 #include "tools/bench/cpu_time.hpp"
+#include "tools/bench/memory_pool.hpp"
 
 namespace dynamicfs {
 namespace {
 
-using Clock = std::chrono::steady_clock;
 using std::chrono::microseconds;
 
-// Keeps everything in memory. Reads and plain writes take no time; what must reach stable storage
-// takes `sync`, one after the other.
-class SlowSyncDisk final : public scheduler::Disk {
- public:
-  SlowSyncDisk(Executor& executor, std::string path, std::shared_ptr<Bytes> media,
-               microseconds sync)
-      : executor_(executor),
-        path_(std::move(path)),
-        media_(std::move(media)),
-        sync_(sync),
-        thread_([this] { serve(); }) {}
-  ~SlowSyncDisk() override {
-    {
-      const std::lock_guard lock(mutex_);
-      stopping_ = true;
-    }
-    wake_.notify_one();
-    thread_.join();
-  }
-
-  void submit(scheduler::IoRequest& request) override {
-    std::byte* const at = media_->data() + request.offset_bytes;
-    if (request.op == scheduler::IoOp::kRead) std::memcpy(request.data, at, request.size_bytes);
-    if (request.op == scheduler::IoOp::kWrite) std::memcpy(at, request.data, request.size_bytes);
-    const bool syncs = request.op == scheduler::IoOp::kFlush || request.durable;
-    if (!syncs) {
-      if (request.op == scheduler::IoOp::kWrite) written_.fetch_add(1);
-      request.error = {};
-      return request.on_complete(request);
-    }
-    request.tag = written_.load();
-    {
-      const std::lock_guard lock(mutex_);
-      queue_.push_back(&request);
-    }
-    wake_.notify_one();
-  }
-  std::uint64_t size_bytes() const override { return media_->size(); }
-  const std::string& path() const override { return path_; }
-  scheduler::DiskKind kind() const override { return scheduler::DiskKind::kSimulated; }
-  bool rotational() const override { return false; }
-  bool direct() const override { return true; }
-  bool needs_flush() const override { return flushed_.load() < written_.load(); }
-  const scheduler::DiskMetrics& metrics() const override { return metrics_; }
-  void fail() override {}
-  bool failed() const override { return false; }
-
- private:
-  void serve() {
-    std::unique_lock lock(mutex_);
-    while (true) {
-      wake_.wait(lock, [this] { return stopping_ || !queue_.empty(); });
-      if (queue_.empty()) return;
-      scheduler::IoRequest& request = *queue_.front();
-      queue_.pop_front();
-      lock.unlock();
-      pass();
-      if (request.op == scheduler::IoOp::kFlush || request.flushes) flushed_.store(request.tag);
-      metrics_.flushes.add();
-      request.error = {};
-      {
-        DriverScope scope(executor_);
-        request.on_complete(request);
-      }
-      lock.lock();
-    }
-  }
-  // To the microsecond: a sleep alone is 50 too long.
-  void pass() const {
-    const auto end = Clock::now() + sync_;
-    if (sync_ > microseconds{200}) std::this_thread::sleep_for(sync_ - microseconds{150});
-    while (Clock::now() < end) {
-    }
-  }
-
-  Executor& executor_;
-  const std::string path_;
-  const std::shared_ptr<Bytes> media_;
-  const microseconds sync_;
-  scheduler::DiskMetrics metrics_;
-  std::atomic<std::uint64_t> written_{0};
-  std::atomic<std::uint64_t> flushed_{0};
-  std::mutex mutex_;
-  std::condition_variable wake_;
-  std::deque<scheduler::IoRequest*> queue_;
-  bool stopping_ = false;
-  std::thread thread_;
-};
-
 Task<Result<void>> nothing() { co_return Result<void>{}; }
-
-template <class T>
-T must(Result<T> result) {
-  if (!result.has_value()) {
-    fmt::print(stderr, "{}\n", describe(result.error()));
-    std::exit(1);
-  }
-  return std::move(result).value();
-}
-void must(Result<void> result) {
-  if (result.has_value()) return;
-  fmt::print(stderr, "{}\n", describe(result.error()));
-  std::exit(1);
-}
-
-struct Machine {
-  Machine(std::size_t count, microseconds sync, journal::Policy policy)
-      : executor(make_thread_executor()) {
-    for (std::size_t i = 0; i < count; ++i) media.push_back(std::make_shared<Bytes>(1024 * kMiB));
-    auto plain = make(microseconds{0});
-    std::vector<scheduler::Disk*> disks;
-    for (const auto& disk : plain) disks.push_back(disk.get());
-    must(block_on(*executor, journal::Pool::format(*executor, disks, {policy, "bench"})));
-    plain.clear();
-    journal::Pool::Opening opening;
-    opening.disks = make(sync);
-    auto pool =
-        must(block_on(*executor, journal::Pool::open(*executor, std::move(opening), nullptr)));
-    filesystem = must(block_on(*executor, fs::Filesystem::mount(*executor, std::move(pool), {})));
-  }
-  ~Machine() { must(block_on(*executor, filesystem->unmount())); }
-
-  std::vector<std::unique_ptr<scheduler::Disk>> make(microseconds sync) {
-    std::vector<std::unique_ptr<scheduler::Disk>> out;
-    for (std::size_t i = 0; i < media.size(); ++i) {
-      out.push_back(
-          std::make_unique<SlowSyncDisk>(*executor, fmt::format("/memory/{}", i), media[i], sync));
-    }
-    return out;
-  }
-
-  std::unique_ptr<Executor> executor;
-  std::vector<std::shared_ptr<Bytes>> media;
-  std::unique_ptr<fs::Filesystem> filesystem;
-};
 
 struct Load {
   fs::Filesystem& filesystem;
@@ -224,7 +84,7 @@ Task<int> all(std::vector<Task<int>> writers) {
 
 int durable(microseconds sync, std::uint64_t writers, double seconds, const std::string& policy,
             const std::string& what) {
-  Machine machine(policy == "single" ? 1 : 2, sync, *journal::Policy::parse(policy));
+  MemoryPool machine(policy == "single" ? 1 : 2, sync, *journal::Policy::parse(policy));
   Load load{*machine.filesystem};
   auto spare = std::make_shared<Bytes>(64 * kMiB);
   SlowSyncDisk spare_disk(*machine.executor, "/memory/spare", spare, sync);
