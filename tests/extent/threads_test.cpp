@@ -173,4 +173,43 @@ TEST_SUITE("store with threads") {
     CHECK(store->metrics().checksum_errors.sum() == 0);
     CHECK(store->metrics().blocks_reused.sum() > 0);
   }
+
+  TEST_CASE_FIXTURE(ThreadStore,
+                    "reads of several windows that meet a change of them look again, then lock") {
+    // All of them change at once, which takes long enough to be met.
+    constexpr std::uint64_t kBlocks = 64 * kWindowBlocks;
+    const auto start = Generation{1};
+    map->reserve(FileBlock{0}, kBlocks, start);
+    std::atomic<bool> stop{false};
+    std::thread writer([&] {
+      for (std::uint64_t n = 2; !stop.load(std::memory_order_relaxed); ++n) {
+        Freed freed;
+        const journal::ChangeScope scope(gate);
+        const auto guard = store->locks().lock(InodeId{1}, FileBlock{0}, kBlocks);
+        map->clear(FileBlock{0}, kBlocks, freed);
+        map->reserve(FileBlock{0}, kBlocks, Generation{n});
+      }
+    });
+    const StoreMetrics& metrics = store->metrics();
+    const auto read_blocks = [&](std::uint64_t first, std::uint64_t reads) {
+      for (std::uint64_t i = 0; i < reads; ++i) {
+        REQUIRE(block_on(*executor, read(this, first, 2)).has_value());
+      }
+    };
+    // Within one window there is nothing to meet.
+    read_blocks(33 * kWindowBlocks, 1000);
+    CHECK(metrics.reads_optimistic.sum() == 1000);
+    CHECK(metrics.read_retries.sum() == 0);
+    std::uint64_t reads = 0;
+    while (reads < 100'000 && (reads < 1000 || metrics.read_fallbacks.sum() == 0)) {
+      read_blocks(33 * kWindowBlocks - 1, 1);
+      ++reads;
+    }
+    stop = true;
+    writer.join();
+    // Each ends in one of the two ways, and takes the locks after three tries.
+    CHECK(metrics.read_fallbacks.sum() > 0);
+    CHECK(metrics.reads_optimistic.sum() + metrics.read_fallbacks.sum() == 1000 + reads);
+    CHECK(metrics.read_retries.sum() >= 3 * metrics.read_fallbacks.sum());
+  }
 }
