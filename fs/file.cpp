@@ -298,17 +298,18 @@ Task<Result<void>> Filesystem::Impl::edit(InodeRef inode, Edit plan, AttributeCh
       high = std::max(high, first + count);
     };
     for (const Edit::Edge& edge : plan.edges) cover(edge.block.raw, 1);
-    if (to_end)
-      low = std::min(low, plan.clear_first.raw);
-    else
+    if (to_end) {
+      // What is behind the end of the file only changes with the mutex, so locks up to there will do.
+      const std::uint64_t end =
+          ceil_div(inode->size_bytes.load(std::memory_order_relaxed), kBlockBytes);
+      const std::uint64_t first = plan.clear_first.raw;
+      cover(first, end > first ? end - first : 1);
+    } else {
       cover(plan.clear_first.raw, plan.clear_count);
+    }
     cover(plan.reserve_first.raw, plan.reserve_count);
     std::optional<extent::ExtentLocks::Guard> extents;
-    if (to_end) {
-      extents.emplace(store->locks().lock(inode->id, FileBlock{low}, ~std::uint64_t{0}));
-    } else if (high != 0) {
-      extents.emplace(store->locks().lock(inode->id, FileBlock{low}, high - low));
-    }
+    if (high != 0) extents.emplace(store->locks().lock(inode->id, FileBlock{low}, high - low));
     if (inode->removed.load(std::memory_order_acquire)) gone = true;
     *again = gone || plan.size_seen != inode->size_bytes.load(std::memory_order_relaxed);
     for (const Edit::Edge& edge : plan.edges) {

@@ -1,5 +1,6 @@
-// Names changed by several threads at once: nobody waits for an operation that waits for a disk or for
-// the journal, not even in the same directory, and all directories are in the end what was done to them.
+// What locks keep waiting, with threads: nobody waits for an operation that waits for a disk or for the
+// journal, not even in the same directory; all directories are in the end what was done to them; a
+// change of a file takes the locks of its windows and no others.
 #include <doctest/doctest.h>
 #include <sys/stat.h>
 
@@ -139,7 +140,7 @@ struct ThreadPool {
 
 }  // namespace
 
-TEST_SUITE("names with threads") {
+TEST_SUITE("locks with threads") {
   TEST_CASE_FIXTURE(ThreadPool,
                     "while a create waits for a disk others go on, in its directory too") {
     const InodeId here = mkdir("here");
@@ -244,6 +245,45 @@ TEST_SUITE("names with threads") {
       in_shared.insert(made[t][shared].begin(), made[t][shared].end());
     }
     CHECK(names(shared) == in_shared);
+  }
+
+  TEST_CASE_FIXTURE(ThreadPool, "a file is truncated and removed under the locks of its windows") {
+    const Counter& taken = filesystem->store().locks().metrics().acquisitions;
+    const auto locks_of = [&](std::size_t windows) {
+      return std::min(windows, extent::kLockShards);
+    };
+    const auto make = [&](const std::string& name) {
+      const auto made = run(filesystem->mknod(kRootInode, name, S_IFREG | 0644, 0, {}));
+      REQUIRE(made.has_value());
+      Buffer data{kBlockBytes};
+      std::memset(data.data(), 1, data.size());
+      for (std::uint64_t window = 0; window < 3; ++window) {
+        REQUIRE(run(filesystem->write(made->inode, window * kWindowBytes, data.span(), 0, {}))
+                    .has_value());
+      }
+      // Room behind the end of the file.
+      REQUIRE(run(filesystem->fallocate(made->inode, fs::FallocateMode::kKeepSize, 8 * kWindowBytes,
+                                        kWindowBytes))
+                  .has_value());
+      return made->inode;
+    };
+    const auto truncate = [&](InodeId inode, std::uint64_t size_bytes) {
+      fs::AttributeChange change;
+      change.size_bytes = size_bytes;
+      const std::uint64_t before = taken.sum();
+      REQUIRE(run(filesystem->setattr(inode, change)).has_value());
+      return taken.sum() - before;
+    };
+    const InodeId cut = make("cut");
+    CHECK(truncate(cut, kWindowBytes + 100) == locks_of(2));
+    CHECK(run(filesystem->getattr(cut))->blocks_512 == 2 * kBlockBytes / 512);
+    CHECK(truncate(cut, 0) == locks_of(2));
+    CHECK(run(filesystem->getattr(cut))->blocks_512 == 0);
+    const InodeId removed = make("removed");
+    filesystem->forget(removed, 1);
+    const std::uint64_t before = taken.sum();
+    REQUIRE(run(filesystem->unlink(kRootInode, "removed")).has_value());
+    CHECK(taken.sum() - before == locks_of(3));
   }
 }
 
