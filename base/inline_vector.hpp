@@ -7,11 +7,15 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <cstdint>
 #include <cstring>
 #include <memory>
 #include <new>
 #include <type_traits>
 #include <utility>
+
+#include "base/assert.hpp"
+#include "base/heap_bytes.hpp"
 
 namespace dynamicfs {
 
@@ -60,7 +64,7 @@ class InlineVector {
     if (count > capacity_ - size_) [[unlikely]]
       grow(size_ + count);
     T* const to = data() + size_;
-    size_ += count;
+    size_ += static_cast<std::uint32_t>(count);
     if (count == 1) {  // as most are: not worth a call
       *to = *from;
     } else if (count != 0) {
@@ -68,16 +72,23 @@ class InlineVector {
     }
   }
   void clear() { size_ = 0; }
+  // What it takes beside itself.
+  std::size_t memory_bytes() const {
+    return more_ != nullptr ? heap_bytes(capacity_ * sizeof(T)) : 0;
+  }
   // To fewer elements.
-  void shrink(std::size_t size) { size_ = std::min(size, size_); }
+  void shrink(std::size_t size) {
+    if (size < size_) size_ = static_cast<std::uint32_t>(size);
+  }
 
  private:
   void grow(std::size_t needed) {
-    const std::size_t capacity = std::max(needed, 2 * capacity_);
+    const std::size_t capacity = std::max(needed, 2 * std::size_t{capacity_});
+    DFS_ASSERT(capacity <= UINT32_MAX);
     auto more = std::make_unique_for_overwrite<T[]>(capacity);
     std::memcpy(static_cast<void*>(more.get()), data(), size_ * sizeof(T));
     more_ = std::move(more);
-    capacity_ = capacity;
+    capacity_ = static_cast<std::uint32_t>(capacity);
   }
   void take(InlineVector& other) {
     more_ = std::move(other.more_);
@@ -88,8 +99,8 @@ class InlineVector {
     capacity_ = std::exchange(other.capacity_, kInline);
   }
 
-  std::size_t size_ = 0;
-  std::size_t capacity_ = kInline;
+  std::uint32_t size_ = 0;
+  std::uint32_t capacity_ = kInline;
   std::unique_ptr<T[]> more_;  // holds all of them once there is one
   // Not initialised: elements begin with emplace_back() or append().
   alignas(T) std::byte first_[kInline * sizeof(T)];

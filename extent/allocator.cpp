@@ -112,7 +112,7 @@ Chunk& Allocator::open(Layout& layout, ChunkLog& log) {
   }
   DFS_ASSERT(!put.places.empty());
   log.append(put);
-  Chunk& chunk = chunks_.add(std::move(put));
+  Chunk& chunk = chunks_.add(put);
   touch(chunk);
   slots_changed();
   chunk.stage = ChunkStage::kOpen;
@@ -140,7 +140,11 @@ void Allocator::note_if_empty(Chunk& chunk) {
 
 void Allocator::take(Layout& layout, Chunk& chunk, std::uint32_t block, std::uint32_t count,
                      std::vector<Piece>& out) {
-  chunk.used.set(block, count);
+  {
+    const ChunkTable::Resizing resizing(chunks_, chunk);
+    DFS_ASSERT(chunk.live.is_clear(block, count));
+    chunk.unnamed.set(block, count);
+  }
   chunk.used_blocks = static_cast<std::uint16_t>(chunk.used_blocks + count);
   chunk.cursor = static_cast<std::uint16_t>(block + count);
   layout.free_blocks -= count;
@@ -165,10 +169,11 @@ void Allocator::take(Layout& layout, Chunk& chunk, std::uint32_t block, std::uin
 bool Allocator::take_run(Layout& layout, Chunk& chunk, std::uint32_t count,
                          std::vector<Piece>& out) {
   if (chunk.free_blocks() < count) return false;
-  std::optional<std::uint32_t> start = chunk.used.find_clear_run(chunk.cursor, kSlotBlocks, count);
+  const BlockWords used = chunk.used();
+  std::optional<std::uint32_t> start = find_clear_run(used, chunk.cursor, kSlotBlocks, count);
   if (!start) {
     const auto end = std::min<std::uint32_t>(chunk.cursor + count - 1, kSlotBlocks);
-    start = chunk.used.find_clear_run(0, end, count);
+    start = find_clear_run(used, 0, end, count);
   }
   if (!start) return false;
   take(layout, chunk, *start, count, out);
@@ -180,9 +185,10 @@ std::uint32_t Allocator::take_some(Layout& layout, Chunk& chunk, std::uint32_t c
                                    std::vector<Piece>& out) {
   std::uint32_t taken = 0;
   while (taken < count && chunk.free_blocks() > 0) {
-    std::uint32_t start = chunk.used.next_clear(chunk.cursor);
-    if (start == kSlotBlocks) start = chunk.used.next_clear(0);
-    const std::uint32_t end = chunk.used.next_set(start);
+    const BlockWords used = chunk.used();
+    std::uint32_t start = next_clear(used, chunk.cursor);
+    if (start == kSlotBlocks) start = next_clear(used, 0);
+    const std::uint32_t end = next_set(used, start);
     const std::uint32_t blocks = std::min(end - start, count - taken);
     take(layout, chunk, start, blocks, out);
     taken += blocks;
@@ -337,7 +343,10 @@ void Allocator::note_moved(std::uint64_t blocks) {
 // Giving back.
 
 void Allocator::give(Chunk& chunk, std::uint32_t block, std::uint32_t count) {
-  chunk.used.clear(block, count);
+  {
+    const ChunkTable::Resizing resizing(chunks_, chunk);
+    chunk.unnamed.clear(block, count);
+  }
   chunk.used_blocks = static_cast<std::uint16_t>(chunk.used_blocks - count);
   if (chunk.fillable) {
     Layout& layout = layout_of(chunk.layout);
@@ -352,7 +361,6 @@ void Allocator::discard(std::span<const Piece> pieces) {
   for (const Piece& piece : pieces) {
     Chunk* const chunk = chunks_.find(piece.chunk);
     DFS_ASSERT(chunk != nullptr && chunk->stage != ChunkStage::kRemoved);
-    DFS_ASSERT(chunk->live.is_clear(piece.block, piece.count));
     give(*chunk, piece.block, piece.count);
     note_if_empty(*chunk);
   }
@@ -371,6 +379,7 @@ bool Allocator::set_live(const Piece& piece) {
   Chunk* const chunk = chunks_.find(piece.chunk);
   if (chunk == nullptr || piece.count == 0 || piece.block + piece.count > kSlotBlocks) return false;
   if (!chunk->live.is_clear(piece.block, piece.count)) return false;
+  const ChunkTable::Resizing resizing(chunks_, *chunk);
   chunk->live.set(piece.block, piece.count);
   chunk->live_count = static_cast<std::uint16_t>(chunk->live_count + piece.count);
   live_blocks_ += piece.count;
@@ -383,6 +392,7 @@ bool Allocator::clear_live(const Piece& piece) {
   Chunk* const chunk = chunks_.find(piece.chunk);
   if (chunk == nullptr || piece.count == 0 || piece.block + piece.count > kSlotBlocks) return false;
   if (!chunk->live.is_set(piece.block, piece.count)) return false;
+  const ChunkTable::Resizing resizing(chunks_, *chunk);
   chunk->live.clear(piece.block, piece.count);
   chunk->live_count = static_cast<std::uint16_t>(chunk->live_count - piece.count);
   live_blocks_ -= piece.count;
@@ -394,7 +404,9 @@ void Allocator::publish(std::span<const Piece> pieces) {
   LockGuard lock(mutex_);
   for (const Piece& piece : pieces) {
     DFS_ASSERT(set_live(piece));
-    DFS_ASSERT(chunks_.find(piece.chunk)->used.is_set(piece.block, piece.count));
+    Chunk& chunk = *chunks_.find(piece.chunk);
+    const ChunkTable::Resizing resizing(chunks_, chunk);
+    chunk.unnamed.clear(piece.block, piece.count);
   }
 }
 
@@ -403,6 +415,10 @@ void Allocator::free(std::span<const Piece> pieces, Lsn lsn) {
   for (const Piece& piece : pieces) {
     DFS_ASSERT(clear_live(piece));
     Chunk* const chunk = chunks_.find(piece.chunk);
+    {
+      const ChunkTable::Resizing resizing(chunks_, *chunk);
+      chunk->unnamed.set(piece.block, piece.count);
+    }
     chunk->pending_blocks = static_cast<std::uint16_t>(chunk->pending_blocks + piece.count);
     DFS_ASSERT(chunk->pending_blocks <= chunk->used_blocks);
     pending_blocks_ += piece.count;

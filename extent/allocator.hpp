@@ -174,6 +174,9 @@ class Allocator {
   // Of all chunks that are not removed, ascending.
   std::vector<std::pair<ChunkId, BlockBitmap>> live() const;
   std::uint64_t live_blocks() const;
+  // What is in memory of all space, free or not: chunks with their bitmaps and places, the table of
+  // them, and which slots are taken. Not what waits to be freed or written to a run.
+  std::uint64_t map_bytes() const;
 
  private:
   struct Lane {

@@ -17,6 +17,12 @@ constexpr std::uint32_t kRunReserveSlotsMin = 2;
 constexpr std::uint64_t kOverwriteReserveDivisor = 200;
 constexpr std::uint64_t kOverwriteReserveBlocksMin = 2 * kWindowBlocks;
 
+ChunkPut put_of(const Chunk& chunk) {
+  return {.chunk = chunk.id,
+          .layout = chunk.layout,
+          .places = {chunk.places.begin(), chunk.places.end()}};
+}
+
 // Small writes to an erasure-coded file go to replicas that survive as many lost disks.
 journal::Policy write_policy(journal::Policy policy) {
   if (policy.kind == journal::Policy::Kind::kReplica) return policy;
@@ -108,6 +114,7 @@ Result<Chunk*> Allocator::add(const ChunkPut& change) {
 Result<void> Allocator::load(const ChunkState& state) {
   LockGuard lock(mutex_);
   Chunk& chunk = *TRY(add(state.put));
+  const ChunkTable::Resizing resizing(chunks_, chunk);
   chunk.live = state.live;
   chunk.live_count = static_cast<std::uint16_t>(state.live.count());
   live_blocks_ += chunk.live_count;
@@ -137,7 +144,8 @@ void Allocator::keep_run(std::span<const journal::RunCopy> copies) {
 Result<void> Allocator::replay(const ChunkPut& change) {
   LockGuard lock(mutex_);
   if (const Chunk* const known = chunks_.find(change.chunk)) {
-    if (known->layout == change.layout && known->places == change.places) return {};
+    if (known->layout == change.layout && std::ranges::equal(known->places, change.places))
+      return {};
     return error(Code::kFormatInvalid, change.chunk.raw);
   }
   touch(*TRY(add(change)));
@@ -179,7 +187,7 @@ void Allocator::start() {
     LockGuard lock(mutex_);
     started_ = true;
     chunks_.for_each([](Chunk& chunk) {
-      chunk.used = chunk.live;
+      DFS_ASSERT(chunk.unnamed == BlockBitmap{});
       chunk.used_blocks = chunk.live_count;
       // What was used before the mount is not known: taking a block counts as reuse.
       chunk.high_water = kSlotBlocks;
@@ -284,9 +292,7 @@ std::vector<ChunkChange> Allocator::chunk_changes() {
     ChunkChange& change = changes.emplace_back(ChunkChange{.chunk = id, .state = {}});
     const Chunk* const chunk = chunks_.find(id);
     if (chunk == nullptr || chunk->stage == ChunkStage::kRemoved) continue;
-    change.state =
-        ChunkState{.put = {.chunk = id, .layout = chunk->layout, .places = chunk->places},
-                   .live = chunk->live};
+    change.state = ChunkState{.put = put_of(*chunk), .live = chunk->live};
   }
   return changes;
 }
@@ -407,7 +413,7 @@ std::vector<ChunkPut> Allocator::chunks() const {
   out.reserve(chunks_.size());
   chunks_.for_each([&](const Chunk& chunk) {
     if (chunk.stage == ChunkStage::kRemoved) return;
-    out.push_back({.chunk = chunk.id, .layout = chunk.layout, .places = chunk.places});
+    out.push_back(put_of(chunk));
   });
   return out;
 }
@@ -425,6 +431,17 @@ std::vector<std::pair<ChunkId, BlockBitmap>> Allocator::live() const {
 std::uint64_t Allocator::live_blocks() const {
   LockGuard lock(mutex_);
   return live_blocks_;
+}
+
+std::uint64_t Allocator::map_bytes() const {
+  // A tree's node: three pointers and a colour beside the element.
+  constexpr std::size_t kSetNodeBytes = heap_bytes(4 * sizeof(void*) + sizeof(SlotId));
+  LockGuard lock(mutex_);
+  std::uint64_t bytes = chunks_.memory_bytes() + slots_.memory_bytes();
+  for (const DiskSpace& disk : disks_) {
+    bytes += (disk.run_slots.size() + disk.new_run_slots.size()) * kSetNodeBytes;
+  }
+  return bytes;
 }
 
 }  // namespace dynamicfs::extent

@@ -1,7 +1,5 @@
 #include "extent/chunk.hpp"
 
-#include <utility>
-
 #include "base/assert.hpp"
 
 namespace dynamicfs::extent {
@@ -59,17 +57,19 @@ Chunk* ChunkTable::find(ChunkId id) const {
   return leaf->chunks[id.raw & ((1u << kLeafBits) - 1)].load(std::memory_order_acquire);
 }
 
-Chunk& ChunkTable::add(ChunkPut change) {
+Chunk& ChunkTable::add(const ChunkPut& change) {
   auto& group_slot = groups_[change.chunk.raw >> (kLeafBits + kGroupBits)];
   Group* group = group_slot.load(std::memory_order_relaxed);
   if (group == nullptr) {
     group = std::make_unique<Group>().release();
+    memory_bytes_ += heap_bytes(sizeof *group);
     group_slot.store(group, std::memory_order_release);
   }
   auto& leaf_slot = group->leaves[change.chunk.raw >> kLeafBits & ((1u << kGroupBits) - 1)];
   Leaf* leaf = leaf_slot.load(std::memory_order_relaxed);
   if (leaf == nullptr) {
     leaf = std::make_unique<Leaf>().release();
+    memory_bytes_ += heap_bytes(sizeof *leaf);
     leaf_slot.store(leaf, std::memory_order_release);
   }
   auto& slot = leaf->chunks[change.chunk.raw & ((1u << kLeafBits) - 1)];
@@ -77,10 +77,11 @@ Chunk& ChunkTable::add(ChunkPut change) {
   auto chunk = std::make_unique<Chunk>();
   chunk->id = change.chunk;
   chunk->layout = change.layout;
-  chunk->places = std::move(change.places);
+  chunk->places.append(change.places.data(), change.places.size());
   Chunk& added = *chunk;
   slot.store(chunk.release(), std::memory_order_release);
   ++size_;
+  memory_bytes_ += added.memory_bytes();
   return added;
 }
 
@@ -93,6 +94,7 @@ void ChunkTable::erase(ChunkId id) {
       group->leaves[id.raw >> kLeafBits & ((1u << kGroupBits) - 1)].load(std::memory_order_relaxed);
   leaf->chunks[id.raw & ((1u << kLeafBits) - 1)].store(nullptr, std::memory_order_release);
   --size_;
+  memory_bytes_ -= owned->memory_bytes();
 }
 
 }  // namespace dynamicfs::extent

@@ -6,9 +6,10 @@
 #include <atomic>
 #include <cstdint>
 #include <memory>
-#include <vector>
 
+#include "base/heap_bytes.hpp"
 #include "base/ids.hpp"
+#include "base/inline_vector.hpp"
 #include "extent/block_bitmap.hpp"
 #include "extent/extent_format.hpp"
 #include "journal/era.hpp"
@@ -27,11 +28,13 @@ struct Chunk {
   // Fixed.
   ChunkId id;
   journal::Policy layout;
-  std::vector<Place> places;
+  InlineVector<Place, 2> places;
 
   // The allocator's, under its mutex.
-  BlockBitmap used;                         // holds data, is being written, or is pending
-  BlockBitmap live;                         // of the used: published mappings name them
+  // Blocks in use are those of the two: a chunk at rest has nothing in the second, and if it is full
+  // the first takes no memory either.
+  BlockBitmap live;                         // published mappings name them
+  BlockBitmap unnamed;                      // not live: being written, or pending
   std::uint64_t era = journal::kStoredEra;  // of the last change of `live`, or of its making
   std::uint16_t used_blocks = 0;
   std::uint16_t live_count = 0;
@@ -50,6 +53,16 @@ struct Chunk {
   std::uint32_t free_blocks() const {
     return static_cast<std::uint32_t>(kSlotBlocks) - used_blocks;
   }
+  // What it takes, with all that belongs to it alone.
+  std::size_t memory_bytes() const {
+    return heap_bytes(sizeof *this) + places.memory_bytes() + live.memory_bytes() +
+           unnamed.memory_bytes();
+  }
+  BlockWords used() const {
+    BlockWords words = live.words();
+    for (std::size_t i = 0; i < words.size(); ++i) words[i] |= unnamed.words()[i];
+    return words;
+  }
   // Live or being written.
   std::uint32_t held_blocks() const {
     return used_blocks - static_cast<std::uint32_t>(pending_blocks);
@@ -65,7 +78,7 @@ struct ChunkList {
   void remove(Chunk& chunk);
 };
 
-// Owns the chunks of a pool. find() may run beside everything else and returns what add()
+// Owns the chunks of a pool, and counts the memory that they take. find() may run beside everything else and returns what add()
 // published; the chunk stays valid while a read is registered that found its id in a mapping (it is
 // freed only behind INV-3).
 class ChunkTable {
@@ -78,9 +91,25 @@ class ChunkTable {
   Chunk* find(ChunkId id) const;
 
   // The rest is for the holder of the allocator's mutex.
-  Chunk& add(ChunkPut change);  // the id must be new
+  Chunk& add(const ChunkPut& change);  // the id must be new
   void erase(ChunkId id);
+  // Around whatever changes the bitmaps of a chunk.
+  class Resizing {
+   public:
+    Resizing(ChunkTable& table, const Chunk& chunk) : table_(table), chunk_(chunk) {
+      table_.memory_bytes_ -= chunk_.memory_bytes();
+    }
+    ~Resizing() { table_.memory_bytes_ += chunk_.memory_bytes(); }
+    Resizing(const Resizing&) = delete;
+    Resizing& operator=(const Resizing&) = delete;
+
+   private:
+    ChunkTable& table_;
+    const Chunk& chunk_;
+  };
   std::size_t size() const { return size_; }
+  // What all chunks and the table itself take.
+  std::uint64_t memory_bytes() const { return sizeof *this + memory_bytes_; }
   // Ascending.
   template <class F>
   void for_each(F each) const {
@@ -110,6 +139,7 @@ class ChunkTable {
   };
   std::array<std::atomic<Group*>, std::size_t{1} << (32 - kLeafBits - kGroupBits)> groups_{};
   std::size_t size_ = 0;
+  std::uint64_t memory_bytes_ = 0;
 };
 
 }  // namespace dynamicfs::extent

@@ -1,6 +1,7 @@
 // Reading: copy the mappings of one instant, read the best copies, verify, fail over, repair.
 #include <algorithm>
 #include <cstring>
+#include <span>
 #include <tuple>
 
 #include "base/assert.hpp"
@@ -56,7 +57,7 @@ class Loads {
 // answer in time, then from the one with least to do; equal ones share a sequential file in turns of
 // 64 blocks. False if none is left.
 bool choose_place(const PoolView& disks, Fetch& fetch, Loads& loads) {
-  const std::vector<Place>& places = fetch.chunk->places;
+  const std::span<const Place> places{fetch.chunk->places.data(), fetch.chunk->places.size()};
   bool found = false;
   std::tuple<bool, bool, std::int64_t> best;
   for (std::size_t i = 0; i < places.size(); ++i) {

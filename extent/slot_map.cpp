@@ -4,6 +4,7 @@
 #include <bit>
 
 #include "base/assert.hpp"
+#include "base/heap_bytes.hpp"
 
 namespace dynamicfs::extent {
 namespace {
@@ -65,6 +66,14 @@ bool SlotMap::is_taken(DiskId disk, SlotId slot) const {
   const DiskSlots* const entry = find(disk);
   return entry != nullptr && slot.raw < entry->total &&
          (entry->taken[slot.raw / 64] & bit(slot)) != 0;
+}
+
+std::uint64_t SlotMap::memory_bytes() const {
+  std::uint64_t bytes = heap_bytes(disks_.capacity() * sizeof(DiskSlots));
+  for (const DiskSlots& disk : disks_) {
+    bytes += heap_bytes(disk.taken.capacity() * sizeof(std::uint64_t));
+  }
+  return bytes;
 }
 
 }  // namespace dynamicfs::extent

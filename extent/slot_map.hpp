@@ -24,6 +24,8 @@ class SlotMap {
   std::uint32_t total(DiskId disk) const;
   std::uint32_t free(DiskId disk) const;
   bool is_taken(DiskId disk, SlotId slot) const;
+  // What it takes beside itself.
+  std::uint64_t memory_bytes() const;
 
  private:
   struct DiskSlots {

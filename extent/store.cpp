@@ -226,6 +226,8 @@ std::vector<std::pair<ChunkId, BlockBitmap>> Store::live() const { return impl_-
 
 std::uint64_t Store::live_blocks() const { return impl_->allocator.live_blocks(); }
 
+std::uint64_t Store::space_map_bytes() const { return impl_->allocator.map_bytes(); }
+
 std::optional<SlotId> Store::take_run_slot(DiskId disk) {
   return impl_->allocator.take_run_slot(disk);
 }

@@ -199,6 +199,8 @@ class Store final : public journal::SlotSource {
   // The live blocks of all chunks, ascending, and how many those are.
   std::vector<std::pair<ChunkId, BlockBitmap>> live() const;
   std::uint64_t live_blocks() const;
+  // What the maps of space take in memory: Allocator::map_bytes().
+  std::uint64_t space_map_bytes() const;
   // The run being written names the chunks as of `lsn`: slots of chunks removed since must not be
   // taken, least of all by that run, before its manifest is durable or it has been given up.
   // Called inside ChangeGate::exclusively.

@@ -177,6 +177,8 @@ constexpr MetricInfo kMetrics[] = {
     {"chunks_removed", "Space", kCounter, "chunks_removed_total", "Chunks given back"},
     {"space_drains", "Space", kCounter, "space_drains_total",
      "Times space to be freed was waited for before an answer of no space"},
+    {"space_map_bytes", "Space", kGauge, "space_map_bytes",
+     "What is in memory of chunks and slots, free or not"},
     {"data_bytes_written", "Space", kCounter, "data_written_bytes_total",
      "Bytes of data written, copies not counted"},
     {"io_ops_completed", "Disks", kCounter, "io_ops_completed_total",

@@ -238,6 +238,7 @@ void put_metrics(Json& status, Filesystem& filesystem, const FuseSession& sessio
   put_store(status, filesystem.store().metrics());
   put_journal(status, filesystem.journal());
   put_filesystem(status, filesystem.metrics(), filesystem.scrub_report());
+  status["metrics"]["space_map_bytes"] = filesystem.store().space_map_bytes();
   status["metrics"]["file_hot_windows"] = filesystem.hot_windows();
   std::uint64_t completed = 0;
   for (const journal::DiskStatus& disk : filesystem.pool().status()) {

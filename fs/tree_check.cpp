@@ -190,7 +190,7 @@ class TreeCheck {
         return;
       }
       extent::BlockBitmap& mapped = mapped_[mapping.chunk.raw];
-      foreign = mapped.next_set(mapping.block) < mapping.block + std::uint32_t{mapping.count};
+      foreign = !mapped.is_clear(mapping.block, mapping.count);
       if (!foreign) mapped.set(mapping.block, mapping.count);
     });
     if (behind_end) report_.problem(fmt::format("inode {} has data behind its end", id));
