@@ -77,6 +77,7 @@ class ByteBudget {
 
   // False: it is there now.
   bool wait(std::uint64_t bytes, std::coroutine_handle<> handle) {
+    assert_no_mutex_held();
     LockGuard lock(mutex_);
     if (waiting_.empty() && bytes <= bytes_ - in_use_) [[likely]] {
       in_use_ += bytes;

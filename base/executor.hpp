@@ -15,6 +15,7 @@
 #include <cstdint>
 #include <memory>
 
+#include "base/mutex.hpp"
 #include "base/task.hpp"
 
 namespace dynamicfs {
@@ -50,7 +51,10 @@ class Executor {
       Executor& executor;
       TimePoint when;
       bool await_ready() const noexcept { return false; }
-      void await_suspend(std::coroutine_handle<> handle) { executor.post_at(when, handle); }
+      void await_suspend(std::coroutine_handle<> handle) {
+        assert_no_mutex_held();
+        executor.post_at(when, handle);
+      }
       void await_resume() const noexcept {}
     };
     return Awaiter{*this, when};
@@ -61,7 +65,10 @@ class Executor {
     struct Awaiter {
       Executor& executor;
       bool await_ready() const noexcept { return false; }
-      void await_suspend(std::coroutine_handle<> handle) { executor.post(handle); }
+      void await_suspend(std::coroutine_handle<> handle) {
+        assert_no_mutex_held();
+        executor.post(handle);
+      }
       void await_resume() const noexcept {}
     };
     return Awaiter{*this};
@@ -71,7 +78,10 @@ class Executor {
     struct Awaiter {
       Executor& executor;
       bool await_ready() const noexcept { return false; }
-      void await_suspend(std::coroutine_handle<> handle) { executor.post_to_own_thread(handle); }
+      void await_suspend(std::coroutine_handle<> handle) {
+        assert_no_mutex_held();
+        executor.post_to_own_thread(handle);
+      }
       void await_resume() const noexcept {}
     };
     return Awaiter{*this};

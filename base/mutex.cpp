@@ -14,7 +14,7 @@ void pause() {
 
 }  // namespace
 
-thread_local int Mutex::held_ = 0;
+constinit thread_local int Mutex::held_ = 0;
 
 std::uint64_t Mutex::lock_contended() {
   const auto start = std::chrono::steady_clock::now();

@@ -7,6 +7,8 @@
 #include <atomic>
 #include <cstdint>
 
+#include "base/assert.hpp"
+
 #if defined(__clang__)
 #define DFS_THREAD_ANNOTATION(x) __attribute__((x))
 #else
@@ -52,8 +54,7 @@ class DFS_CAPABILITY Mutex {
     if (state_.exchange(kFree, std::memory_order_release) == kContended) state_.notify_one();
   }
 
-  // How many mutexes this thread holds. INV-1 is asserted with it wherever a thread submits I/O,
-  // waits for the journal or answers a request: there it must be 0.
+  // How many mutexes this thread holds.
   static int held_by_this_thread() { return held_; }
 
  private:
@@ -65,7 +66,8 @@ class DFS_CAPABILITY Mutex {
   static void entered() { ++held_; }
   static void left() { --held_; }
 
-  static thread_local int held_;  // NOLINT(readability-identifier-naming): a member all the same
+  static constinit thread_local int
+      held_;  // NOLINT(readability-identifier-naming): a member all the same
   std::atomic<std::uint32_t> state_{kFree};
 };
 
@@ -79,5 +81,9 @@ class DFS_SCOPED_CAPABILITY LockGuard {
  private:
   Mutex& mutex_;
 };
+
+// INV-1. Wherever something may be waited for: an await of any kind, which takes in the journal, a
+// request to a disk, an answer to the kernel.
+inline void assert_no_mutex_held() { DFS_ASSERT(Mutex::held_by_this_thread() == 0); }
 
 }  // namespace dynamicfs

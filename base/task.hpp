@@ -27,6 +27,7 @@
 #include <vector>
 
 #include "base/assert.hpp"
+#include "base/mutex.hpp"
 
 namespace dynamicfs {
 
@@ -116,6 +117,7 @@ class [[nodiscard]] Task {
     std::coroutine_handle<promise_type> handle;
     bool await_ready() const noexcept { return false; }
     bool await_suspend(std::coroutine_handle<> continuation) {
+      assert_no_mutex_held();
       return handle.promise().start(handle, continuation);
     }
     T await_resume() { return handle.promise().take(); }
@@ -214,6 +216,7 @@ Task<std::vector<T>> when_all(std::vector<Task<T>> tasks) {
     detail::WhenAllCounter& counter;
     bool await_ready() const noexcept { return false; }
     bool await_suspend(std::coroutine_handle<> continuation) {
+      assert_no_mutex_held();
       counter.continuation = continuation;
       for (std::size_t i = 0; i < tasks.size(); ++i) {
         detail::when_all_child(std::move(tasks[i]), &slots[i], &counter);

@@ -38,6 +38,7 @@ class AsyncEvent {
       AsyncEvent& event;
       bool await_ready() const noexcept { return false; }
       bool await_suspend(std::coroutine_handle<> handle) {
+        assert_no_mutex_held();
         LockGuard lock(event.mutex_);
         if (event.set_) return false;
         event.waiting_.push_back(handle);
@@ -79,6 +80,7 @@ class AsyncMutex {
       AsyncMutex& mutex;
       bool await_ready() const noexcept { return false; }
       bool await_suspend(std::coroutine_handle<> handle) {
+        assert_no_mutex_held();
         LockGuard lock(mutex.mutex_);
         if (!mutex.held_) {
           mutex.held_ = true;

@@ -84,6 +84,7 @@ void ReadRound::ended(Attempt& attempt) {
 }
 
 bool ReadRound::suspend(std::coroutine_handle<> handle) {
+  assert_no_mutex_held();
   LockGuard lock(mutex_);
   if (undecided_ == 0 || overdue_) return false;
   waiting_ = handle;

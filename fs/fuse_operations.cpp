@@ -167,7 +167,7 @@ class Request {
  private:
   fuse_req_t take() {
     DFS_ASSERT(request_ != nullptr);
-    DFS_ASSERT(Mutex::held_by_this_thread() == 0);  // INV-1
+    assert_no_mutex_held();
     return std::exchange(request_, nullptr);
   }
   // Last: after it the session may be gone.

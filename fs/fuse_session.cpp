@@ -262,6 +262,7 @@ void FuseSession::negotiate(fuse_conn_info* connection) {
 }
 
 ssize_t FuseSession::send(int fd, iovec* iov, int count, void* self) {
+  assert_no_mutex_held();
   if (answering_init && count == 2) {
     auto* const session = static_cast<FuseSession*>(self);
     std::lock_guard lock(session->init_mutex_);
@@ -280,6 +281,7 @@ ssize_t FuseSession::receive(int fd, void* memory, std::size_t size, void* /*sel
 void FuseSession::forget_attributes(InodeId inode) {
   // No offset: attributes alone. The kernel takes no lock for that which a request could hold. It
   // may know the file no more; then there is nothing to forget.
+  assert_no_mutex_held();
   fuse_lowlevel_notify_inval_inode(session_, inode.raw, -1, 0);
 }
 

@@ -21,7 +21,7 @@ namespace dynamicfs::journal {
 class ChangeGate {
  public:
   void enter() {
-    DFS_ASSERT(Mutex::held_by_this_thread() == 0);
+    assert_no_mutex_held();
     while (true) {
       inside_[thread_shard()].count.fetch_add(1, std::memory_order_seq_cst);
       if (!closed_.load(std::memory_order_seq_cst)) return;

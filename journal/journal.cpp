@@ -54,6 +54,7 @@ bool Journal::Impl::satisfied(const CommitWaiter& waiter) const {
 }
 
 Task<Result<void>> Journal::Impl::wait(CommitWaiter::Until until, Lsn target) {
+  assert_no_mutex_held();
   struct Awaiter {
     Impl& impl;
     CommitWaiter& waiter;
@@ -195,6 +196,8 @@ Task<Result<std::unique_ptr<Journal>>> Journal::open(Executor& executor, Pool& p
 }
 
 Task<Credit> Journal::reserve(std::uint32_t records, std::uint64_t bytes) {
+  // Also where there is room: next time there may be none.
+  assert_no_mutex_held();
   Impl& impl = *impl_;
   DFS_ASSERT(records <= kRingRecords && bytes <= kRingBytesMax);
   Credit credit;

@@ -17,7 +17,7 @@ inline ClassMetrics& class_metrics(DiskMetrics& metrics, const IoRequest& reques
 // Our own mistakes, refused where they are made. The range is not: an offset may come from damaged
 // metadata, see in_range().
 inline void assert_well_formed(const IoRequest& request) {
-  DFS_ASSERT(Mutex::held_by_this_thread() == 0);  // INV-1
+  assert_no_mutex_held();
   DFS_ASSERT(request.on_complete != nullptr);
   if (!moves_data(request.op)) return;
   DFS_ASSERT(request.size_bytes > 0 && request.size_bytes % kBlockBytes == 0);

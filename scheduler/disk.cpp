@@ -60,7 +60,7 @@ Result<void> IoGroup::result() const {
 }
 
 bool IoGroup::start(std::coroutine_handle<> handle) {
-  DFS_ASSERT(Mutex::held_by_this_thread() == 0);  // INV-1
+  assert_no_mutex_held();
   continuation_ = handle;
   // One more than there are requests, for this function: only the last to arrive resumes, so a
   // request that completes inside submit() cannot resume the coroutine while it suspends.

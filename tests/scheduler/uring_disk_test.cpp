@@ -255,6 +255,22 @@ TEST_SUITE("uring_disk") {
     CHECK(dies(0, 0, 0));
   }
 
+  TEST_CASE("a request with a mutex held is a mistake of ours") {
+    const TemporaryDirectory directory;
+    create_at(directory / "image");
+    auto disk = open_at(directory / "image").value();
+    Buffer buffer(kBlockBytes);
+    CHECK(test::aborts([&] {
+      IoRequest request;
+      request.data = buffer.data();
+      request.size_bytes = buffer.size();
+      request.on_complete = [](IoRequest&) {};
+      Mutex mutex;
+      const LockGuard lock(mutex);
+      disk->submit(request);
+    }));
+  }
+
   TEST_CASE("the file behind is cut short: a read there is kDiskRead, never silent zeros") {
     const TemporaryDirectory directory;
     create_at(directory / "image");
