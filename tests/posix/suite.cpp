@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <chrono>
 #include <csignal>
 #include <cstdio>
 #include <cstdlib>
@@ -207,7 +208,12 @@ void run_cases(const std::string& label, const std::string& directory, std::stri
     ::mkdir(here.c_str(), 0755);
     const pid_t pid = ::fork();
     if (pid == 0) run_case(one, here);
+    const auto started = std::chrono::steady_clock::now();
     const std::string how = end_of(pid);
+    if (::getenv("POSIX_TIMES") != nullptr) {
+      const std::chrono::duration<double> took = std::chrono::steady_clock::now() - started;
+      fmt::print(stderr, "{:7.3f} s  {:<13} {}\n", took.count(), label, name);
+    }
     if (!how.empty()) {
       tell({.kind = Record::Kind::kBroken, .name = name, .wanted = {}, .seen = how, .why = {}});
     }

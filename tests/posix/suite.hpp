@@ -32,10 +32,10 @@ struct Outcome {
 struct Value {
   std::string text;
 
-  Value(std::string value) : text(std::move(value)) {}                 // NOLINT
-  Value(const char* value) : text(value) {}                            // NOLINT
-  Value(std::string_view value) : text(value) {}                       // NOLINT
-  Value(std::integral auto value) : text(fmt::format("{}", value)) {}  // NOLINT
+  Value(std::string value) : text(std::move(value)) {}                  // NOLINT
+  Value(const char* value) : text(value) {}                             // NOLINT
+  Value(std::string_view value) : text(value) {}                        // NOLINT
+  Value(std::integral auto value) : text(fmt::format("{}", +value)) {}  // NOLINT
 };
 
 // A file system that differs from what is wanted, and is the yardstick all the same: `why` says how
