@@ -143,10 +143,12 @@ bool kills_suid_sgid(const Head& head, std::span<const std::byte> message) {
     case FUSE_WRITE:
       return (body_of<fuse_write_in>(message).write_flags & FUSE_WRITE_KILL_SUIDGID) != 0;
     case FUSE_SETATTR: {
-      // One that changes nothing is what is left of the kernel's own clearing of the bits, before
-      // fallocate and the like, after KILLPRIV_V2 has told it that clearing is our business.
+      // One that changes nothing, or with the kernel's own ctime nothing else, is what is left of the
+      // kernel's own clearing of the bits, before fallocate and in a chown that names nobody, after
+      // KILLPRIV_V2 has told it that clearing is our business.
       const std::uint32_t valid = body_of<fuse_setattr_in>(message).valid;
-      return (valid & FATTR_KILL_SUIDGID) != 0 || (valid & ~(FATTR_FH | FATTR_LOCKOWNER)) == 0u;
+      return (valid & FATTR_KILL_SUIDGID) != 0 ||
+             (valid & ~(FATTR_FH | FATTR_LOCKOWNER | FATTR_CTIME)) == 0u;
     }
     case FUSE_OPEN:
       return (body_of<fuse_open_in>(message).open_flags & FUSE_OPEN_KILL_SUIDGID) != 0;
