@@ -535,14 +535,20 @@ void on_statfs(fuse_req_t raw, fuse_ino_t) {
   });
 }
 
-// Names of the "system." namespace are the kernel's to interpret. ACLs are not kept yet, and to say
-// so is what makes cp and tar fall back to mode bits.
-bool is_kept_xattr(std::string_view name) { return !name.starts_with("system."); }
+// Why an attribute of this name is not kept, or 0. The kernel looks at who may use a namespace, and
+// leaves it to us which there are. Names of "system." are its own to interpret: ACLs are not kept
+// yet, and to say so is what makes cp and tar fall back to mode bits.
+int xattr_refusal(std::string_view name) {
+  for (const std::string_view space : {"user.", "trusted.", "security."}) {
+    if (name.starts_with(space)) return name == space ? EINVAL : 0;
+  }
+  return EOPNOTSUPP;
+}
 
 void on_getxattr(fuse_req_t raw, fuse_ino_t inode, const char* name, std::size_t size) {
   begin(raw, [&](Request request, Filesystem& filesystem) {
-    if (!is_kept_xattr(name)) {
-      request.fail(EOPNOTSUPP);
+    if (const int refusal = xattr_refusal(name); refusal != 0) {
+      request.fail(refusal);
     } else if (!filesystem.has_xattrs(InodeId{inode})) {
       // The kernel asks for security.capability before it lets a file be changed.
       request.fail(ENODATA);
@@ -555,7 +561,7 @@ void on_getxattr(fuse_req_t raw, fuse_ino_t inode, const char* name, std::size_t
 void on_setxattr(fuse_req_t raw, fuse_ino_t inode, const char* name, const char* value,
                  std::size_t size, int flags) {
   begin(raw, [&](Request request, Filesystem& filesystem) {
-    if (!is_kept_xattr(name)) return request.fail(EOPNOTSUPP);
+    if (const int refusal = xattr_refusal(name); refusal != 0) return request.fail(refusal);
     if (size > kXattrValueBytesMax) return request.fail(E2BIG);
     XattrMode mode = XattrMode::kEither;
     if (flags == XATTR_CREATE) mode = XattrMode::kCreate;
@@ -573,7 +579,7 @@ void on_listxattr(fuse_req_t raw, fuse_ino_t inode, std::size_t size) {
 
 void on_removexattr(fuse_req_t raw, fuse_ino_t inode, const char* name) {
   begin(raw, [&](Request request, Filesystem& filesystem) {
-    if (!is_kept_xattr(name)) return request.fail(EOPNOTSUPP);
+    if (const int refusal = xattr_refusal(name); refusal != 0) return request.fail(refusal);
     // The kernel removes security.capability whenever an owner changes.
     if (!filesystem.has_xattrs(InodeId{inode})) return request.fail(ENODATA);
     spawn(serve_done(std::move(request), filesystem.removexattr(InodeId{inode}, name)));
