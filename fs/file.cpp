@@ -378,10 +378,11 @@ Task<Result<void>> Filesystem::Impl::truncate(InodeRef inode, std::uint64_t size
     Edit plan;
     plan.size_seen = inode->size_bytes.load(std::memory_order_acquire);
     plan.new_size = size_bytes;
-    if (size_bytes < plan.size_seen) {
+    // Also at the size it has: what is reserved behind the end goes.
+    if (size_bytes <= plan.size_seen) {
       plan.clear_first = FileBlock{ceil_div(size_bytes, kBlockBytes)};
       plan.clear_count = ~std::uint64_t{0};
-      if (size_bytes % kBlockBytes != 0) {
+      if (size_bytes < plan.size_seen && size_bytes % kBlockBytes != 0) {
         Edit::Edge edge;
         edge.block = FileBlock{size_bytes / kBlockBytes};
         edge.zero_from = size_bytes % kBlockBytes;
