@@ -25,6 +25,7 @@ import cases_faults
 import cases_metadata
 import cases_metrics
 import cases_names
+import cases_posix
 import cases_programs
 from case import CRASHABLE, NO_TREE, OWN_POOLS, SHARED_TREE, Bench
 from harness import Failure, Hang, Skip, Workspace, command, in_child, log_to, require, shown
@@ -38,6 +39,7 @@ MODULES = (
     cases_ends,
     cases_metadata,
     cases_metrics,
+    cases_posix,
     cases_programs,
     cases_disks,
     cases_faults,
