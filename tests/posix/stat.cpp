@@ -146,6 +146,16 @@ CASE("times of what is read") {
     expect(4, ::read(fd.get(), text, 4), "bytes read with O_NOATIME");
   }
   expect("none", quiet.changed(), "read with O_NOATIME changes");
+  const std::string last = file_with("text");
+  const Times unseen{last};
+  {
+    const UniqueFd fd = opened(last, O_RDONLY | O_NOATIME);
+    require(::fsync(fd.get()), "fsync");
+    require(::posix_fadvise(fd.get(), 0, 0, POSIX_FADV_DONTNEED), "posix_fadvise");
+    char text[4];
+    expect(4, ::read(fd.get(), text, 4), "bytes read with O_NOATIME that no memory holds");
+  }
+  expect("none", unseen.changed(), "read with O_NOATIME of a file that no memory holds changes");
 }
 
 }  // namespace
