@@ -321,9 +321,7 @@ Task<Result<void>> Filesystem::Impl::edit(InodeRef inode, Edit plan, AttributeCh
     if (!*again) {
       const std::int64_t now = now_ns();
       if (plan.new_size) inode->size_bytes.store(*plan.new_size, std::memory_order_release);
-      if (plan.touch_mtime) {
-        inode->mtime_ns.store(change.mtime_ns.value_or(now), std::memory_order_relaxed);
-      }
+      inode->mtime_ns.store(change.mtime_ns.value_or(now), std::memory_order_relaxed);
       if (change.atime_ns) inode->atime_ns.store(*change.atime_ns, std::memory_order_relaxed);
       inode->ctime_ns.store(change.ctime_ns.value_or(now), std::memory_order_relaxed);
       if (change.kill_suid_sgid) kill_suid_sgid(*inode);
@@ -423,7 +421,6 @@ Task<Result<void>> Filesystem::Impl::fallocate(InodeId id, FallocateMode mode,
     Edit plan;
     plan.size_seen = inode->size_bytes.load(std::memory_order_acquire);
     if (grows && end > plan.size_seen) plan.new_size = end;
-    plan.touch_mtime = false;  // the kernel, which keeps the times, stamps it and tells us
     if (zeroes) {
       const std::uint64_t inner_first = ceil_div(offset_bytes, kBlockBytes);
       const std::uint64_t inner_end = end / kBlockBytes;

@@ -71,7 +71,6 @@ struct Edit {
   // The size this was planned for; another size at publishing means planning again.
   std::uint64_t size_seen = 0;
   std::optional<std::uint64_t> new_size;
-  bool touch_mtime = true;
 };
 
 // Of what metadata may take in memory, one in so many bytes keeps blocks of the runs.
