@@ -22,6 +22,7 @@ import cases_data
 import cases_disks
 import cases_ends
 import cases_faults
+import cases_fuzz
 import cases_metadata
 import cases_metrics
 import cases_names
@@ -46,6 +47,7 @@ MODULES = (
     cases_corruption,
     cases_check,
     cases_crash,
+    cases_fuzz,
 )
 
 
