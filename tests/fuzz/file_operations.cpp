@@ -104,8 +104,11 @@ void FileWorker::write(Rng& rng, unsigned file) {
     iovec parts[2] = {{data.data(), first}, {data.data() + first, data.size() - first}};
     const ssize_t put = ::pwritev(fd, parts, 2, static_cast<off_t>(base(file) + range.at));
     expect(put >= 0, "pwritev to " + path(file));
-    if (static_cast<std::size_t>(put) != data.size())
-      violated(file, fmt::format("pwritev wrote {}", put));
+    if (static_cast<std::size_t>(put) != data.size()) {
+      if (!options_.crash) violated(file, fmt::format("pwritev wrote {}", put));
+      const Bytes rest(data.begin() + put, data.end());
+      write_all(fd, rest, base(file) + range.at + static_cast<std::uint64_t>(put), "pwritev");
+    }
   } else {
     write_all(fd, data, base(file) + range.at, "write to " + path(file));
   }
@@ -313,7 +316,13 @@ void FileWorker::read(Rng& rng, unsigned file) {
   expect(got >= 0, "read of " + path(file));
   const std::uint64_t size = bytes(file).size();
   const std::uint64_t wanted = range.at < size ? std::min(range.length, size - range.at) : 0;
-  if (static_cast<std::uint64_t>(got) != wanted) {
+  const auto done = static_cast<std::uint64_t>(got);
+  if (done < wanted && options_.crash) {
+    fail_short(
+        "a read of " + path(file),
+        ::pread(fd, found.data(), wanted - done, static_cast<off_t>(base(file) + range.at + done)));
+  }
+  if (done != wanted) {
     violated(file, fmt::format("a read of {} bytes at {} got {}, the file has {}", range.length,
                                range.at, got, size));
   }

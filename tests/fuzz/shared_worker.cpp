@@ -284,8 +284,13 @@ void SharedWorker::write(Rng& rng, unsigned file, Blocks blocks) {
   } else {
     const ssize_t put = ::pwrite(fd, memory_, length, static_cast<off_t>(kBase + at));
     expect(put >= 0, "write to " + path(file));
-    if (static_cast<std::size_t>(put) != length)
-      violated(file, blocks.first, fmt::format("a write of {} wrote {}", length, put));
+    const auto done = static_cast<std::size_t>(put);
+    if (done != length) {
+      const ssize_t rest =
+          ::pwrite(fd, memory_ + done, length - done, static_cast<off_t>(kBase + at + done));
+      fail_short(fmt::format("a write of {} to {} wrote {}", length, path(file), put),
+                 rest < 0 ? rest : ::fsync(fd));
+    }
   }
   end(file, blocks, false, began_ns);
 }
@@ -326,8 +331,11 @@ void SharedWorker::read(Rng& rng, unsigned file, Blocks blocks) {
     } else {
       const ssize_t got = ::pread(fd, memory_, length, at);
       expect(got >= 0, "read of " + path(file));
-      if (static_cast<std::size_t>(got) != length)
-        violated(file, blocks.first, fmt::format("a read of {} got {}", length, got));
+      const auto done = static_cast<std::size_t>(got);
+      if (done != length) {
+        fail_short(fmt::format("a read of {} of {} got {}", length, path(file), got),
+                   ::pread(fd, memory_, length - done, at + static_cast<off_t>(done)));
+      }
     }
     bool again = false;
     for (unsigned i = 0; i < blocks.count; ++i) {

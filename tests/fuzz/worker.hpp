@@ -102,6 +102,12 @@ class Worker {
            (error == ENOTCONN || error == ECONNABORTED || error == EIO || error == ENODEV);
   }
   static std::string error_text(int error);
+  // For a read or write that did less than it was asked for. If the daemon may have been killed
+  // under it, `rest` is what doing the rest gave, and must tell so.
+  [[noreturn]] void fail_short(const std::string& what, long rest) const {
+    if (options_.crash && rest < 0) fail(what, errno);
+    throw Violation(what);
+  }
   // Makes what was done in a directory, and its own name, durable.
   void sync_directory(const std::string& path) const;
 

@@ -15,6 +15,7 @@ _SENTENCES = {
     "scrub": "scrub: the same while scrubs run",
     "memory": "memory: the same while metadata leaves memory and comes back",
     "kill": "kill: after kills of the daemon there is what was synced, and nothing half done",
+    "memory-kill": "memory-kill: there is with little memory for metadata, too",
     "disk": "disk: the models hold while a disk of two copies fails, and when it is back",
     "disk-kill": "disk-kill: they hold after a failed disk and kills of the daemon",
 }

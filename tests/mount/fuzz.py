@@ -115,6 +115,7 @@ VARIANTS = (
     Variant("scrub", is_scrubbed=True),
     Variant("memory", options=("metadata_memory=8M",), ballast=20_000),
     Variant("kill", is_killed=True),
+    Variant("memory-kill", options=("metadata_memory=8M",), ballast=20_000, is_killed=True),
     Variant("disk", loses_disk=True, needs=("xfs",)),
     Variant("disk-kill", loses_disk=True, is_killed=True, needs=("xfs",)),
 )
@@ -220,6 +221,8 @@ class FuzzRun:
 
     def _check_counters(self):
         metrics = self.pool.metrics()
+        if self.variant.ballast and not self.variant.is_killed:  # a new mount has little in memory
+            expect(metrics["inodes_evicted"] > 0, "all metadata stayed in memory")
         if not self.variant.loses_disk:
             errors = metrics["checksum_errors"]
             expect(errors == 0, f"{errors} checksum errors without any damage to the disks")
