@@ -143,10 +143,6 @@ class Request {
   void wrote_cached(InodeId inode) {
     if (filesystem().attributes_outdated(inode)) session_->attributes_changed(inode);
   }
-  // Not an answer either: what the kernel has dirty there it hands over.
-  auto give_back_pages(InodeId inode, ByteRange range) {
-    return session_->writeback_->flush(inode, range);
-  }
   void written(std::size_t size) {
     fuse_reply_write(take(), size);
     finish();
@@ -255,43 +251,12 @@ Task<void> serve_write(Request request, ReceiveBuffer buffer, InodeId inode, std
   }
 }
 
-// The hole that an answer to LSEEK says is there; empty if it says there is data.
-Task<ByteRange> told_hole(Filesystem& filesystem, InodeId inode, std::uint64_t offset,
-                          SeekKind kind, Result<std::uint64_t> found) {
-  ByteRange hole{.from = offset};
-  if (kind == SeekKind::kData) {
-    if (found) hole.to = *found;
-    co_return hole;
-  }
-  if (!found) co_return hole;
-  hole.from = *found;
-  const auto data = co_await filesystem.seek(inode, *found, SeekKind::kData);
-  if (data) hole.to = *data;
-  co_return hole;
-}
-
-// There is a hole when the kernel has nothing dirty there: it is asked once for each.
 Task<void> serve_seek(Request request, InodeId inode, std::uint64_t offset, SeekKind kind) {
-  ByteRange clean{.from = offset, .to = offset};
-  while (true) {
-    const auto found = co_await request.filesystem().seek(inode, offset, kind);
-    // What is no answer is told as it is: "behind the last data" alone speaks of a hole.
-    const bool speaks = found || found.error().code == Code::kNoDevice;
-    ByteRange hole{.from = offset, .to = offset};
-    if (speaks) {
-      hole = co_await told_hole(request.filesystem(), inode, offset, kind, found);
-    }
-    const bool is_known = hole.from >= clean.from && hole.to <= clean.to;
-    if (hole.from >= hole.to || is_known) {
-      if (found) {
-        request.seeked(*found);
-      } else {
-        request.fail(found.error());
-      }
-      co_return;
-    }
-    co_await request.give_back_pages(inode, hole);
-    clean = hole;
+  const auto found = co_await request.filesystem().seek(inode, offset, kind);
+  if (found) {
+    request.seeked(*found);
+  } else {
+    request.fail(found.error());
   }
 }
 

@@ -128,9 +128,6 @@ Result<std::unique_ptr<FuseSession>> FuseSession::start(Executor& executor, File
   const int adopted = fuse_session_custom_io(session->session_, &io, device.get());
   if (adopted != 0) return system_error(Code::kSystem, -adopted);
   session->device_fd_ = device.release();
-  session->writeback_.emplace(executor, [self = session.get()](InodeId inode, ByteRange range) {
-    self->give_back_pages(inode, range);
-  });
 
   session->readers_left_ = options.readers;
   for (unsigned index = 0; index < options.readers; ++index) {
@@ -152,8 +149,6 @@ Result<void> FuseSession::wait_for_init(std::chrono::milliseconds patience) {
 }
 
 void FuseSession::stop() {
-  // First: what it waits for comes through the readers.
-  writeback_->stop();
   stopping_ = true;
   fuse_session_exit(session_);
   // A signal that arrives between the check of stopping_ and read(2) wakes nobody, so it is
@@ -288,13 +283,6 @@ void FuseSession::forget_attributes(InodeId inode) {
   // may know the file no more; then there is nothing to forget.
   assert_no_mutex_held();
   fuse_lowlevel_notify_inval_inode(session_, inode.raw, -1, 0);
-}
-
-// Dirty ones are written before the kernel lets go of them, and it waits for that.
-void FuseSession::give_back_pages(InodeId inode, ByteRange range) {
-  const bool has_end = range.to != ~std::uint64_t{0};
-  fuse_lowlevel_notify_inval_inode(session_, inode.raw, static_cast<off_t>(range.from),
-                                   has_end ? static_cast<off_t>(range.to - range.from) : 0);
 }
 
 // Called by a WRITE before its answer, so the kernel has the inode in use.

@@ -32,7 +32,6 @@
 #include "base/unique_fd.hpp"
 #include "fs/filesystem.hpp"
 #include "fs/fuse_wire.hpp"
-#include "fs/kernel_writeback.hpp"
 #include "fs/receive_buffers.hpp"
 #include "fs/stale_attributes.hpp"
 
@@ -107,7 +106,6 @@ class FuseSession {
   void negotiate(fuse_conn_info* connection);
   void attributes_changed(InodeId inode);
   void forget_attributes(InodeId inode);
-  void give_back_pages(InodeId inode, ByteRange range);
   static ssize_t send(int fd, iovec* iov, int count, void* self);
   static ssize_t receive(int fd, void* memory, std::size_t size, void* self);
 
@@ -120,7 +118,6 @@ class FuseSession {
   UniqueFd end_fd_;
   ReceiveBuffers buffers_;
   StaleAttributes stale_attributes_;
-  std::optional<KernelWriteback> writeback_;
   std::vector<std::thread> readers_;
   std::atomic<unsigned> readers_left_{0};
   std::atomic<bool> stopping_{false};

@@ -378,6 +378,8 @@ class Workspace:
             abort = Path("/sys/fs/fuse/connections", device.split(":")[1], "abort")
             if device.startswith("0:") and abort.exists():
                 abort.write_text("1")
+            elif device.startswith("0:"):  # fusectl is not mounted
+                command("umount", "--force", point, check=False, timeout_s=20)
             log(f"tearing down {point}")
 
     def release(self, below=None):
