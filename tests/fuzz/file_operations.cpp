@@ -404,7 +404,8 @@ void FileWorker::sync(Rng& rng, unsigned file) {
   expect((rng.chance(50) ? ::fsync(fd) : ::fdatasync(fd)) == 0, "fsync of " + path(file));
   logs_[file].add(fmt::format("step {}: fsync", step_));
   if (options_.exact) {
-    // The log has an order: what came before the file's last change is durable with it, of whatever file.
+    // The log has an order: what came before the file's last change is durable with it, whichever
+    // file it concerns.
     if (options_.crash) settle_until(changed_[file]);
   } else {
     histories_[file].settle(bytes(file));

@@ -6,8 +6,8 @@
 //   verify        compares everything with the model   ok STEPS
 //   recover       looks what a kill has left           ok STEPS
 //
-// After each it has nothing open. What is wrong is `FAIL` and a line, then the whole report, and the
-// end. tests/mount/fuzz.py runs several of these on a pool; by hand, on any directory:
+// After each it has nothing open. What is wrong is `FAIL` and a line, then the whole report, and
+// the end. tests/mount/fuzz.py runs several of these on a pool; by hand, on any directory:
 //
 //   printf 'steps 20000\nverify\n' | fuzz files --root /mnt/pool/one --seed 7
 #include <fmt/format.h>

@@ -27,7 +27,7 @@ enum class NameKind {
   kPut
 };
 
-// An operation. A directory is named by its node, so a path that leads there is looked up each time.
+// An operation. A directory is named by its node; a path that leads there is looked up each time.
 struct NameChange {
   NameKind kind = NameKind::kCreate;
   int directory = 0;

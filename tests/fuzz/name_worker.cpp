@@ -293,7 +293,8 @@ void NameWorker::sync(int directory) {
   expect(::fsync(fd.get()) == 0, "fsync of a directory");
   log_.add(fmt::format("step {}: fsync of {}", step_, full(directory, ".")));
   if (!options_.crash) return;
-  // The log has an order: what came before the directory's last change is durable with it, wherever it was.
+  // The log has an order: what came before the directory's last change is durable with it, wherever
+  // it was.
   for (; settled_count_ < changed_[directory]; ++settled_count_) {
     settled_.apply(since_.front());
     since_.erase(since_.begin());

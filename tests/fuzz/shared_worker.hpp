@@ -58,7 +58,7 @@ class SharedWorker final : public Worker {
     Done done;
     Done durable;  // what an fsync of this worker has covered
   };
-  // What is stored through a mapping is stored word by word: meanwhile nobody else may write a block.
+  // What is stored through a mapping is stored word by word: meanwhile nobody else may write it.
   struct Board {
     std::atomic<int> writers[kFiles][kBlocks];  // -1: one, alone
     Slot slots[kFiles][kBlocks][kWorkersMax];
@@ -82,7 +82,8 @@ class SharedWorker final : public Worker {
   static bool is_whole(const std::uint8_t* block);
   static Header header_of(const std::uint8_t* block);
 
-  // The right to write these blocks, alone or beside others; there is none if somebody else's is in the way.
+  // The right to write these blocks, alone or beside others; there is none if somebody else's is in
+  // the way.
   class Turn {
    public:
     Turn(Board& board, unsigned file, Blocks blocks, bool alone);

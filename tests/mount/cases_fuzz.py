@@ -1,4 +1,4 @@
-"""The model-checking fuzzer for a short time on each kind of pool; tools/soak --fuzz runs it for long."""
+"""The model-checking fuzzer, a minute for all kinds of pools; tools/soak --fuzz runs it longer."""
 
 import os
 import time
@@ -10,7 +10,7 @@ from harness import Failure, Skip, expect, log
 GROUP = "fuzz"
 
 _SENTENCES = {
-    "plain": "plain: random operations of many processes agree with models in memory, also after an unmount",
+    "plain": "plain: random operations of many processes agree with models, also after an unmount",
     "uncached": "uncached: the same on a mount without writeback cache",
     "scrub": "scrub: the same while scrubs run",
     "memory": "memory: the same while metadata leaves memory and comes back",

@@ -55,6 +55,12 @@ class Worker:
         )
         self._received = b""
 
+    def __str__(self):
+        return f"fuzz {' '.join(self.words)}"
+
+    def has_answered(self):
+        return bool(select.select([self.process.stdout], [], [], 0)[0])
+
     def tell(self, command):
         try:
             self.process.stdin.write(f"{command}\n".encode())
@@ -72,7 +78,7 @@ class Worker:
         if word == "FAIL":
             while self._receive(deadline) and len(self._received) < REPORT_BYTES:
                 pass
-            report = rest + "\n" + self._received.decode(errors="replace")
+            report = f"{rest}\n{self._received.decode(errors='replace')}\nit was `{self}`\n"
             raise Violation(rest, report)
         return word, int(rest)
 
@@ -81,11 +87,11 @@ class Worker:
             [self.process.stdout], [], [], max(0, deadline - time.monotonic())
         )
         if not ready:
-            raise Failure(f"`fuzz {' '.join(self.words)}` does not answer")
+            raise Failure(f"`{self}` does not answer")
         piece = os.read(self.process.stdout.fileno(), 1 << 16)
         self._received += piece
         if not piece and b"\n" not in self._received:
-            raise Failure(f"`fuzz {' '.join(self.words)}` ended without an answer")
+            raise Failure(f"`{self}` ended without an answer")
         return piece
 
     def end(self):
@@ -170,7 +176,8 @@ class FuzzRun:
         variant = self.variant
         disks = [image_disk(self.directory / f"disk-{name}.img", DISK_BYTES) for name in "ab"]
         if variant.loses_disk:
-            self._hosted = HostedDisk(self.directory, "victim", self.rng.choice(("directory", "device")))
+            kind = self.rng.choice(("directory", "device"))
+            self._hosted = HostedDisk(self.directory, "victim", kind)
             disks.append(self._hosted.disk)
         elif self.rng.random() < 0.5:
             disks.append(image_disk(self.directory / "disk-c.img", 2 * DISK_BYTES))
@@ -213,11 +220,10 @@ class FuzzRun:
 
     def _check(self):
         """The pool is not mounted."""
-        disk = next(disk for disk in self.pool.disks if self._hosted is None or disk is not self._hosted.disk)
-        outcome = dynamicfs("check", "--data", disk.path, timeout_s=120)
+        outcome = dynamicfs("check", "--data", self.pool.disks[0].path, timeout_s=120)
         # A disk that is back lacks what was written without it.
         wanted = EXIT_DEGRADED if self._is_pulled else EXIT_HEALTHY
-        expect(outcome.code == wanted, f"check exits {outcome.code}, expected {wanted}: {outcome.text}")
+        expect(outcome.code == wanted, f"check exits {outcome.code}: {outcome.text}")
 
     def _check_counters(self):
         metrics = self.pool.metrics()
@@ -241,10 +247,8 @@ class FuzzRun:
         self._check_counters()
         self._remount()
         self._all("verify", one_by_one=True)
-        took_s = time.monotonic() - started
-        self.say(
-            f"ok   {self.variant.name} round {self.rounds}: {self.steps - before} steps ({took_s:.1f} s)"
-        )
+        took = f"{self.steps - before} steps ({time.monotonic() - started:.1f} s)"
+        self.say(f"ok   {self.variant.name} round {self.rounds}: {took}")
 
     def _remount(self):
         self.pool.umount()
@@ -310,11 +314,10 @@ class FuzzRun:
             time.sleep(seconds * self.rng.random())
             self._pull()
         time.sleep(seconds)
-        early = [worker for worker in self._workers if select.select([worker.process.stdout], [], [], 0)[0]]
-        for worker in early:  # What they say is no consequence of the kill.
-            raise Failure(f"before the kill `fuzz {' '.join(worker.words)}` says {worker.answer()}")
+        for worker in self._workers:
+            if worker.has_answered():  # What it says is no consequence of the kill.
+                raise Failure(f"before the kill `{worker}` says {worker.answer()}")
         trigger()
-        # The end of the one that was mounted wakes all; some may not need the daemon for a while.
         self._count([worker.answer() for worker in self._workers])
         self.pool.mount(disk=self.pool.disks[0])
         self._all("recover", one_by_one=True)
