@@ -164,7 +164,7 @@ void NameWorker::step(Rng& rng) {
       return sync(directories[rng.below(directories.size())]);
     }
     if (choice < 30 && options_.ballast > 0) return look_at_ballast(rng);
-    if (rng.below(2000) == 0) return verify();
+    if (rng.below(20'000) == 0) return verify();
   } catch (const std::system_error& error) {
     fail(error.what(), error.code().value());
   }
@@ -304,8 +304,7 @@ void NameWorker::sync(int directory) {
 void NameWorker::verify() {
   const std::string wrong = difference(look(options_.root + "/tree"), model_.seen());
   if (!wrong.empty()) violated("the tree is not as it should be: " + wrong);
-  Rng rng(options_.seed, ~step_);
-  for (unsigned i = 0; i < options_.ballast / 20; ++i) look_at_ballast(rng);
+  for (std::uint64_t number = 0; number < ballast_.size(); ++number) check_ballast(number);
 }
 
 void NameWorker::recover() {
@@ -349,16 +348,21 @@ void NameWorker::make_ballast() {
   }
 }
 
-void NameWorker::look_at_ballast(Rng& rng) {
-  const std::uint64_t number = rng.below(ballast_.size());
+void NameWorker::check_ballast(std::uint64_t number) const {
   const std::string path = ballast_path(number);
   std::uint64_t value = 0;
   const ssize_t got = ::getxattr(path.c_str(), "user.says", &value, sizeof value);
   if (got < 0 && errno != ENODATA) fail("getxattr of " + path, errno);
   if (value != ballast_[number])
     violated(fmt::format("{} says {} instead of {}", path, value, ballast_[number]));
+}
+
+void NameWorker::look_at_ballast(Rng& rng) {
+  const std::uint64_t number = rng.below(ballast_.size());
+  check_ballast(number);
   if (options_.crash || rng.chance(50)) return;
-  value = rng.next();
+  const std::string path = ballast_path(number);
+  const std::uint64_t value = rng.next();
   expect(::setxattr(path.c_str(), "user.says", &value, sizeof value, 0) == 0,
          "setxattr of " + path);
   ballast_[number] = value;

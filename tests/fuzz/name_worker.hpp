@@ -48,6 +48,7 @@ class NameWorker final : public Worker {
   void note(const NameChange& change);
   void sync(int directory);
   void make_ballast();
+  void check_ballast(std::uint64_t number) const;
   void look_at_ballast(Rng& rng);
   std::string ballast_path(std::uint64_t number) const;
   [[noreturn]] void violated(const std::string& what) const;

@@ -119,9 +119,9 @@ VARIANTS = (
     Variant("plain"),
     Variant("uncached", options=("writeback=off",)),
     Variant("scrub", is_scrubbed=True),
-    Variant("memory", options=("metadata_memory=8M",), ballast=20_000),
+    Variant("memory", options=("metadata_memory=8M",), ballast=30_000),
     Variant("kill", is_killed=True),
-    Variant("memory-kill", options=("metadata_memory=8M",), ballast=20_000, is_killed=True),
+    Variant("memory-kill", options=("metadata_memory=8M",), ballast=30_000, is_killed=True),
     Variant("disk", loses_disk=True, needs=("xfs",)),
     Variant("disk-kill", loses_disk=True, is_killed=True, needs=("xfs",)),
 )
