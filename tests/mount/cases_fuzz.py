@@ -36,7 +36,7 @@ def _agree(variant):
     )
     def run(bench):
         require_program()
-        duration_s = 4 if bench.quick else 30
+        duration_s = 2 if bench.quick else 30
         fuzz = FuzzRun(
             bench.workspace, bench.scratch, variant, bench.seed, 1.5 if bench.quick else 5, say=log
         )
