@@ -5,6 +5,7 @@
 
 #include "fs/filesystem.hpp"
 #include "fs/filesystem_impl.hpp"
+#include "fs/posix_acl.hpp"
 
 namespace dynamicfs::fs {
 
@@ -26,31 +27,43 @@ Task<Result<Attributes>> Filesystem::setattr(InodeId id, AttributeChange change)
     CO_TRY(co_await impl_->truncate(inode, *change.size_bytes, change));
     if (!change.mode && !change.uid && !change.gid) co_return co_await getattr(id);
   }
-  journal::Credit credit = co_await impl_->journal->reserve(1, kNameRecordBytes);
-  const journal::ChangeScope scope(impl_->gate);
-  const InodeLockSet locks{inode.get()};
-  if (inode->removed) co_return Code::kStale;
-  impl_->modify_locked(*inode);
-  const bool owner_changes = change.uid || change.gid;
-  if ((owner_changes || change.kill_suid_sgid) && !inode->is_directory()) {
-    Impl::kill_suid_sgid(*inode);
+  for (std::size_t acl_bytes = 0;;) {
+    journal::Credit credit = co_await impl_->journal->reserve(1, kNameRecordBytes + acl_bytes);
+    const journal::ChangeScope scope(impl_->gate);
+    const InodeLockSet locks{inode.get()};
+    if (inode->removed) co_return Code::kStale;
+    const std::string* const acl = change.mode ? Impl::find_xattr(*inode, kAccessAcl) : nullptr;
+    if (acl != nullptr && acl->size() > acl_bytes) {
+      acl_bytes = acl->size();
+      continue;
+    }
+    impl_->modify_locked(*inode);
+    const bool owner_changes = change.uid || change.gid;
+    if ((owner_changes || change.kill_suid_sgid) && !inode->is_directory()) {
+      Impl::kill_suid_sgid(*inode);
+    }
+    RecordWriter record;
+    if (change.mode) {
+      inode->mode = (inode->mode & S_IFMT) | (*change.mode & 07777);
+      if (acl != nullptr) impl_->chmod_acl(*inode, *acl, record);
+    }
+    if (change.uid) inode->uid = *change.uid;
+    if (change.gid) inode->gid = *change.gid;
+    if (change.atime_ns) inode->atime_ns = *change.atime_ns;
+    if (change.mtime_ns) inode->mtime_ns = *change.mtime_ns;
+    inode->ctime_ns = change.ctime_ns.value_or(now);
+    record.inode_put(image_of(*inode));
+    impl_->append(credit, record, {inode.get()});
+    co_return inode->attributes();
   }
-  if (change.mode) inode->mode = (inode->mode & S_IFMT) | (*change.mode & 07777);
-  if (change.uid) inode->uid = *change.uid;
-  if (change.gid) inode->gid = *change.gid;
-  if (change.atime_ns) inode->atime_ns = *change.atime_ns;
-  if (change.mtime_ns) inode->mtime_ns = *change.mtime_ns;
-  inode->ctime_ns = change.ctime_ns.value_or(now);
-  RecordWriter record;
-  record.inode_put(image_of(*inode));
-  impl_->append(credit, record, {inode.get()});
-  co_return inode->attributes();
 }
 
 bool Filesystem::attributes_outdated(InodeId id) {
   const InodeRef inode = impl_->inodes.find(id);
   return !inode || inode->attributes_answered.exchange(false, std::memory_order_seq_cst);
 }
+
+bool Filesystem::keeps_acls() const { return impl_->options.acl; }
 
 bool Filesystem::has_xattrs(InodeId id) {
   const InodeRef inode = impl_->inodes.find(id);
@@ -73,28 +86,64 @@ void Filesystem::Impl::remove_xattr(Inode& inode, const std::string& name) {
   inode.account_xattrs(metadata_memory);
 }
 
+const std::string* Filesystem::Impl::find_xattr(const Inode& inode, std::string_view name) {
+  if (!inode.xattrs) return nullptr;
+  const auto found = inode.xattrs->find(name);
+  return found != inode.xattrs->end() ? &found->second : nullptr;
+}
+
+// The mode has been set: its list follows.
+void Filesystem::Impl::chmod_acl(Inode& inode, const std::string& value, RecordWriter& record) {
+  Result<PosixAcl> acl = PosixAcl::parse(value);
+  if (!acl.has_value()) return;  // of a time when nobody looked at what was set
+  acl->chmod(inode.mode);
+  std::string changed = acl->encode();
+  record.xattr_put(inode.id, kAccessAcl, changed);
+  put_xattr(inode, std::string{kAccessAcl}, std::move(changed));
+}
+
+bool Filesystem::Impl::inherit_acl(Inode& inode, const std::string& value) {
+  Result<PosixAcl> acl = PosixAcl::parse(value);
+  if (!acl.has_value()) return false;
+  if (inode.is_directory()) put_xattr(inode, std::string{kDefaultAcl}, value);
+  inode.mode = (inode.mode & ~std::uint32_t{0777}) | acl->inherit(inode.mode & 0777);
+  if (!acl->is_minimal()) put_xattr(inode, std::string{kAccessAcl}, acl->encode());
+  return true;
+}
+
 Task<Result<std::string>> Filesystem::getxattr(InodeId id, std::string name) {
   CO_TRY_ASSIGN(const InodeRef inode, co_await impl_->find(id));
   if (!inode->has_xattrs.load(std::memory_order_acquire)) co_return Code::kNoAttribute;
   LockGuard lock(inode->mutex);
-  if (!inode->xattrs) co_return Code::kNoAttribute;
-  const auto it = inode->xattrs->find(name);
-  if (it == inode->xattrs->end()) co_return Code::kNoAttribute;
-  co_return it->second;
+  const std::string* const value = Impl::find_xattr(*inode, name);
+  if (value == nullptr) co_return Code::kNoAttribute;
+  co_return *value;
 }
 
 Task<Result<void>> Filesystem::setxattr(InodeId id, std::string name, std::string value,
-                                        XattrMode mode) {
+                                        XattrMode mode, bool kill_sgid) {
   CO_TRY(impl_->growable());
   if (name.empty() || name.size() > kNameBytesMax) co_return Code::kRange;
   if (value.size() > kXattrValueBytesMax) co_return Code::kTooManyLinks;
   CO_TRY_ASSIGN(const InodeRef inode, co_await impl_->find(id));
+  std::optional<std::uint32_t> permissions;  // that the mode gets
+  bool stored = true;
+  if (name == kAccessAcl || name == kDefaultAcl) {
+    if (!impl_->options.acl) co_return Code::kNotSupported;
+    CO_TRY_ASSIGN(const PosixAcl acl, PosixAcl::parse(value));
+    if (name == kAccessAcl) {
+      permissions = acl.mode();
+      stored = !acl.is_minimal();
+    } else if (!inode->is_directory()) {
+      co_return Code::kAccess;
+    }
+  }
   journal::Credit credit =
       co_await impl_->journal->reserve(1, kNameRecordBytes + name.size() + value.size());
   const journal::ChangeScope scope(impl_->gate);
   const InodeLockSet locks{inode.get()};
   if (inode->removed) co_return Code::kStale;
-  const bool there = inode->xattrs && inode->xattrs->contains(name);
+  const bool there = Impl::find_xattr(*inode, name) != nullptr;
   if (mode == XattrMode::kCreate && there) co_return Code::kExists;
   if (mode == XattrMode::kReplace && !there) co_return Code::kNoAttribute;
   if (!there) {
@@ -106,11 +155,18 @@ Task<Result<void>> Filesystem::setxattr(InodeId id, std::string name, std::strin
   }
   impl_->modify_locked(*inode);
   inode->ctime_ns = impl_->now_ns();
+  if (permissions) inode->mode = (inode->mode & ~std::uint32_t{0777}) | *permissions;
+  if (permissions && kill_sgid) inode->mode &= ~std::uint32_t{S_ISGID};
   RecordWriter record;
-  record.xattr_put(id, name, value);
+  if (stored) record.xattr_put(id, name, value);
+  if (!stored && there) record.xattr_remove(id, name);
   record.inode_put(image_of(*inode));
   impl_->append(credit, record, {inode.get()});
-  impl_->put_xattr(*inode, std::move(name), std::move(value));
+  if (stored) {
+    impl_->put_xattr(*inode, std::move(name), std::move(value));
+  } else {
+    impl_->remove_xattr(*inode, name);
+  }
   co_return {};
 }
 
@@ -121,7 +177,7 @@ Task<Result<void>> Filesystem::removexattr(InodeId id, std::string name) {
   const journal::ChangeScope scope(impl_->gate);
   const InodeLockSet locks{inode.get()};
   if (inode->removed) co_return Code::kStale;
-  if (!inode->xattrs || !inode->xattrs->contains(name)) co_return Code::kNoAttribute;
+  if (Impl::find_xattr(*inode, name) == nullptr) co_return Code::kNoAttribute;
   impl_->modify_locked(*inode);
   inode->ctime_ns = impl_->now_ns();
   RecordWriter record;

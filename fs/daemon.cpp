@@ -219,6 +219,7 @@ Outcome<void> Daemon::open_pool(StartReport& report) {
 
   FilesystemOptions options;
   options.read_memory_bytes = request_.options.read_memory_bytes;
+  options.acl = request_.options.acl;
   options.metadata_memory_bytes = request_.options.metadata_memory_bytes;
   options.commit_interval = request_.options.commit_interval;
   options.group_commit = request_.options.group_commit;
@@ -290,6 +291,7 @@ Outcome<void> Daemon::enter_tree() {
   auto session = FuseSession::start(*executor_, *filesystem_, std::move(device_),
                                     {.readers = request_.options.readers,
                                      .writeback = request_.options.writeback,
+                                     .acl = request_.options.acl,
                                      .write_memory_bytes = request_.options.write_memory_bytes,
                                      .dirty_limited = can_limit_dirty_memory(facts_.device)});
   if (!session)

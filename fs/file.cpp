@@ -34,7 +34,7 @@ bool is_block_aligned(const void* address) {
 }  // namespace
 
 Task<Result<ReadReply>> Filesystem::read(InodeId id, std::uint64_t offset_bytes,
-                                         std::size_t size_bytes) {
+                                         std::size_t size_bytes, bool sets_atime) {
   impl_->metrics.reads.add();
   CO_TRY_ASSIGN(const InodeRef inode, co_await impl_->find(id));
   if (!inode->is_regular()) co_return inode->is_directory() ? Code::kIsDirectory : Code::kInvalid;
@@ -61,7 +61,7 @@ Task<Result<ReadReply>> Filesystem::read(InodeId id, std::uint64_t offset_bytes,
   const std::int64_t atime = inode->atime_ns.load(std::memory_order_relaxed);
   const std::int64_t now = impl_->now_ns();
   constexpr std::int64_t kDayNs = 86'400'000'000'000;
-  if (!impl_->options.read_only &&
+  if (sets_atime && !impl_->options.read_only &&
       (atime <= inode->mtime_ns.load(std::memory_order_relaxed) ||
        atime <= inode->ctime_ns.load(std::memory_order_relaxed) || now - atime >= kDayNs)) {
     const journal::ChangeScope scope(impl_->gate);

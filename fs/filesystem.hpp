@@ -64,6 +64,7 @@ struct Attributes {
 struct Caller {
   std::uint32_t uid = 0;
   std::uint32_t gid = 0;
+  std::uint32_t umask = 0;  // taken out of the mode unless the directory has a default ACL
 };
 
 // What setattr changes; absent fields stay.
@@ -136,6 +137,9 @@ struct FilesystemOptions {
   // Answers of reads that are being fetched or sent; a read beyond that waits.
   std::uint64_t read_memory_bytes = 256 * kMiB;
   bool read_only = false;
+  // The kernel checks permissions by the ACLs of files, and leaves it to us to let new ones inherit.
+  // Without it no ACL can be set; those there are stay, and follow chmod.
+  bool acl = false;
 };
 
 struct FilesystemMetrics {
@@ -232,16 +236,21 @@ class Filesystem {
   Task<Result<Attributes>> getattr(InodeId inode);
   Task<Result<Attributes>> setattr(InodeId inode, AttributeChange change);
   Task<Result<std::string>> getxattr(InodeId inode, std::string name);
-  Task<Result<void>> setxattr(InodeId inode, std::string name, std::string value, XattrMode mode);
+  // `kill_sgid`: of the new access ACL, whose setter is not of the file's group.
+  Task<Result<void>> setxattr(InodeId inode, std::string name, std::string value, XattrMode mode,
+                              bool kill_sgid = false);
   Task<Result<void>> removexattr(InodeId inode, std::string name);
   // Names, each followed by NUL.
   Task<Result<std::string>> listxattr(InodeId inode);
+  // FilesystemOptions::acl.
+  bool keeps_acls() const;
   // Never suspends, takes one lock at most: the kernel asks for security.capability often. True also
   // when that takes reading the inode.
   bool has_xattrs(InodeId inode);
 
   // Data.
-  Task<Result<ReadReply>> read(InodeId inode, std::uint64_t offset_bytes, std::size_t size_bytes);
+  Task<Result<ReadReply>> read(InodeId inode, std::uint64_t offset_bytes, std::size_t size_bytes,
+                               bool sets_atime = true);
   // All of `data` or an error. No copy is made when offset, size and address of the data are
   // multiples of 4 KiB (the end of the file may be in the last block if the memory behind it, to
   // the block's end, may be overwritten with zeros: `data` then has `spare` bytes behind it).

@@ -136,6 +136,13 @@ struct Filesystem::Impl {
   extent::ExtentLocks::Guard lock_all_windows(Inode& inode) DFS_REQUIRES(inode.mutex);
   Task<std::optional<std::pair<InodeId, std::string>>> name_of(InodeId id);
   Task<std::string> path_of(InodeId id);
+  // nullptr: it has none of that name. Valid until its attributes change.
+  static const std::string* find_xattr(const Inode& inode, std::string_view name)
+      DFS_REQUIRES(inode.mutex);
+  void chmod_acl(Inode& inode, const std::string& value, RecordWriter& record)
+      DFS_REQUIRES(inode.mutex);
+  // `value` is the default list of the directory in which it is being made. False: it is none.
+  bool inherit_acl(Inode& inode, const std::string& value) DFS_REQUIRES(inode.mutex);
   void put_xattr(Inode& inode, std::string name, std::string value) DFS_REQUIRES(inode.mutex);
   void remove_xattr(Inode& inode, const std::string& name) DFS_REQUIRES(inode.mutex);
   DirectoryContext directory_context() { return {eras, metadata_memory}; }

@@ -21,6 +21,7 @@
 #include "base/mutex.hpp"
 #include "base/task.hpp"
 #include "fs/fuse_session.hpp"
+#include "fs/posix_acl.hpp"
 
 namespace dynamicfs::fs {
 
@@ -86,7 +87,7 @@ fuse_entry_param entry_of(const Attributes& attributes) {
 
 Caller caller_of(fuse_req_t request) {
   const fuse_ctx* const context = fuse_req_ctx(request);
-  return {.uid = context->uid, .gid = context->gid};
+  return {.uid = context->uid, .gid = context->gid, .umask = context->umask};
 }
 
 }  // namespace
@@ -227,8 +228,9 @@ Task<void> serve_readlink(Request request, InodeId inode) {
   }
 }
 
-Task<void> serve_read(Request request, InodeId inode, std::uint64_t offset, std::size_t size) {
-  const auto reply = co_await request.filesystem().read(inode, offset, size);
+Task<void> serve_read(Request request, InodeId inode, std::uint64_t offset, std::size_t size,
+                      bool sets_atime) {
+  const auto reply = co_await request.filesystem().read(inode, offset, size, sets_atime);
   if (reply) {
     request.bytes(reply->buffer.span().subspan(reply->begin, reply->size_bytes));
   } else {
@@ -273,13 +275,25 @@ void answer_sized(Request& request, const Result<std::string>& value, std::size_
   }
 }
 
+// Of names that each end in NUL those that anybody may know of.
+std::string without_trusted(const std::string& names) {
+  std::string out;
+  for (std::size_t at = 0; at < names.size();) {
+    const std::size_t end = names.find('\0', at) + 1;
+    if (names.compare(at, 8, "trusted.") != 0) out.append(names, at, end - at);
+    at = end;
+  }
+  return out;
+}
+
 Task<void> serve_getxattr(Request request, InodeId inode, std::string name, std::size_t size_max) {
   const auto value = co_await request.filesystem().getxattr(inode, std::move(name));
   answer_sized(request, value, size_max);
 }
 
-Task<void> serve_listxattr(Request request, InodeId inode, std::size_t size_max) {
-  const auto names = co_await request.filesystem().listxattr(inode);
+Task<void> serve_listxattr(Request request, InodeId inode, std::size_t size_max, bool privileged) {
+  auto names = co_await request.filesystem().listxattr(inode);
+  if (names.has_value() && !privileged) *names = without_trusted(*names);
   answer_sized(request, names, size_max);
 }
 
@@ -476,9 +490,12 @@ void on_release(fuse_req_t raw, fuse_ino_t, fuse_file_info*) {
   begin(raw, [](Request request, Filesystem&) { request.ok(); });
 }
 
-void on_read(fuse_req_t raw, fuse_ino_t inode, std::size_t size, off_t offset, fuse_file_info*) {
+void on_read(fuse_req_t raw, fuse_ino_t inode, std::size_t size, off_t offset,
+             fuse_file_info* info) {
   begin(raw, [&](Request request, Filesystem&) {
-    spawn(serve_read(std::move(request), InodeId{inode}, static_cast<std::uint64_t>(offset), size));
+    const bool sets_atime = (info->flags & O_NOATIME) == 0;
+    spawn(serve_read(std::move(request), InodeId{inode}, static_cast<std::uint64_t>(offset), size,
+                     sets_atime));
   });
 }
 
@@ -536,9 +553,10 @@ void on_statfs(fuse_req_t raw, fuse_ino_t) {
 }
 
 // Why an attribute of this name is not kept, or 0. The kernel looks at who may use a namespace, and
-// leaves it to us which there are. Names of "system." are its own to interpret: ACLs are not kept
-// yet, and to say so is what makes cp and tar fall back to mode bits.
-int xattr_refusal(std::string_view name) {
+// leaves it to us which there are. Names of "system." are its own to interpret; that ACLs are not kept
+// makes cp and tar fall back to mode bits.
+int xattr_refusal(const Filesystem& filesystem, std::string_view name) {
+  if (name == kAccessAcl || name == kDefaultAcl) return filesystem.keeps_acls() ? 0 : EOPNOTSUPP;
   for (const std::string_view space : {"user.", "trusted.", "security."}) {
     if (name.starts_with(space)) return name == space ? EINVAL : 0;
   }
@@ -547,7 +565,7 @@ int xattr_refusal(std::string_view name) {
 
 void on_getxattr(fuse_req_t raw, fuse_ino_t inode, const char* name, std::size_t size) {
   begin(raw, [&](Request request, Filesystem& filesystem) {
-    if (const int refusal = xattr_refusal(name); refusal != 0) {
+    if (const int refusal = xattr_refusal(filesystem, name); refusal != 0) {
       request.fail(refusal);
     } else if (!filesystem.has_xattrs(InodeId{inode})) {
       // The kernel asks for security.capability before it lets a file be changed.
@@ -561,25 +579,30 @@ void on_getxattr(fuse_req_t raw, fuse_ino_t inode, const char* name, std::size_t
 void on_setxattr(fuse_req_t raw, fuse_ino_t inode, const char* name, const char* value,
                  std::size_t size, int flags) {
   begin(raw, [&](Request request, Filesystem& filesystem) {
-    if (const int refusal = xattr_refusal(name); refusal != 0) return request.fail(refusal);
+    if (const int refusal = xattr_refusal(filesystem, name); refusal != 0)
+      return request.fail(refusal);
     if (size > kXattrValueBytesMax) return request.fail(E2BIG);
     XattrMode mode = XattrMode::kEither;
     if (flags == XATTR_CREATE) mode = XattrMode::kCreate;
     if (flags == XATTR_REPLACE) mode = XattrMode::kReplace;
     spawn(serve_done(std::move(request),
-                     filesystem.setxattr(InodeId{inode}, name, std::string(value, size), mode)));
+                     filesystem.setxattr(InodeId{inode}, name, std::string(value, size), mode,
+                                         incoming.kill_sgid)));
   });
 }
 
 void on_listxattr(fuse_req_t raw, fuse_ino_t inode, std::size_t size) {
   begin(raw, [&](Request request, Filesystem&) {
-    spawn(serve_listxattr(std::move(request), InodeId{inode}, size));
+    // Root stands for CAP_SYS_ADMIN, which the kernel does not tell.
+    const bool privileged = fuse_req_ctx(raw)->uid == 0;
+    spawn(serve_listxattr(std::move(request), InodeId{inode}, size, privileged));
   });
 }
 
 void on_removexattr(fuse_req_t raw, fuse_ino_t inode, const char* name) {
   begin(raw, [&](Request request, Filesystem& filesystem) {
-    if (const int refusal = xattr_refusal(name); refusal != 0) return request.fail(refusal);
+    if (const int refusal = xattr_refusal(filesystem, name); refusal != 0)
+      return request.fail(refusal);
     // The kernel removes security.capability whenever an owner changes.
     if (!filesystem.has_xattrs(InodeId{inode})) return request.fail(ENODATA);
     spawn(serve_done(std::move(request), filesystem.removexattr(InodeId{inode}, name)));

@@ -12,6 +12,7 @@ namespace dynamicfs::fs {
 struct Incoming {
   ReceiveBuffer* buffer = nullptr;  // a WRITE takes it over
   bool kill_suid_sgid = false;
+  bool kill_sgid = false;  // along with a new ACL
 };
 extern thread_local Incoming incoming;
 

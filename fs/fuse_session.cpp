@@ -219,6 +219,8 @@ void FuseSession::handle(std::span<std::byte> message) {
     answering_init = true;
   }
   incoming.kill_suid_sgid = wire::kills_suid_sgid(head, message);
+  incoming.kill_sgid = setxattr_extended_.load(std::memory_order_relaxed) &&
+                       wire::take_setxattr_extension(head, message);
   fuse_buf request{};
   request.mem = message.data();
   request.size = message.size();
@@ -246,6 +248,8 @@ void FuseSession::negotiate(fuse_conn_info* connection) {
                     FUSE_CAP_EXPORT_SUPPORT | FUSE_CAP_NO_OPEN_SUPPORT |
                     FUSE_CAP_NO_OPENDIR_SUPPORT | FUSE_CAP_IOCTL_DIR;
   if (options_.writeback) wanted |= FUSE_CAP_WRITEBACK_CACHE;
+  // A default ACL takes the place of the umask, so that is left to us, too.
+  if (options_.acl) wanted |= FUSE_CAP_POSIX_ACL | FUSE_CAP_DONT_MASK;
   connection->want = wanted & connection->capable;
   kernel_keeps_times_ = (connection->want & FUSE_CAP_WRITEBACK_CACHE) != 0;
   connection->max_write = kWriteBytesMax;
@@ -268,6 +272,7 @@ ssize_t FuseSession::send(int fd, iovec* iov, int count, void* self) {
     std::lock_guard lock(session->init_mutex_);
     session->answered_ = wire::complete_init_reply(
         session->offered_, {static_cast<std::byte*>(iov[1].iov_base), iov[1].iov_len});
+    session->setxattr_extended_ = wire::extends_setxattr(session->answered_);
   }
   return ::writev(fd, iov, count);
 }

@@ -45,6 +45,7 @@ struct SessionOptions {
   unsigned readers = 2;
   // Buffered writes stay in the page cache until the kernel writes them back.
   bool writeback = true;
+  bool acl = false;
   // Payload of writes that wait; beyond that no request is taken from the kernel.
   std::uint64_t write_memory_bytes = 0;
   // The kernel will keep no more dirty than dirty_bytes_max().
@@ -115,6 +116,7 @@ class FuseSession {
   fuse_session* session_ = nullptr;  // owned, with the device in it
   int device_fd_ = -1;
   std::atomic<bool> kernel_keeps_times_{false};  // it has a writeback cache; known from INIT on
+  std::atomic<bool> setxattr_extended_{false};   // likewise: it sends FUSE_SETXATTR_EXT
   UniqueFd end_fd_;
   ReceiveBuffers buffers_;
   StaleAttributes stale_attributes_;

@@ -158,6 +158,22 @@ bool kills_suid_sgid(const Head& head, std::span<const std::byte> message) {
   }
 }
 
+bool take_setxattr_extension(const Head& head, std::span<std::byte>& message) {
+  constexpr std::size_t kBegins = offsetof(fuse_setxattr_in, setxattr_flags);
+  constexpr std::size_t kBytes = sizeof(fuse_setxattr_in) - kBegins;
+  constexpr std::size_t kAt = sizeof(fuse_in_header) + kBegins;
+  if (head.opcode != FUSE_SETXATTR || message.size() < kAt + kBytes) return false;
+  const bool kill =
+      (body_of<fuse_setxattr_in>(message).setxattr_flags & FUSE_SETXATTR_ACL_KILL_SGID) != 0;
+  const auto rest = message.subspan(kAt + kBytes);
+  std::memmove(message.data() + kAt, rest.data(), rest.size());
+  message = message.first(message.size() - kBytes);
+  const auto length = static_cast<std::uint32_t>(message.size());
+  static_assert(offsetof(fuse_in_header, len) == 0);
+  std::memcpy(message.data(), &length, sizeof length);
+  return kill;
+}
+
 Init init_offer(std::span<const std::byte> message) {
   const auto offer = body_of<fuse_init_in>(message);
   std::uint64_t flags = offer.flags;
@@ -176,6 +192,9 @@ Init complete_init_reply(const Init& offer, std::span<std::byte> reply) {
   // before every write.
   constexpr std::uint32_t kAdded = FUSE_PARALLEL_DIROPS | FUSE_HANDLE_KILLPRIV_V2;
   out.flags |= kAdded & static_cast<std::uint32_t>(offer.flags);
+  if ((out.flags & FUSE_POSIX_ACL) != 0) {
+    out.flags |= FUSE_SETXATTR_EXT & static_cast<std::uint32_t>(offer.flags);
+  }
   std::memcpy(reply.data(), &out, sizeof out);
   std::uint64_t flags = out.flags;
   if ((flags & FUSE_INIT_EXT) != 0) flags |= std::uint64_t{out.flags2} << 32;
@@ -189,6 +208,8 @@ Init complete_init_reply(const Init& offer, std::span<std::byte> reply) {
           .time_granularity_ns = out.time_gran,
           .max_pages = out.max_pages};
 }
+
+bool extends_setxattr(const Init& answered) { return (answered.flags & FUSE_SETXATTR_EXT) != 0; }
 
 std::vector<std::string> flag_names(std::uint64_t flags) {
   std::vector<std::string> names;

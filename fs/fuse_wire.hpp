@@ -34,6 +34,10 @@ const char* opcode_name(unsigned opcode);
 // The request says: clear the suid bit, and the sgid bit of an executable, along with this.
 bool kills_suid_sgid(const Head& head, std::span<const std::byte> message);
 
+// With FUSE_SETXATTR_EXT, which libfuse before 3.17 does not know: takes out of a SETXATTR what that adds, and
+// leaves other messages as they are. True: the sgid bit is to be cleared with the new ACL.
+bool take_setxattr_extension(const Head& head, std::span<std::byte>& message);
+
 // What the kernel offers in INIT, and what it was given.
 struct Init {
   unsigned major = 0;
@@ -50,6 +54,8 @@ Init init_offer(std::span<const std::byte> message);
 // Adds to the reply (what stands behind its header) the bits that libfuse does not send, each only
 // if it was offered, and returns the whole of it.
 Init complete_init_reply(const Init& offer, std::span<std::byte> reply);
+// FUSE_SETXATTR_EXT was accepted.
+bool extends_setxattr(const Init& answered);
 // "writeback_cache", ... for every bit that is set and known.
 std::vector<std::string> flag_names(std::uint64_t flags);
 

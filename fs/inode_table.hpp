@@ -27,7 +27,7 @@
 
 namespace dynamicfs::fs {
 
-using XattrMap = std::map<std::string, std::string>;
+using XattrMap = std::map<std::string, std::string, std::less<>>;
 
 struct Inode {
   Inode(InodeId inode_id) : id(inode_id) {}  // NOLINT: implicit

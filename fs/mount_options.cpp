@@ -130,6 +130,10 @@ Outcome<void> parse_word(std::string_view word, MountOptions& options) {
     options.writeback = value == "on";
     return {};
   }
+  if (word == "acl" || word == "noacl") {
+    options.acl = word == "acl";
+    return {};
+  }
   if (name == "order") {
     if (value != "priority" && value != "fifo") {
       return usage(

@@ -20,6 +20,7 @@ struct MountOptions {
   unsigned long flags = 0;  // MS_RDONLY ... of mount(2)
   bool read_only = false;
   bool writeback = true;
+  bool acl = false;
   int workers_per_disk = 2;
   scheduler::IoQueueOptions queue;  // of each disk
   unsigned readers = 2;

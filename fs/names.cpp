@@ -5,6 +5,7 @@
 
 #include "base/log.hpp"
 #include "fs/filesystem_impl.hpp"
+#include "fs/posix_acl.hpp"
 
 namespace dynamicfs::fs {
 namespace {
@@ -122,59 +123,73 @@ Task<Result<Attributes>> Filesystem::Impl::make(InodeId parent, std::string name
   CO_TRY(co_await load_name(*directory, name, true));
   CO_TRY_ASSIGN(const InodeId id, co_await new_inode_id());
   if (id.raw % kCreatesBetweenLooks == 0) look_at_memory();
-  journal::Credit credit = co_await journal->reserve(1, kNameRecordBytes + target.size());
-
   const std::uint32_t type = mode & S_IFMT;
   const InodeRef inode{new Inode{id}};
   if (type == S_IFREG) inode->map = std::make_unique<extent::FileMap>(store->map_context());
 
-  const journal::ChangeScope scope(gate);
-  const InodeLockSet locks{directory.get(), inode.get()};
-  if (directory->directory == nullptr) co_return Code::kNotDirectory;
-  if (directory->nlink == 0) co_return Code::kNotFound;
-  if (directory->directory->find(name)) co_return Code::kExists;
-  const std::optional<std::uint64_t> cookie = directory->directory->free_cookie(name);
-  if (!cookie) co_return Code::kNoSpace;
-  if (type == S_IFDIR && directory->nlink >= kLinksMax) co_return Code::kTooManyLinks;
+  for (std::size_t acl_bytes = 0;;) {
+    journal::Credit credit =
+        co_await journal->reserve(1, kNameRecordBytes + target.size() + 2 * acl_bytes);
+    const journal::ChangeScope scope(gate);
+    const InodeLockSet locks{directory.get(), inode.get()};
+    if (directory->directory == nullptr) co_return Code::kNotDirectory;
+    if (directory->nlink == 0) co_return Code::kNotFound;
+    if (directory->directory->find(name)) co_return Code::kExists;
+    const std::optional<std::uint64_t> cookie = directory->directory->free_cookie(name);
+    if (!cookie) co_return Code::kNoSpace;
+    if (type == S_IFDIR && directory->nlink >= kLinksMax) co_return Code::kTooManyLinks;
+    const std::string* const acl =
+        options.acl && type != S_IFLNK ? find_xattr(*directory, kDefaultAcl) : nullptr;
+    if (acl != nullptr && acl->size() > acl_bytes) {
+      acl_bytes = acl->size();
+      continue;
+    }
 
-  modify_locked(*directory);
-  modify_new(*inode);
-  const std::int64_t now = now_ns();
-  inode->mode = mode;
-  inode->nlink = 1;
-  inode->uid = caller.uid;
-  inode->gid = caller.gid;
-  inode->rdev = rdev;
-  inode->atime_ns = inode->mtime_ns = inode->ctime_ns = now;
-  inode->btime_ns = now;
-  if ((directory->mode & S_ISGID) != 0) {
-    inode->gid = directory->gid;
-    if (type == S_IFDIR) inode->mode |= S_ISGID;
-  }
-  if (type == S_IFDIR) {
-    inode->directory = std::make_unique<Directory>(directory_context());
-    inode->nlink = 2;
-    inode->parent = parent;
-    ++directory->nlink;
-  }
-  inode->lookups = 1;
-  changed(*directory, now);
+    modify_locked(*directory);
+    modify_new(*inode);
+    const std::int64_t now = now_ns();
+    inode->mode = mode;
+    inode->nlink = 1;
+    inode->uid = caller.uid;
+    inode->gid = caller.gid;
+    inode->rdev = rdev;
+    inode->atime_ns = inode->mtime_ns = inode->ctime_ns = now;
+    inode->btime_ns = now;
+    if ((directory->mode & S_ISGID) != 0) {
+      inode->gid = directory->gid;
+      if (type == S_IFDIR) inode->mode |= S_ISGID;
+    }
+    if ((acl == nullptr || !inherit_acl(*inode, *acl)) && type != S_IFLNK) {
+      inode->mode &= ~(caller.umask & 0777);
+    }
+    if (type == S_IFDIR) {
+      inode->directory = std::make_unique<Directory>(directory_context());
+      inode->nlink = 2;
+      inode->parent = parent;
+      ++directory->nlink;
+    }
+    inode->lookups = 1;
+    changed(*directory, now);
 
-  RecordWriter record;
-  record.inode_put(image_of(*inode));
-  if (type == S_IFLNK) {
-    record.symlink_put(id, target);
-    inode->symlink = std::make_unique<std::string>(std::move(target));
+    RecordWriter record;
+    record.inode_put(image_of(*inode));
+    if (inode->xattrs) {
+      for (const auto& [attribute, value] : *inode->xattrs) record.xattr_put(id, attribute, value);
+    }
+    if (type == S_IFLNK) {
+      record.symlink_put(id, target);
+      inode->symlink = std::make_unique<std::string>(std::move(target));
+    }
+    record.inode_put(image_of(*directory));
+    record.entry_put(parent, *cookie, id, type, name);
+    append(credit, record, {directory.get(), inode.get()});
+    const Attributes attributes = inode->attributes();
+    directory->directory->put(*cookie, {id, type, std::move(name)});
+    inodes.insert(inode);
+    ++inode_count;
+    metrics.creates.add();
+    co_return attributes;
   }
-  record.inode_put(image_of(*directory));
-  record.entry_put(parent, *cookie, id, type, name);
-  append(credit, record, {directory.get(), inode.get()});
-  const Attributes attributes = inode->attributes();
-  directory->directory->put(*cookie, {id, type, std::move(name)});
-  inodes.insert(inode);
-  ++inode_count;
-  metrics.creates.add();
-  co_return attributes;
 }
 
 Task<Result<Attributes>> Filesystem::mknod(InodeId parent, std::string name, std::uint32_t mode,

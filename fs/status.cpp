@@ -301,6 +301,7 @@ Json build_status(Executor& executor, Filesystem& filesystem, const FuseSession&
                       {"device", facts.device},
                       {"read_only", facts.options.read_only},
                       {"writeback", facts.options.writeback},
+                      {"acl", facts.options.acl},
                       {"workers_per_disk", facts.options.workers_per_disk},
                       {"depth", facts.options.queue.depth},
                       {"order", facts.options.queue.fifo ? "fifo" : "priority"},

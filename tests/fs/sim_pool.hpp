@@ -25,6 +25,7 @@ struct SimPoolOptions {
   journal::Policy policy{.kind = journal::Policy::Kind::kReplica, .copies_or_data = 2};
   std::uint64_t read_memory_bytes = fs::FilesystemOptions{}.read_memory_bytes;
   bool tolerant = false;
+  bool acl = false;
   unsigned checkpoint_log_percent = fs::FilesystemOptions{}.checkpoint_log_percent;
   std::uint64_t small_run_bytes = fs::FilesystemOptions{}.small_run_bytes;
   std::uint64_t metadata_memory_bytes = fs::FilesystemOptions{}.metadata_memory_bytes;
@@ -70,6 +71,9 @@ class SimPool {
   }
 
   fs::Filesystem& fs() { return *filesystem; }
+
+  // For the next mount.
+  void set_acl(bool on) { options_.acl = on; }
 
   template <class T>
   T run(Task<T> task) {
@@ -293,6 +297,7 @@ class SimPool {
     options.read_memory_bytes = options_.read_memory_bytes;
     options.checkpoint_log_percent = options_.checkpoint_log_percent;
     options.tolerant = options_.tolerant;
+    options.acl = options_.acl;
     options.small_run_bytes = options_.small_run_bytes;
     options.metadata_memory_bytes = options_.metadata_memory_bytes;
     CO_TRY_ASSIGN(filesystem, co_await fs::Filesystem::mount(executor, std::move(pool), options));

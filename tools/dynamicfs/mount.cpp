@@ -14,6 +14,7 @@ constexpr const char* kFooter = R"(Options for -o, separated by commas:
   nosuid nodev noexec noatime nodiratime sync ...   as for every mount
   disk=PATH             where a disk of the pool is now, if it has moved (may be repeated)
   writeback=on|off      keep buffered writes in the page cache (on), or hand them over at once
+  acl|noacl             access control lists are enforced and inherited, or cannot be set (noacl)
   commit_interval=N     what was written without fsync is durable after N seconds (5)
   group_commit_wait=N   an fsync waits N microseconds for others to share its trip (0)
   group_commit_ops=N    ... but not for more than N of them (64)
