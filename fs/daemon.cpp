@@ -293,6 +293,8 @@ Outcome<void> Daemon::enter_tree() {
                                      .writeback = request_.options.writeback,
                                      .acl = request_.options.acl,
                                      .write_memory_bytes = request_.options.write_memory_bytes,
+                                     .mountpoint = facts_.mountpoint,
+                                     .device = facts_.device,
                                      .dirty_limited = can_limit_dirty_memory(facts_.device)});
   if (!session)
     return failed(fmt::format("The FUSE session cannot start: {}.", describe(session.error())));

@@ -321,7 +321,9 @@ Task<Result<void>> Filesystem::Impl::edit(InodeRef inode, Edit plan, AttributeCh
     if (!*again) {
       const std::int64_t now = now_ns();
       if (plan.new_size) inode->size_bytes.store(*plan.new_size, std::memory_order_release);
-      inode->mtime_ns.store(change.mtime_ns.value_or(now), std::memory_order_relaxed);
+      if (plan.touch_mtime) {
+        inode->mtime_ns.store(change.mtime_ns.value_or(now), std::memory_order_relaxed);
+      }
       if (change.atime_ns) inode->atime_ns.store(*change.atime_ns, std::memory_order_relaxed);
       inode->ctime_ns.store(change.ctime_ns.value_or(now), std::memory_order_relaxed);
       if (change.kill_suid_sgid) kill_suid_sgid(*inode);
@@ -395,13 +397,13 @@ Task<Result<void>> Filesystem::Impl::truncate(InodeRef inode, std::uint64_t size
 }
 
 Task<Result<void>> Filesystem::fallocate(InodeId id, FallocateMode mode, std::uint64_t offset_bytes,
-                                         std::uint64_t size_bytes) {
-  co_return co_await impl_->fallocate(id, mode, offset_bytes, size_bytes);
+                                         std::uint64_t size_bytes, bool kernel_keeps_times) {
+  co_return co_await impl_->fallocate(id, mode, offset_bytes, size_bytes, kernel_keeps_times);
 }
 
 Task<Result<void>> Filesystem::Impl::fallocate(InodeId id, FallocateMode mode,
-                                               std::uint64_t offset_bytes,
-                                               std::uint64_t size_bytes) {
+                                               std::uint64_t offset_bytes, std::uint64_t size_bytes,
+                                               bool kernel_keeps_times) {
   CO_TRY(writable());
   CO_TRY_ASSIGN(const InodeRef inode, co_await find(id));
   if (!inode->is_regular()) co_return inode->is_directory() ? Code::kIsDirectory : Code::kNoDevice;
@@ -421,6 +423,8 @@ Task<Result<void>> Filesystem::Impl::fallocate(InodeId id, FallocateMode mode,
     Edit plan;
     plan.size_seen = inode->size_bytes.load(std::memory_order_acquire);
     if (grows && end > plan.size_seen) plan.new_size = end;
+    // A kernel that keeps the times stamps it and tells us, perhaps before it asks for this.
+    plan.touch_mtime = !kernel_keeps_times;
     if (zeroes) {
       const std::uint64_t inner_first = ceil_div(offset_bytes, kBlockBytes);
       const std::uint64_t inner_end = end / kBlockBytes;

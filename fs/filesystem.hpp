@@ -261,7 +261,7 @@ class Filesystem {
   // kernel that keeps them shows a number of blocks that is not right any more.
   bool attributes_outdated(InodeId inode);
   Task<Result<void>> fallocate(InodeId inode, FallocateMode mode, std::uint64_t offset_bytes,
-                               std::uint64_t size_bytes);
+                               std::uint64_t size_bytes, bool kernel_keeps_times = false);
   Task<Result<std::uint64_t>> seek(InodeId inode, std::uint64_t offset_bytes, SeekKind kind);
   // File or directory: everything done to it before is durable.
   Task<Result<void>> fsync(InodeId inode);

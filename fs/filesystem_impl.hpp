@@ -71,6 +71,7 @@ struct Edit {
   // The size this was planned for; another size at publishing means planning again.
   std::uint64_t size_seen = 0;
   std::optional<std::uint64_t> new_size;
+  bool touch_mtime = true;
 };
 
 // Of what metadata may take in memory, one in so many bytes keeps blocks of the runs.
@@ -229,7 +230,7 @@ struct Filesystem::Impl {
   void discard_edges(const Edit& plan);
   Task<Result<void>> edit(InodeRef inode, Edit plan, AttributeChange change, bool* again);
   Task<Result<void>> fallocate(InodeId id, FallocateMode mode, std::uint64_t offset_bytes,
-                               std::uint64_t size_bytes);
+                               std::uint64_t size_bytes, bool kernel_keeps_times);
 
   // Checkpoint (checkpoint.cpp).
 

@@ -144,6 +144,10 @@ class Request {
   void wrote_cached(InodeId inode) {
     if (filesystem().attributes_outdated(inode)) session_->attributes_changed(inode);
   }
+  // Not an answer either: what the kernel has dirty there it hands over. False: it cannot be had to.
+  auto flush_pages(InodeId inode, ByteRange range) {
+    return session_->writeback_->flush(inode, range);
+  }
   void written(std::size_t size) {
     fuse_reply_write(take(), size);
     finish();
@@ -253,12 +257,45 @@ Task<void> serve_write(Request request, ReceiveBuffer buffer, InodeId inode, std
   }
 }
 
+// The hole that an answer to LSEEK says is there; empty if it says there is data.
+Task<ByteRange> told_hole(Filesystem& filesystem, InodeId inode, std::uint64_t offset,
+                          SeekKind kind, Result<std::uint64_t> found) {
+  ByteRange hole{.from = offset};
+  if (kind == SeekKind::kData) {
+    if (found) hole.to = *found;
+    co_return hole;
+  }
+  if (!found) co_return hole;
+  hole.from = *found;
+  const auto data = co_await filesystem.seek(inode, *found, SeekKind::kData);
+  if (data) hole.to = *data;
+  co_return hole;
+}
+
+// There is a hole when the kernel has nothing dirty there: it is asked once for each. Where it cannot be
+// asked we know no holes ("not implemented": the kernel takes all of a file for data from then on).
 Task<void> serve_seek(Request request, InodeId inode, std::uint64_t offset, SeekKind kind) {
-  const auto found = co_await request.filesystem().seek(inode, offset, kind);
-  if (found) {
-    request.seeked(*found);
-  } else {
-    request.fail(found.error());
+  ByteRange clean{.from = offset, .to = offset};
+  while (true) {
+    const auto found = co_await request.filesystem().seek(inode, offset, kind);
+    // What is no answer is told as it is: "behind the last data" alone speaks of a hole.
+    const bool speaks = found || found.error().code == Code::kNoDevice;
+    ByteRange hole{.from = offset, .to = offset};
+    if (speaks) {
+      hole = co_await told_hole(request.filesystem(), inode, offset, kind, found);
+    }
+    const bool is_known = hole.from >= clean.from && hole.to <= clean.to;
+    if (hole.from >= hole.to || is_known) {
+      if (found) {
+        request.seeked(*found);
+      } else {
+        request.fail(found.error());
+      }
+      co_return;
+    }
+    const bool flushed = co_await request.flush_pages(inode, hole);
+    if (!flushed) co_return request.fail(ENOSYS);
+    clean = hole;
   }
 }
 
@@ -623,9 +660,10 @@ void on_fallocate(fuse_req_t raw, fuse_ino_t inode, int flags, off_t offset, off
         break;
       default: request.fail(EOPNOTSUPP); return;
     }
+    const bool kernel_keeps_times = request.kernel_keeps_times();
     spawn(serve_done(std::move(request),
                      filesystem.fallocate(InodeId{inode}, mode, static_cast<std::uint64_t>(offset),
-                                          static_cast<std::uint64_t>(length))));
+                                          static_cast<std::uint64_t>(length), kernel_keeps_times)));
   });
 }
 

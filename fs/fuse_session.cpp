@@ -128,6 +128,7 @@ Result<std::unique_ptr<FuseSession>> FuseSession::start(Executor& executor, File
   const int adopted = fuse_session_custom_io(session->session_, &io, device.get());
   if (adopted != 0) return system_error(Code::kSystem, -adopted);
   session->device_fd_ = device.release();
+  session->writeback_.emplace(executor, options.mountpoint, options.device);
 
   session->readers_left_ = options.readers;
   for (unsigned index = 0; index < options.readers; ++index) {
@@ -149,6 +150,8 @@ Result<void> FuseSession::wait_for_init(std::chrono::milliseconds patience) {
 }
 
 void FuseSession::stop() {
+  // First: what it waits for comes through the readers.
+  writeback_->stop();
   stopping_ = true;
   fuse_session_exit(session_);
   // A signal that arrives between the check of stopping_ and read(2) wakes nobody, so it is

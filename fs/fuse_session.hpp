@@ -32,6 +32,7 @@
 #include "base/unique_fd.hpp"
 #include "fs/filesystem.hpp"
 #include "fs/fuse_wire.hpp"
+#include "fs/kernel_writeback.hpp"
 #include "fs/receive_buffers.hpp"
 #include "fs/stale_attributes.hpp"
 
@@ -48,6 +49,8 @@ struct SessionOptions {
   bool acl = false;
   // Payload of writes that wait; beyond that no request is taken from the kernel.
   std::uint64_t write_memory_bytes = 0;
+  std::string mountpoint{};
+  std::string device{};  // "0:52"
   // The kernel will keep no more dirty than dirty_bytes_max().
   bool dirty_limited = false;
 };
@@ -120,6 +123,7 @@ class FuseSession {
   UniqueFd end_fd_;
   ReceiveBuffers buffers_;
   StaleAttributes stale_attributes_;
+  std::optional<KernelWriteback> writeback_;
   std::vector<std::thread> readers_;
   std::atomic<unsigned> readers_left_{0};
   std::atomic<bool> stopping_{false};

@@ -366,8 +366,6 @@ void FileWorker::read_mapped(Rng& rng, unsigned file) {
 // A hole may be called data. Data may not be called a hole.
 void FileWorker::seek(unsigned file) {
   const int fd = open(file, kBuffered);
-  // FUSE asks the daemon, which does not know what lies dirty in the page cache.
-  ::sync_file_range(fd, 0, 0, SYNC_FILE_RANGE_WRITE_AND_WAIT);
   const Bytes& wanted = bytes(file);
   std::uint64_t at = 0;
   while (at < wanted.size()) {

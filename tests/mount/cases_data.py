@@ -1,6 +1,7 @@
 """Bytes of files through the mount: holes, sizes, offsets, and files that have no name any more."""
 
 import errno
+import mmap
 import os
 
 from case import case
@@ -158,6 +159,25 @@ def sparse(bench):
     os.fsync(fd)
     expect_equal(os.lseek(fd, 0, os.SEEK_DATA), 32 * MIB, "first data after the punch")
     expect_equal(os.pread(fd, 8, 16 * MIB), bytes(8), "punched bytes")
+    os.close(fd)
+
+
+@case(GROUP, "SEEK_DATA and SEEK_HOLE know what is written and not written back yet")
+def dirty_is_data(bench):
+    fd = os.open(bench.dir / "dirty", os.O_RDWR | os.O_CREAT, 0o644)
+    os.ftruncate(fd, 64 * MIB)
+    os.pwrite(fd, bench.random_bytes(3 * KIB), 16 * MIB)
+    expect_equal(os.lseek(fd, 0, os.SEEK_DATA), 16 * MIB, "a buffered write")
+    expect_equal(os.lseek(fd, 16 * MIB, os.SEEK_HOLE), 16 * MIB + 4 * KIB, "the hole behind it")
+    with mmap.mmap(fd, 64 * MIB) as memory:
+        memory[32 * MIB : 33 * MIB] = bench.random_bytes(MIB)
+        expect_equal(os.lseek(fd, 17 * MIB, os.SEEK_DATA), 32 * MIB, "what is in mapped memory")
+        memory[33 * MIB : 34 * MIB] = bench.random_bytes(MIB)
+        expect_equal(os.lseek(fd, 32 * MIB, os.SEEK_HOLE), 34 * MIB, "the hole behind that")
+    os.pwrite(fd, b"grown", 80 * MIB)
+    expect_equal(os.lseek(fd, 70 * MIB, os.SEEK_DATA), 80 * MIB, "behind the old end")
+    expect_equal(os.lseek(fd, 80 * MIB, os.SEEK_HOLE), 80 * MIB + 5, "the new end")
+    expect_error(errno.ENXIO, os.lseek, fd, 80 * MIB + 5, os.SEEK_DATA)
     os.close(fd)
 
 
