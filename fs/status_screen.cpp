@@ -62,9 +62,12 @@ std::string latency_of(const Json& disk, const char* key) {
   return latency.contains(key) ? latency_text(number(latency, key)) : "-";
 }
 
-constexpr std::string_view kGroupOrder[] = {
-    "Extent locks", "Reads and checksums",    "Scrub", "Journal", "Metadata", "Files", "Space",
-    "Disks",        "Requests of the kernel", "Memory"};
+constexpr std::string_view kGroupOrder[] = {"Extent locks", "Reads and checksums",
+                                            "Compaction",   "Scrub",
+                                            "Journal",      "Metadata",
+                                            "Files",        "Space",
+                                            "Disks",        "Requests of the kernel",
+                                            "Memory"};
 
 // Of a metric that this command does not know, because the daemon is newer, "Memory" is as good as any.
 std::string_view group_of(std::string_view name) {
