@@ -48,6 +48,7 @@ struct Forged : SimPool {
     out.mode = mode;
     out.nlink = nlink;
     out.parent = parent;
+    if ((mode & S_IFMT) == S_IFREG) out.size_bytes = 10'000;
     return out;
   }
   static bool says(const fs::TreeReport& report, const std::string& text) {
@@ -81,6 +82,16 @@ TEST_SUITE("check") {
     CHECK(report.problem_count == 2);
     CHECK(says(report, fmt::format("inode {} has 7 links and 2 names", file)));
     CHECK(says(report, fmt::format("directory {} has 9 links and 1 directories in it", dir)));
+  }
+
+  TEST_CASE_FIXTURE(Forged, "data behind the end of a file is found") {
+    fs::RecordWriter record;
+    fs::InodeImage cut = image(file, S_IFREG | 0644, 2);
+    cut.size_bytes = 5000;
+    record.inode_put(cut);
+    const fs::TreeReport report = forge(record);
+    CHECK(report.problem_count == 1);
+    CHECK(says(report, fmt::format("inode {} has data behind its end", file)));
   }
 
   TEST_CASE_FIXTURE(Forged, "a name of an inode that does not exist, or is of another type") {
