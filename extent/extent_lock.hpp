@@ -1,4 +1,4 @@
-// The 256 extent locks: shard = (mix(inode) + window) & 255. Taken to change the mapping of a
+// The 256 extent locks: shard = (mix(inode) + window) modulo 256. Taken to change the mapping of a
 // window, never to read it, and never across device I/O, a journal wait or a reply (INV-1). A build
 // with -Dlock_shards=N has fewer: tools/bench/contention shows what that costs.
 //

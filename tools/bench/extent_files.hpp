@@ -2,7 +2,11 @@
 #pragma once
 
 #include <fmt/format.h>
+#ifdef DYNAMICFS_TCMALLOC
+#include <gperftools/malloc_extension_c.h>
+#else
 #include <malloc.h>
+#endif
 
 #include <array>
 #include <atomic>
@@ -56,8 +60,15 @@ std::uint64_t for_each_extent(Shape shape, std::uint64_t count, F each) {
 }
 
 inline std::uint64_t heap_bytes() {
+#ifdef DYNAMICFS_TCMALLOC
+  // mallinfo2() is glibc's, which knows nothing of it.
+  std::size_t bytes = 0;
+  MallocExtension_GetNumericProperty("generic.current_allocated_bytes", &bytes);
+  return bytes;
+#else
   const auto info = ::mallinfo2();
   return info.uordblks + info.hblkhd;
+#endif
 }
 
 inline const std::array<std::uint32_t, kWindowBlocks> kCrcs{};
