@@ -169,7 +169,7 @@ void Allocator::take(Layout& layout, Chunk& chunk, std::uint32_t block, std::uin
 bool Allocator::take_run(Layout& layout, Chunk& chunk, std::uint32_t count,
                          std::vector<Piece>& out) {
   if (chunk.free_blocks() < count) return false;
-  const BlockWords used = chunk.used();
+  const EitherWords used = chunk.used();
   std::optional<std::uint32_t> start = find_clear_run(used, chunk.cursor, kSlotBlocks, count);
   if (!start) {
     const auto end = std::min<std::uint32_t>(chunk.cursor + count - 1, kSlotBlocks);
@@ -185,7 +185,7 @@ std::uint32_t Allocator::take_some(Layout& layout, Chunk& chunk, std::uint32_t c
                                    std::vector<Piece>& out) {
   std::uint32_t taken = 0;
   while (taken < count && chunk.free_blocks() > 0) {
-    const BlockWords used = chunk.used();
+    const EitherWords used = chunk.used();
     std::uint32_t start = next_clear(used, chunk.cursor);
     if (start == kSlotBlocks) start = next_clear(used, 0);
     const std::uint32_t end = next_set(used, start);

@@ -10,19 +10,6 @@ namespace {
 
 constexpr std::uint64_t kAllOfWord = ~std::uint64_t{0};
 
-// The first set bit of the words after inverting.
-std::uint32_t next(const BlockWords& words, std::uint32_t from, std::uint64_t invert) {
-  if (from >= kSlotBlocks) return kSlotBlocks;
-  std::size_t index = from / 64;
-  std::uint64_t word = (words[index] ^ invert) & (kAllOfWord << from % 64);
-  while (word == 0) {
-    if (++index == words.size()) return kSlotBlocks;
-    word = words[index] ^ invert;
-  }
-  return static_cast<std::uint32_t>(index * 64) +
-         static_cast<std::uint32_t>(std::countr_zero(word));
-}
-
 bool is_all(const BlockWords& words, std::uint64_t word) {
   return std::ranges::all_of(words, [word](std::uint64_t one) { return one == word; });
 }
@@ -34,24 +21,6 @@ constexpr BlockWords filled(std::uint64_t word) {
 }
 
 }  // namespace
-
-std::uint32_t next_clear(const BlockWords& words, std::uint32_t from) {
-  return next(words, from, kAllOfWord);
-}
-
-std::uint32_t next_set(const BlockWords& words, std::uint32_t from) { return next(words, from, 0); }
-
-std::optional<std::uint32_t> find_clear_run(const BlockWords& words, std::uint32_t from,
-                                            std::uint32_t to, std::uint32_t count) {
-  while (from + count <= to) {
-    const std::uint32_t start = next_clear(words, from);
-    if (start + count > to) return std::nullopt;
-    const std::uint32_t end = next_set(words, start);
-    if (end - start >= count) return start;
-    from = end;
-  }
-  return std::nullopt;
-}
 
 constinit const BlockBitmap::Words BlockBitmap::kNone = filled(0);
 constinit const BlockBitmap::Words BlockBitmap::kAll = filled(kAllOfWord);

@@ -2,7 +2,10 @@
 // memory but the pointer.
 #pragma once
 
+#include <algorithm>
 #include <array>
+#include <bit>
+#include <cstddef>
 #include <cstdint>
 #include <optional>
 #include <utility>
@@ -15,12 +18,48 @@ namespace dynamicfs::extent {
 // Block b is bit b % 64 of word b / 64.
 using BlockWords = std::array<std::uint64_t, kSlotBlocks / 64>;
 
-// The first clear bit at or behind `from`; kSlotBlocks if there is none. The same for a set one.
-std::uint32_t next_clear(const BlockWords& words, std::uint32_t from);
-std::uint32_t next_set(const BlockWords& words, std::uint32_t from);
+// The bits of two bitmaps together, without a copy of either.
+struct EitherWords {
+  const BlockWords& a;
+  const BlockWords& b;
+  std::uint64_t operator[](std::size_t i) const { return a[i] | b[i]; }
+};
+
+// The first set bit, respectively clear one, in [from, to); `to` if there is none. Looks at no word
+// behind that. Words is BlockWords or EitherWords.
+template <bool kClear, class Words>
+std::uint32_t next_bit(const Words& words, std::uint32_t from, std::uint32_t to) {
+  constexpr std::uint64_t kInvert = kClear ? ~std::uint64_t{0} : 0;
+  for (std::uint64_t mask = ~std::uint64_t{0} << from % 64; from < to; mask = ~std::uint64_t{0}) {
+    const std::uint64_t word = (words[from / 64] ^ kInvert) & mask;
+    from = static_cast<std::uint32_t>(align_down(from, 64));
+    if (word != 0) return std::min(to, from + static_cast<std::uint32_t>(std::countr_zero(word)));
+    from += 64;
+  }
+  return to;
+}
+template <class Words>
+std::uint32_t next_clear(const Words& words, std::uint32_t from, std::uint32_t to = kSlotBlocks) {
+  return next_bit<true>(words, from, to);
+}
+template <class Words>
+std::uint32_t next_set(const Words& words, std::uint32_t from, std::uint32_t to = kSlotBlocks) {
+  return next_bit<false>(words, from, to);
+}
+
 // The start of the first run of `count` clear bits within [from, to).
-std::optional<std::uint32_t> find_clear_run(const BlockWords& words, std::uint32_t from,
-                                            std::uint32_t to, std::uint32_t count);
+template <class Words>
+std::optional<std::uint32_t> find_clear_run(const Words& words, std::uint32_t from,
+                                            std::uint32_t to, std::uint32_t count) {
+  while (from + count <= to) {
+    const std::uint32_t start = next_clear(words, from, to);
+    if (start + count > to) return std::nullopt;
+    const std::uint32_t end = next_set(words, start, start + count);
+    if (end == start + count) return start;
+    from = end;
+  }
+  return std::nullopt;
+}
 
 class BlockBitmap {
  public:
@@ -45,10 +84,10 @@ class BlockBitmap {
   std::uint32_t count() const;
   // Whether [first, first + count) are all clear, respectively set.
   bool is_clear(std::uint32_t first, std::uint32_t count) const {
-    return next_set(words(), first) >= first + count;
+    return next_set(words(), first, first + count) == first + count;
   }
   bool is_set(std::uint32_t first, std::uint32_t count) const {
-    return next_clear(words(), first) >= first + count;
+    return next_clear(words(), first, first + count) == first + count;
   }
   // All of [first, first + count) must be clear, respectively set.
   void set(std::uint32_t first, std::uint32_t count);

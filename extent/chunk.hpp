@@ -55,14 +55,10 @@ struct Chunk {
   }
   // What it takes, with all that belongs to it alone.
   std::size_t memory_bytes() const {
-    return heap_bytes(sizeof *this) + places.memory_bytes() + live.memory_bytes() +
-           unnamed.memory_bytes();
+    return heap_bytes(sizeof *this) + places.memory_bytes() + bitmap_bytes();
   }
-  BlockWords used() const {
-    BlockWords words = live.words();
-    for (std::size_t i = 0; i < words.size(); ++i) words[i] |= unnamed.words()[i];
-    return words;
-  }
+  std::size_t bitmap_bytes() const { return live.memory_bytes() + unnamed.memory_bytes(); }
+  EitherWords used() const { return {live.words(), unnamed.words()}; }
   // Live or being written.
   std::uint32_t held_blocks() const {
     return used_blocks - static_cast<std::uint32_t>(pending_blocks);
@@ -97,9 +93,9 @@ class ChunkTable {
   class Resizing {
    public:
     Resizing(ChunkTable& table, const Chunk& chunk) : table_(table), chunk_(chunk) {
-      table_.memory_bytes_ -= chunk_.memory_bytes();
+      table_.memory_bytes_ -= chunk_.bitmap_bytes();
     }
-    ~Resizing() { table_.memory_bytes_ += chunk_.memory_bytes(); }
+    ~Resizing() { table_.memory_bytes_ += chunk_.bitmap_bytes(); }
     Resizing(const Resizing&) = delete;
     Resizing& operator=(const Resizing&) = delete;
 
