@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "extent/allocator.hpp"
-#include "tests/support/no_disk.hpp"
+#include "tests/support/plain_disk.hpp"
 
 namespace dynamicfs::bench {
 

@@ -5,13 +5,10 @@
 
 #include <atomic>
 #include <chrono>
-#include <condition_variable>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
-#include <deque>
 #include <memory>
-#include <mutex>
 #include <string>
 #include <thread>
 #include <utility>
@@ -20,6 +17,7 @@
 #include "base/blocking.hpp"
 #include "base/log.hpp"
 #include "fs/filesystem.hpp"
+#include "tests/support/plain_disk.hpp"
 
 namespace dynamicfs {
 
@@ -27,23 +25,14 @@ using Clock = std::chrono::steady_clock;
 
 // Keeps everything in memory. Reads and plain writes take no time; what must reach stable storage
 // takes `sync`, one after the other.
-class SlowSyncDisk final : public scheduler::Disk {
+class SlowSyncDisk final : public test::PlainDisk {
  public:
   SlowSyncDisk(Executor& executor, std::string path, std::shared_ptr<Bytes> media,
                std::chrono::microseconds sync)
-      : executor_(executor),
-        path_(std::move(path)),
+      : PlainDisk(std::move(path), media->size()),
         media_(std::move(media)),
         sync_(sync),
-        thread_([this] { serve(); }) {}
-  ~SlowSyncDisk() override {
-    {
-      const std::lock_guard lock(mutex_);
-      stopping_ = true;
-    }
-    wake_.notify_one();
-    thread_.join();
-  }
+        thread_(executor, [this](scheduler::IoRequest& request) { serve_sync(request); }) {}
 
   void submit(scheduler::IoRequest& request) override {
     std::byte* const at = media_->data() + request.offset_bytes;
@@ -56,41 +45,16 @@ class SlowSyncDisk final : public scheduler::Disk {
       return request.on_complete(request);
     }
     request.tag = written_.load();
-    {
-      const std::lock_guard lock(mutex_);
-      queue_.push_back(&request);
-    }
-    wake_.notify_one();
+    thread_.add(request);
   }
-  std::uint64_t size_bytes() const override { return media_->size(); }
-  const std::string& path() const override { return path_; }
-  scheduler::DiskKind kind() const override { return scheduler::DiskKind::kSimulated; }
-  bool rotational() const override { return false; }
-  bool direct() const override { return true; }
   bool needs_flush() const override { return flushed_.load() < written_.load(); }
-  const scheduler::DiskMetrics& metrics() const override { return metrics_; }
-  void fail() override {}
-  bool failed() const override { return false; }
 
  private:
-  void serve() {
-    std::unique_lock lock(mutex_);
-    while (true) {
-      wake_.wait(lock, [this] { return stopping_ || !queue_.empty(); });
-      if (queue_.empty()) return;
-      scheduler::IoRequest& request = *queue_.front();
-      queue_.pop_front();
-      lock.unlock();
-      pass();
-      if (request.op == scheduler::IoOp::kFlush || request.flushes) flushed_.store(request.tag);
-      metrics_.flushes.add();
-      request.error = {};
-      {
-        DriverScope scope(executor_);
-        request.on_complete(request);
-      }
-      lock.lock();
-    }
+  void serve_sync(scheduler::IoRequest& request) {
+    pass();
+    if (request.op == scheduler::IoOp::kFlush || request.flushes) flushed_.store(request.tag);
+    metrics_.flushes.add();
+    request.error = {};
   }
   // To the microsecond: a sleep alone is 50 too long.
   void pass() const {
@@ -101,18 +65,11 @@ class SlowSyncDisk final : public scheduler::Disk {
     }
   }
 
-  Executor& executor_;
-  const std::string path_;
   const std::shared_ptr<Bytes> media_;
   const std::chrono::microseconds sync_;
-  scheduler::DiskMetrics metrics_;
   std::atomic<std::uint64_t> written_{0};
   std::atomic<std::uint64_t> flushed_{0};
-  std::mutex mutex_;
-  std::condition_variable wake_;
-  std::deque<scheduler::IoRequest*> queue_;
-  bool stopping_ = false;
-  std::thread thread_;
+  test::RequestThread thread_;
 };
 
 // Benchmarks end where something fails.
