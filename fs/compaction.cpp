@@ -38,7 +38,11 @@ std::size_t Compaction::WindowHash::operator()(const Window& at) const {
   return mix(at.inode.raw) + at.window.raw;
 }
 
-Compaction::Compaction(Filesystem::Impl& parts) : fs_(parts), walk_(parts, [](InodeId, Error) {}) {}
+// A sweep goes on behind what cannot be read; the scrub says what becomes of that.
+Compaction::Compaction(Filesystem::Impl& parts)
+    : fs_(parts), walk_(parts, [](InodeId id, Error error) {
+        log_warning("compaction: inode {} is left as it is: {}", id.raw, describe(error));
+      }) {}
 
 void Compaction::note(InodeId inode, FileBlock first, std::uint64_t blocks) {
   const TimePoint now = fs_.executor.now();

@@ -317,6 +317,7 @@ FuseSession::State FuseSession::state() const {
   state.buffers_made = buffers_.made();
   state.buffers_out = buffers_.out();
   state.buffer_waits = buffers_.waits();
+  state.seek_syncs = writeback_ ? writeback_->flushes() : 0;
   // Finished first: it can only grow, so the difference is never negative.
   const std::uint64_t finished = finished_.sum();
   state.in_flight = started_.sum() - finished;

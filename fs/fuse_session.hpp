@@ -94,6 +94,7 @@ class FuseSession {
     std::size_t buffers_out = 0;
     std::size_t buffer_waits = 0;
     std::uint64_t in_flight = 0;
+    std::uint64_t seek_syncs = 0;
   };
   State state() const;
   // Requests received, by opcode; see wire::opcode_name.

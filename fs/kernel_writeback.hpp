@@ -22,6 +22,7 @@
 
 #include "base/executor.hpp"
 #include "base/ids.hpp"
+#include "base/metrics.hpp"
 #include "base/unique_fd.hpp"
 
 namespace dynamicfs::fs {
@@ -55,10 +56,15 @@ class KernelWriteback {
         job.done = &done;
         return writeback.add(job);
       }
-      bool await_resume() const noexcept { return done; }
+      bool await_resume() const noexcept {
+        if (done) writeback.flushes_.add();
+        return done;
+      }
     };
     return Awaiter{*this, Job{inode, range, {}, nullptr}};
   }
+  // How often that was done.
+  std::uint64_t flushes() const { return flushes_.sum(); }
 
  private:
   struct Job {
@@ -77,6 +83,7 @@ class KernelWriteback {
   Executor& executor_;
   const std::string mountpoint_;
   const std::string device_;
+  Counter flushes_;
 
   // std::mutex, not ours: the thread waits on the condition variable.
   std::mutex mutex_;

@@ -197,6 +197,8 @@ constexpr MetricInfo kMetrics[] = {
      "How many there may be"},
     {"fuse_receive_waits", "Requests of the kernel", kCounter, "fuse_receive_waits_total",
      "Times no request was taken for want of a buffer"},
+    {"fuse_seek_syncs", "Requests of the kernel", kCounter, "fuse_seek_syncs_total",
+     "Times the kernel was asked for what it had dirty, before a range was called a hole"},
     {"read_memory_bytes", "Memory", kGauge, "read_memory_bytes",
      "Memory of reads that are under way"},
     {"read_memory_bytes_max", "Memory", kGauge, "read_memory_limit_bytes", "What they may take"},

@@ -41,6 +41,12 @@ SimPoolOptions roomy(std::size_t disks) {
   return options;
 }
 
+std::uint64_t run_bytes(SimPool& pool) {
+  std::uint64_t bytes = 0;
+  for (const journal::RunRef& run : pool.fs().pool().superblock().manifest.runs) bytes += run.bytes;
+  return bytes;
+}
+
 // A pool with some files, all of them in a checkpoint's run.
 struct Filled {
   explicit Filled(std::uint64_t seed, SimPoolOptions options = two_disks())
@@ -107,12 +113,6 @@ struct Filled {
     }
     return spoilt;
   }
-  std::uint64_t run_bytes() {
-    std::uint64_t bytes = 0;
-    for (const journal::RunRef& run : pool.fs().pool().superblock().manifest.runs)
-      bytes += run.bytes;
-    return bytes;
-  }
 
   SimPool pool;
 };
@@ -171,7 +171,7 @@ TEST_SUITE("scrub") {
     CHECK(pool.fs().scrub_report().state == ScrubState::kIdle);
     const fs::ScrubReport report = filled.scrub();
     CHECK(report.state == ScrubState::kFinished);
-    CHECK(report.counts.bytes == filled.data_blocks() * kBlockBytes + filled.run_bytes());
+    CHECK(report.counts.bytes == filled.data_blocks() * kBlockBytes + run_bytes(filled.pool));
     CHECK(report.total_bytes == report.counts.bytes);
     CHECK(report.counts.read_bytes == 2 * report.counts.bytes + 2 * 2 * journal::kSuperblockBytes);
     CHECK(report.counts.copies_bad == 0);
@@ -189,6 +189,26 @@ TEST_SUITE("scrub") {
     std::uint64_t bytes = 0;
     for (const auto* disk : pool.disks) bytes += disk->metrics().classes[background].bytes.sum();
     CHECK(bytes >= report.counts.read_bytes);
+  }
+
+  // The walk lets go of a file after 256 of them, so that what it has loaded can leave memory.
+  TEST_CASE("a file of many windows is read once, whole") {
+    constexpr std::uint64_t kWindows = 600;
+    SimPool pool(7, roomy(2));
+    pool.format();
+    REQUIRE(pool.mount().has_value());
+    REQUIRE(pool.create("long").has_value());
+    for (std::uint64_t window = 0; window < kWindows; ++window)
+      REQUIRE(pool.write("long", window * kWindowBlocks * kBlockBytes, "x").has_value());
+    REQUIRE(pool.run(pool.fs().checkpoint()).has_value());
+    REQUIRE(pool.unmount().has_value());
+    REQUIRE(pool.mount().has_value());
+    REQUIRE(pool.fs().start_scrub().has_value());
+    while (pool.fs().scrub_report().state == ScrubState::kRunning) REQUIRE(pool.executor.step());
+    const fs::ScrubReport report = pool.fs().scrub_report();
+    CHECK(report.state == ScrubState::kFinished);
+    CHECK(report.counts.bytes == kWindows * kBlockBytes + run_bytes(pool));
+    CHECK(report.errors == 0);
   }
 
   TEST_CASE("flipped bits in data, run and superblock of one disk are mended: the other may go") {
