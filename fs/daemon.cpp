@@ -295,7 +295,8 @@ Outcome<void> Daemon::enter_tree() {
                                      .write_memory_bytes = request_.options.write_memory_bytes,
                                      .mountpoint = facts_.mountpoint,
                                      .device = facts_.device,
-                                     .dirty_limited = can_limit_dirty_memory(facts_.device)});
+                                     .dirty_limited = can_limit_dirty_memory(facts_.device),
+                                     .io_uring = request_.options.io_uring});
   if (!session)
     return failed(fmt::format("The FUSE session cannot start: {}.", describe(session.error())));
   session_ = std::move(*session);

@@ -26,6 +26,7 @@
 namespace dynamicfs::fs {
 
 thread_local Incoming incoming;
+thread_local FuseRings::Entry* answering = nullptr;
 
 namespace {
 
@@ -97,11 +98,15 @@ Caller caller_of(fuse_req_t request) {
 class Request {
  public:
   explicit Request(fuse_req_t request)
-      : session_(static_cast<FuseSession*>(fuse_req_userdata(request))), request_(request) {
+      : session_(static_cast<FuseSession*>(fuse_req_userdata(request))),
+        request_(request),
+        entry_(incoming.entry) {
     session_->started_.add();
   }
   Request(Request&& other) noexcept
-      : session_(other.session_), request_(std::exchange(other.request_, nullptr)) {}
+      : session_(other.session_),
+        request_(std::exchange(other.request_, nullptr)),
+        entry_(other.entry_) {}
   Request& operator=(Request&&) = delete;
   ~Request() {
     if (request_ != nullptr) fail(ENOMEM);
@@ -173,13 +178,18 @@ class Request {
   fuse_req_t take() {
     DFS_ASSERT(request_ != nullptr);
     assert_no_mutex_held();
+    answering = entry_;
     return std::exchange(request_, nullptr);
   }
   // Last: after it the session may be gone.
-  void finish() { session_->finished_.add(); }
+  void finish() {
+    answering = nullptr;
+    session_->finished_.add();
+  }
 
   FuseSession* session_;
   fuse_req_t request_;
+  FuseRings::Entry* entry_;
 };
 
 namespace {

@@ -3,6 +3,7 @@
 #include "fs/fuse_session.hpp"
 
 #include <fuse_lowlevel.h>
+#include <linux/fuse.h>
 #include <pthread.h>
 #include <sys/eventfd.h>
 #include <sys/uio.h>
@@ -12,6 +13,7 @@
 #include <cerrno>
 #include <csignal>
 #include <cstdlib>
+#include <cstring>
 #include <new>
 
 #include "base/assert.hpp"
@@ -129,12 +131,32 @@ Result<std::unique_ptr<FuseSession>> FuseSession::start(Executor& executor, File
   if (adopted != 0) return system_error(Code::kSystem, -adopted);
   session->device_fd_ = device.release();
   session->writeback_.emplace(executor, options.mountpoint, options.device);
+  if (options.io_uring) session->start_rings();
 
   session->readers_left_ = options.readers;
   for (unsigned index = 0; index < options.readers; ++index) {
     session->readers_.emplace_back([self = session.get(), index] { self->read_requests(index); });
   }
   return session;
+}
+
+void FuseSession::start_rings() {
+  auto rings = FuseRings::start(
+      executor_,
+      {.device = device_fd_, .entries = write_buffers(), .payload_bytes = kWriteBytesMax},
+      [this](FuseRings::Entry& entry, std::span<std::byte> message) {
+        ReceiveBuffer memory{memory_of(entry)};
+        incoming.buffer = &memory;
+        incoming.entry = &entry;
+        handle(message);
+        incoming.entry = nullptr;
+        incoming.buffer = nullptr;
+      });
+  if (rings.has_value()) {
+    rings_ = std::move(*rings);
+  } else {
+    log_warning("fuse: io_uring cannot be used, /dev/fuse is: {}", describe(rings.error()));
+  }
 }
 
 FuseSession::~FuseSession() {
@@ -153,6 +175,7 @@ void FuseSession::stop() {
   // First: what it waits for comes through the readers.
   writeback_->stop();
   stopping_ = true;
+  if (rings_) rings_->stop();
   fuse_session_exit(session_);
   // A signal that arrives between the check of stopping_ and read(2) wakes nobody, so it is
   // repeated until the last reader has left.
@@ -169,6 +192,7 @@ void FuseSession::drain() {
   while (finished_.sum() != started_.sum() || buffers_.out() != 0) {
     std::this_thread::sleep_for(std::chrono::milliseconds{1});
   }
+  if (rings_) rings_->end();
 }
 
 void FuseSession::read_requests(unsigned index) {
@@ -220,6 +244,12 @@ void FuseSession::handle(std::span<std::byte> message) {
     std::lock_guard lock(init_mutex_);
     offered_ = wire::init_offer(message);
     answering_init = true;
+    if (rings_ && !wire::over_io_uring(offered_)) {
+      log_warning(
+          "fuse: the kernel does not offer io_uring (see "
+          "/sys/module/fuse/parameters/enable_uring); going on with /dev/fuse");
+      rings_.reset();
+    }
   }
   incoming.kill_suid_sgid = wire::kills_suid_sgid(head, message);
   incoming.kill_sgid = setxattr_extended_.load(std::memory_order_relaxed) &&
@@ -230,6 +260,7 @@ void FuseSession::handle(std::span<std::byte> message) {
   fuse_session_process_buf(session_, &request);
   if (answering_init) {
     answering_init = false;
+    if (rings_) rings_->enlist();
     std::lock_guard lock(init_mutex_);
     initialised_ = answered_.major != 0;
     init_done_.notify_all();
@@ -256,8 +287,10 @@ void FuseSession::negotiate(fuse_conn_info* connection) {
   connection->want = wanted & connection->capable;
   kernel_keeps_times_ = (connection->want & FUSE_CAP_WRITEBACK_CACHE) != 0;
   connection->max_write = kWriteBytesMax;
-  const std::size_t background =
-      std::min<std::size_t>(write_buffers() * kFifthsBackground / 5, 0xFFFF);
+  // All of it may come to the queue of one processor.
+  const std::size_t buffers =
+      rings_ ? FuseRings::entries_per_queue(write_buffers()) : write_buffers();
+  const std::size_t background = std::min<std::size_t>(buffers * kFifthsBackground / 5, 0xFFFF);
   const std::size_t congested = std::min(background * 3 / 4, kCongestedAt);
   connection->congestion_threshold = static_cast<unsigned>(std::max<std::size_t>(congested, 1));
   // Without a limit of what is dirty writeback takes them all; then few, so that it waits in the
@@ -273,9 +306,18 @@ ssize_t FuseSession::send(int fd, iovec* iov, int count, void* self) {
   if (answering_init && count == 2) {
     auto* const session = static_cast<FuseSession*>(self);
     std::lock_guard lock(session->init_mutex_);
-    session->answered_ = wire::complete_init_reply(
-        session->offered_, {static_cast<std::byte*>(iov[1].iov_base), iov[1].iov_len});
+    session->answered_ =
+        wire::complete_init_reply(session->offered_, session->rings_ != nullptr,
+                                  {static_cast<std::byte*>(iov[1].iov_base), iov[1].iov_len});
     session->setxattr_extended_ = wire::extends_setxattr(session->answered_);
+  }
+  // Notifications have no request, and what libfuse answers by itself is what was just received.
+  fuse_out_header header{};
+  std::memcpy(&header, iov[0].iov_base, sizeof header);
+  FuseRings::Entry* const entry = answering != nullptr ? answering : incoming.entry;
+  if (entry != nullptr && header.unique == unique_of(*entry)) {
+    static_cast<FuseSession*>(self)->rings_->answer(*entry, {iov, static_cast<std::size_t>(count)});
+    return header.len;
   }
   return ::writev(fd, iov, count);
 }
@@ -317,6 +359,11 @@ FuseSession::State FuseSession::state() const {
   state.buffers_made = buffers_.made();
   state.buffers_out = buffers_.out();
   state.buffer_waits = buffers_.waits();
+  if (rings_) {
+    state.ring_queues = rings_->queues();
+    state.ring_entries = rings_->entries();
+    state.ring_answers_handed_over = rings_->handed_over();
+  }
   state.seek_syncs = writeback_ ? writeback_->flushes() : 0;
   // Finished first: it can only grow, so the difference is never negative.
   const std::uint64_t finished = finished_.sum();

@@ -31,6 +31,7 @@
 #include "base/result.hpp"
 #include "base/unique_fd.hpp"
 #include "fs/filesystem.hpp"
+#include "fs/fuse_rings.hpp"
 #include "fs/fuse_wire.hpp"
 #include "fs/kernel_writeback.hpp"
 #include "fs/receive_buffers.hpp"
@@ -53,6 +54,8 @@ struct SessionOptions {
   std::string device{};  // "0:52"
   // The kernel will keep no more dirty than dirty_bytes_max().
   bool dirty_limited = false;
+  // Requests come through io_uring if the kernel offers that (fuse_rings.hpp).
+  bool io_uring = false;
 };
 
 // The one place where a Code becomes an errno.
@@ -95,6 +98,9 @@ class FuseSession {
     std::size_t buffer_waits = 0;
     std::uint64_t in_flight = 0;
     std::uint64_t seek_syncs = 0;
+    std::size_t ring_queues = 0;   // 0: all requests come by /dev/fuse
+    std::size_t ring_entries = 0;  // requests that may be under way in all queues together
+    std::uint64_t ring_answers_handed_over = 0;
   };
   State state() const;
   // Requests received, by opcode; see wire::opcode_name.
@@ -106,6 +112,7 @@ class FuseSession {
   FuseSession(Executor& executor, Filesystem& filesystem, SessionOptions options);
 
   std::size_t write_buffers() const { return buffers_.count_max() - options_.readers; }
+  void start_rings();
   void read_requests(unsigned index);
   void handle(std::span<std::byte> message);
   void negotiate(fuse_conn_info* connection);
@@ -125,6 +132,7 @@ class FuseSession {
   ReceiveBuffers buffers_;
   StaleAttributes stale_attributes_;
   std::optional<KernelWriteback> writeback_;
+  std::unique_ptr<FuseRings> rings_;  // if they were asked for, and there can be any
   std::vector<std::thread> readers_;
   std::atomic<unsigned> readers_left_{0};
   std::atomic<bool> stopping_{false};

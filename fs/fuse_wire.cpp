@@ -77,6 +77,9 @@ constexpr auto kOpcodeNames = [] {
   return names;
 }();
 
+// Linux 6.14; newer than the headers of Debian 12.
+constexpr std::uint64_t kOverIoUring = std::uint64_t{1} << 41;
+
 struct FlagName {
   std::uint64_t flag;
   const char* name;
@@ -118,7 +121,7 @@ constexpr FlagName kFlagNames[] = {
     {std::uint64_t{1} << 38, "no_export_support"},
     {std::uint64_t{1} << 39, "has_resend"},
     {std::uint64_t{1} << 40, "allow_idmap"},
-    {std::uint64_t{1} << 41, "over_io_uring"},
+    {kOverIoUring, "over_io_uring"},
     {std::uint64_t{1} << 42, "request_timeout"},
 };
 
@@ -184,7 +187,7 @@ Init init_offer(std::span<const std::byte> message) {
           .max_readahead_bytes = offer.max_readahead};
 }
 
-Init complete_init_reply(const Init& offer, std::span<std::byte> reply) {
+Init complete_init_reply(const Init& offer, bool io_uring, std::span<std::byte> reply) {
   fuse_init_out out{};
   if (reply.size() < sizeof out) return {};  // a kernel from before 2015: nothing to add to
   std::memcpy(&out, reply.data(), sizeof out);
@@ -194,6 +197,10 @@ Init complete_init_reply(const Init& offer, std::span<std::byte> reply) {
   out.flags |= kAdded & static_cast<std::uint32_t>(offer.flags);
   if ((out.flags & FUSE_POSIX_ACL) != 0) {
     out.flags |= FUSE_SETXATTR_EXT & static_cast<std::uint32_t>(offer.flags);
+  }
+  if (io_uring && (offer.flags & kOverIoUring) != 0) {
+    out.flags |= FUSE_INIT_EXT;
+    out.flags2 |= static_cast<std::uint32_t>(kOverIoUring >> 32);
   }
   std::memcpy(reply.data(), &out, sizeof out);
   std::uint64_t flags = out.flags;
@@ -208,6 +215,8 @@ Init complete_init_reply(const Init& offer, std::span<std::byte> reply) {
           .time_granularity_ns = out.time_gran,
           .max_pages = out.max_pages};
 }
+
+bool over_io_uring(const Init& answered) { return (answered.flags & kOverIoUring) != 0; }
 
 bool extends_setxattr(const Init& answered) { return (answered.flags & FUSE_SETXATTR_EXT) != 0; }
 

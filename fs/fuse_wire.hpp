@@ -52,10 +52,12 @@ struct Init {
 };
 Init init_offer(std::span<const std::byte> message);
 // Adds to the reply (what stands behind its header) the bits that libfuse does not send, each only
-// if it was offered, and returns the whole of it.
-Init complete_init_reply(const Init& offer, std::span<std::byte> reply);
+// if it was offered, and returns the whole of it. `io_uring`: also FUSE_OVER_IO_URING.
+Init complete_init_reply(const Init& offer, bool io_uring, std::span<std::byte> reply);
 // FUSE_SETXATTR_EXT was accepted.
 bool extends_setxattr(const Init& answered);
+// FUSE_OVER_IO_URING was accepted.
+bool over_io_uring(const Init& answered);
 // "writeback_cache", ... for every bit that is set and known.
 std::vector<std::string> flag_names(std::uint64_t flags);
 

@@ -134,6 +134,10 @@ Outcome<void> parse_word(std::string_view word, MountOptions& options) {
     options.acl = word == "acl";
     return {};
   }
+  if (word == "io_uring") {
+    options.io_uring = true;
+    return {};
+  }
   if (name == "order") {
     if (value != "priority" && value != "fifo") {
       return usage(

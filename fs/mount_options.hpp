@@ -21,6 +21,7 @@ struct MountOptions {
   bool read_only = false;
   bool writeback = true;
   bool acl = false;
+  bool io_uring = false;
   int workers_per_disk = 2;
   scheduler::IoQueueOptions queue;  // of each disk
   unsigned readers = 2;

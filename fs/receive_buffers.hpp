@@ -26,13 +26,18 @@ class ReceiveBuffers;
 class ReceiveBuffer {
  public:
   ReceiveBuffer() = default;
+  // Memory of somebody else, who waits for the answer of the request in it.
+  explicit ReceiveBuffer(std::span<std::byte> lent) : memory_(lent) {}
   ReceiveBuffer(ReceiveBuffer&& other) noexcept
-      : home_(std::exchange(other.home_, nullptr)), buffer_(std::move(other.buffer_)) {}
+      : home_(std::exchange(other.home_, nullptr)),
+        buffer_(std::move(other.buffer_)),
+        memory_(std::exchange(other.memory_, {})) {}
   ReceiveBuffer& operator=(ReceiveBuffer&& other) noexcept {
     if (this != &other) {
       give_back();
       home_ = std::exchange(other.home_, nullptr);
       buffer_ = std::move(other.buffer_);
+      memory_ = std::exchange(other.memory_, {});
     }
     return *this;
   }
@@ -40,22 +45,24 @@ class ReceiveBuffer {
 
   explicit operator bool() const { return home_ != nullptr; }
   // Where a request is received.
-  std::byte* message() { return buffer_.data() + kBlockBytes - wire::kWriteHeaderBytes; }
+  std::byte* message() { return memory_.data() + kBlockBytes - wire::kWriteHeaderBytes; }
   std::size_t message_bytes_max() const {
-    return buffer_.size() - (kBlockBytes - wire::kWriteHeaderBytes);
+    return memory_.size() - (kBlockBytes - wire::kWriteHeaderBytes);
   }
   // The bytes behind `data`, which lies in this buffer.
   std::size_t spare_behind(std::span<const std::byte> data) const {
-    return static_cast<std::size_t>(buffer_.data() + buffer_.size() - (data.data() + data.size()));
+    return static_cast<std::size_t>(memory_.data() + memory_.size() - (data.data() + data.size()));
   }
 
  private:
   friend class ReceiveBuffers;
-  ReceiveBuffer(ReceiveBuffers* home, Buffer buffer) : home_(home), buffer_(std::move(buffer)) {}
+  ReceiveBuffer(ReceiveBuffers* home, Buffer buffer)
+      : home_(home), buffer_(std::move(buffer)), memory_(buffer_.span()) {}
   void give_back();
 
   ReceiveBuffers* home_ = nullptr;
   Buffer buffer_;
+  std::span<std::byte> memory_;
 };
 
 class ReceiveBuffers {

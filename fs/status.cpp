@@ -247,6 +247,8 @@ Json fuse_json(const FuseSession::State& state, const MountFacts& facts) {
           {"congestion_threshold", state.answered.congestion_threshold},
           {"time_granularity_ns", state.answered.time_granularity_ns},
           {"readers", state.readers},
+          {"ring_queues", state.ring_queues},
+          {"ring_entries", state.ring_entries},
           {"receive_buffers_max", state.buffers_max},
           {"kernel", knobs}};
 }
@@ -302,6 +304,7 @@ Json build_status(Executor& executor, Filesystem& filesystem, const FuseSession&
                       {"read_only", facts.options.read_only},
                       {"writeback", facts.options.writeback},
                       {"acl", facts.options.acl},
+                      {"io_uring", facts.options.io_uring},
                       {"workers_per_disk", facts.options.workers_per_disk},
                       {"depth", facts.options.queue.depth},
                       {"order", facts.options.queue.fifo ? "fifo" : "priority"},

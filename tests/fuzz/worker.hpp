@@ -96,10 +96,11 @@ class Worker {
   void expect(bool succeeded, const std::string& what) const {
     if (!succeeded) fail(what, errno);
   }
-  // Whether a killed daemon explains the error. EIO is what fsync makes of writeback that failed.
+  // Whether a killed daemon explains the error. EIO is what fsync makes of writeback that failed, ECANCELED
+  // what io_uring makes of a request that it was just to hand over.
   bool is_gone(int error) const {
-    return options_.crash &&
-           (error == ENOTCONN || error == ECONNABORTED || error == EIO || error == ENODEV);
+    return options_.crash && (error == ENOTCONN || error == ECONNABORTED || error == EIO ||
+                              error == ENODEV || error == ECANCELED);
   }
   static std::string error_text(int error);
   // For a read or write that did less than it was asked for. If the daemon may have been killed

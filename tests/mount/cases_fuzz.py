@@ -12,6 +12,8 @@ GROUP = "fuzz"
 _SENTENCES = {
     "plain": "plain: random operations of many processes agree with models, also after an unmount",
     "uncached": "uncached: the same on a mount without writeback cache",
+    "rings": "rings: the same with requests through io_uring",
+    "rings-kill": "rings-kill: and after kills of the daemon",
     "scrub": "scrub: the same while scrubs run",
     "memory": "memory: the same while metadata leaves memory and comes back",
     "kill": "kill: after kills of the daemon there is what was synced, and nothing half done",

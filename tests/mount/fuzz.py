@@ -73,7 +73,8 @@ class Worker:
         """(word, steps) of its next line. Violation when it says that something is wrong."""
         deadline = time.monotonic() + timeout_s
         while b"\n" not in self._received:
-            self._receive(deadline)
+            if not self._receive(deadline):
+                raise Failure(f"`{self}` ended without an answer, exit {self.process.wait(30)}")
         line, _, self._received = self._received.partition(b"\n")
         word, _, rest = line.decode(errors="replace").partition(" ")
         if word == "FAIL":
@@ -91,8 +92,6 @@ class Worker:
             raise Failure(f"`{self}` does not answer")
         piece = os.read(self.process.stdout.fileno(), 1 << 16)
         self._received += piece
-        if not piece and b"\n" not in self._received:
-            raise Failure(f"`{self}` ended without an answer")
         return piece
 
     def end(self):
@@ -119,6 +118,8 @@ class Variant:
 VARIANTS = (
     Variant("plain"),
     Variant("uncached", options=("writeback=off",)),
+    Variant("rings", options=("io_uring",), needs=("FUSE over io_uring",)),
+    Variant("rings-kill", options=("io_uring",), is_killed=True, needs=("FUSE over io_uring",)),
     Variant("scrub", is_scrubbed=True),
     Variant("memory", options=("metadata_memory=8M",), ballast=20_000),
     Variant("kill", is_killed=True),

@@ -22,6 +22,8 @@ import traceback
 from dataclasses import dataclass
 from pathlib import Path
 
+from fuse_rings import can_be_offered
+
 NOBODY_UID = 65534
 
 
@@ -441,6 +443,7 @@ def _has_namespaces():
 _probes = {
     "root": lambda: os.geteuid() == 0,
     "/dev/fuse": _has_fuse,
+    "FUSE over io_uring": can_be_offered,
     "loop devices": _has_loop,
     "xfs": lambda: _has_loop() and _has_file_system("xfs") and shutil.which("mkfs.xfs"),
     "mount namespaces": _has_namespaces,

@@ -28,7 +28,9 @@ import cases_metrics
 import cases_names
 import cases_posix
 import cases_programs
+import cases_rings
 from case import CRASHABLE, NO_TREE, OWN_POOLS, SHARED_TREE, Bench
+from fuse_rings import offered_if_possible
 from harness import Failure, Hang, Skip, Workspace, command, in_child, log_to, require, shown
 from targets import binary, make_shared_tree
 
@@ -41,6 +43,7 @@ MODULES = (
     cases_metadata,
     cases_metrics,
     cases_posix,
+    cases_rings,
     cases_programs,
     cases_disks,
     cases_faults,
@@ -211,9 +214,10 @@ def main():
     runner = Runner(workspace, arguments.target, arguments.quick, seed)
     keep = True
     try:
-        for one in chosen:
-            runner.run(one)
-        runner.finish()
+        with offered_if_possible():
+            for one in chosen:
+                runner.run(one)
+            runner.finish()
         keep = arguments.keep or runner.counts["FAIL"] > 0
     finally:
         log_to(None)

@@ -29,6 +29,7 @@ constexpr const char* kFooter = R"(Options for -o, separated by commas:
   read_memory=SIZE      of reads under way; beyond that they wait (256M)
   metadata_memory=SIZE  metadata in memory; beyond that what is not in use leaves it (256M)
   readers=N             threads that take requests from the kernel (2)
+  io_uring              requests come through io_uring if the kernel offers that (Linux 6.14)
 
 Examples:
   sudo dynamicfs mount /mnt/a /srv/pool
