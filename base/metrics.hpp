@@ -71,8 +71,9 @@ class Histogram {
   static constexpr std::size_t kBuckets = 48;
 
   void record(std::uint64_t value) {
-    const std::size_t bucket =
-        std::bit_width(value) < kBuckets ? std::bit_width(value) : kBuckets - 1;
+    // bit_width() returns an int or what it was given, depending on the library.
+    const auto width = static_cast<std::size_t>(std::bit_width(value));
+    const std::size_t bucket = width < kBuckets ? width : kBuckets - 1;
     Cell& cell = cells_[thread_shard()];
     cell.buckets[bucket].fetch_add(1, std::memory_order_relaxed);
     cell.sum.fetch_add(value, std::memory_order_relaxed);

@@ -11,7 +11,7 @@ namespace dynamicfs::fs {
 namespace {
 
 // Bytes of a name or value as text on one line.
-std::string quoted(std::string_view text) {
+std::string in_quotes(std::string_view text) {
   constexpr std::size_t kLongest = 255;
   std::string out = "\"";
   for (const char c : text.substr(0, kLongest)) {
@@ -92,7 +92,7 @@ Result<std::string> change_text(std::uint8_t type, std::span<const std::byte> bo
     case ChangeType::kEntryPut: {
       const EntryChange change = TRY(decode_entry_put(body));
       return fmt::format("directory {}: {} is inode {}, cookie {}", change.directory,
-                         quoted(change.name), change.inode, change.cookie);
+                         in_quotes(change.name), change.inode, change.cookie);
     }
     case ChangeType::kEntryRemove: {
       const EntryChange change = TRY(decode_entry_remove(body));
@@ -101,16 +101,16 @@ Result<std::string> change_text(std::uint8_t type, std::span<const std::byte> bo
     }
     case ChangeType::kXattrPut: {
       const XattrChange change = TRY(decode_xattr_put(body));
-      return fmt::format("inode {}: attribute {} = {}", change.inode, quoted(change.name),
-                         quoted(change.value));
+      return fmt::format("inode {}: attribute {} = {}", change.inode, in_quotes(change.name),
+                         in_quotes(change.value));
     }
     case ChangeType::kXattrRemove: {
       const XattrChange change = TRY(decode_xattr_remove(body));
-      return fmt::format("inode {}: attribute {} removed", change.inode, quoted(change.name));
+      return fmt::format("inode {}: attribute {} removed", change.inode, in_quotes(change.name));
     }
     case ChangeType::kSymlinkPut: {
       const XattrChange change = TRY(decode_symlink_put(body));
-      return fmt::format("inode {}: leads to {}", change.inode, quoted(change.value));
+      return fmt::format("inode {}: leads to {}", change.inode, in_quotes(change.value));
     }
     case ChangeType::kInodeLimit:
       return fmt::format("inode numbers below {} may be given", TRY(decode_inode_id(body)));
@@ -169,18 +169,19 @@ Result<std::string> entry_text(std::span<const std::byte> key_bytes,
                          inode.names);
     }
     case KeyTag::kSymlink:
-      return fmt::format("inode {}: leads to {}\n", key.inode, quoted(as_text(value)));
+      return fmt::format("inode {}: leads to {}\n", key.inode, in_quotes(as_text(value)));
     case KeyTag::kXattr: {
       if (key.rest.size() < 4) return Code::kFormatInvalid;
       return fmt::format("inode {}: attribute {} = {}\n", key.inode,
-                         quoted(as_text(key.rest.first(key.rest.size() - 3))),
-                         quoted(as_text(value)));
+                         in_quotes(as_text(key.rest.first(key.rest.size() - 3))),
+                         in_quotes(as_text(value)));
     }
     case KeyTag::kEntry: {
       const Entry entry = TRY(decode_entry(value));
       if (key.rest.size() != 8) return Code::kFormatInvalid;
-      return fmt::format("directory {}: {} is inode {}, cookie {}\n", key.inode, quoted(entry.name),
-                         entry.inode, from_big_endian<std::uint64_t>(key.rest));
+      return fmt::format("directory {}: {} is inode {}, cookie {}\n", key.inode,
+                         in_quotes(entry.name), entry.inode,
+                         from_big_endian<std::uint64_t>(key.rest));
     }
     case KeyTag::kWindow:
       if (key.rest.size() != 8) return Code::kFormatInvalid;
