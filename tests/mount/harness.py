@@ -440,6 +440,12 @@ def _has_namespaces():
     )
 
 
+def _has_postgresql():
+    from postgres import programs
+
+    return programs() is not None
+
+
 _probes = {
     "root": lambda: os.geteuid() == 0,
     "/dev/fuse": _has_fuse,
@@ -447,6 +453,7 @@ _probes = {
     "loop devices": _has_loop,
     "xfs": lambda: _has_loop() and _has_file_system("xfs") and shutil.which("mkfs.xfs"),
     "mount namespaces": _has_namespaces,
+    "postgresql": _has_postgresql,
 }
 _probed = {}
 

@@ -27,6 +27,7 @@ import cases_metadata
 import cases_metrics
 import cases_names
 import cases_posix
+import cases_postgres
 import cases_programs
 import cases_rings
 from case import CRASHABLE, NO_TREE, OWN_POOLS, SHARED_TREE, Bench
@@ -45,6 +46,7 @@ MODULES = (
     cases_posix,
     cases_rings,
     cases_programs,
+    cases_postgres,
     cases_disks,
     cases_faults,
     cases_corruption,
