@@ -277,10 +277,11 @@ void FuseSession::negotiate(fuse_conn_info* connection) {
   // Not ATOMIC_O_TRUNC: an open that we never hear of cannot truncate; without it the kernel sends
   // SETATTR. Not AUTO_INVAL_DATA: nobody but this mount changes a file. Not HANDLE_KILLPRIV: we do
   // its second version. No splice: one copy less in the kernel, one system call more per request.
+  // Not READDIRPLUS_AUTO: who reads a directory to its end before asking for attributes, as du, find
+  // and rsync do, would have a LOOKUP for each file behind the first buffer of names.
   unsigned wanted = FUSE_CAP_ASYNC_READ | FUSE_CAP_ASYNC_DIO | FUSE_CAP_PARALLEL_DIROPS |
-                    FUSE_CAP_READDIRPLUS | FUSE_CAP_READDIRPLUS_AUTO | FUSE_CAP_CACHE_SYMLINKS |
-                    FUSE_CAP_EXPORT_SUPPORT | FUSE_CAP_NO_OPEN_SUPPORT |
-                    FUSE_CAP_NO_OPENDIR_SUPPORT | FUSE_CAP_IOCTL_DIR;
+                    FUSE_CAP_READDIRPLUS | FUSE_CAP_CACHE_SYMLINKS | FUSE_CAP_EXPORT_SUPPORT |
+                    FUSE_CAP_NO_OPEN_SUPPORT | FUSE_CAP_NO_OPENDIR_SUPPORT | FUSE_CAP_IOCTL_DIR;
   if (options_.writeback) wanted |= FUSE_CAP_WRITEBACK_CACHE;
   // A default ACL takes the place of the umask, so that is left to us, too.
   if (options_.acl) wanted |= FUSE_CAP_POSIX_ACL | FUSE_CAP_DONT_MASK;

@@ -18,6 +18,7 @@ import cases_check
 import cases_command
 import cases_corruption
 import cases_crash
+import cases_crowd
 import cases_data
 import cases_disks
 import cases_ends
@@ -47,6 +48,7 @@ MODULES = (
     cases_rings,
     cases_programs,
     cases_postgres,
+    cases_crowd,
     cases_disks,
     cases_faults,
     cases_corruption,
