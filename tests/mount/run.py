@@ -31,6 +31,7 @@ import cases_posix
 import cases_postgres
 import cases_programs
 import cases_rings
+import cases_samba
 import cases_stress
 from case import CRASHABLE, NO_TREE, OWN_POOLS, SHARED_TREE, Bench
 from fuse_rings import offered_if_possible
@@ -49,6 +50,7 @@ MODULES = (
     cases_rings,
     cases_programs,
     cases_postgres,
+    cases_samba,
     cases_stress,
     cases_crowd,
     cases_disks,
