@@ -65,9 +65,11 @@ Task<Result<Attributes>> Filesystem::lookup(InodeId parent, std::string name) {
     InodeId id;
     {
       LockGuard lock(directory->mutex);
-      if (directory->directory == nullptr) co_return Code::kNotDirectory;
       if (name == ".") {
+        // Of whatever kind: this is how the kernel finds the inode of a handle that it has forgotten.
         id = parent;
+      } else if (directory->directory == nullptr) {
+        co_return Code::kNotDirectory;
       } else if (name == "..") {
         id = parent == kRootInode ? kRootInode : directory->parent;
       } else {

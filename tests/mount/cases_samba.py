@@ -19,7 +19,7 @@ class Samba:
 
     def __init__(self, share, outside):
         self.outside = outside
-        self.port = _free_port()
+        self.port = free_port()
         self.process = None
         places = "".join(
             f"{name} = {outside}\n"
@@ -78,7 +78,7 @@ def _children(pid):
         return []
 
 
-def _free_port():
+def free_port():
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]

@@ -27,6 +27,7 @@ import cases_fuzz
 import cases_metadata
 import cases_metrics
 import cases_names
+import cases_nfs
 import cases_posix
 import cases_postgres
 import cases_programs
@@ -51,6 +52,7 @@ MODULES = (
     cases_programs,
     cases_postgres,
     cases_samba,
+    cases_nfs,
     cases_stress,
     cases_crowd,
     cases_disks,

@@ -131,3 +131,29 @@ def shut_down(path):
         fcntl.ioctl(fd, _IOC_SHUTDOWN, struct.pack("I", _SHUTDOWN_WITHOUT_LOG_FLUSH))
     finally:
         os.close(fd)
+
+
+# As large as the kernel makes a handle at most.
+_HANDLE_BYTES_MAX = 128
+
+
+def handle_of(path):
+    """What a file server remembers of a file: (type, bytes) of name_to_handle_at."""
+    at_cwd = -100
+    buffer = ctypes.create_string_buffer(8 + _HANDLE_BYTES_MAX)
+    struct.pack_into("=Ii", buffer, 0, _HANDLE_BYTES_MAX, 0)
+    mount = ctypes.c_int()
+    _checked(_libc.name_to_handle_at(at_cwd, os.fsencode(path), buffer, ctypes.byref(mount), 0), path)
+    length_bytes, kind = struct.unpack_from("=Ii", buffer)
+    return kind, buffer.raw[8 : 8 + length_bytes]
+
+
+def open_by_handle(mountpoint, handle, flags):
+    """A descriptor of the file with this handle, whatever it is called now."""
+    kind, identity = handle
+    buffer = struct.pack("=Ii", len(identity), kind) + identity
+    place = os.open(mountpoint, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        return _checked(_libc.open_by_handle_at(place, buffer, flags))
+    finally:
+        os.close(place)
