@@ -33,7 +33,7 @@ def _diff(one, two):
 
 @case(
     GROUP,
-    "git clone of a local repository passes fsck, and so does its clone by hard links",
+    "git clone, a clone by hard links, a second work tree and gc leave what fsck accepts",
     needs=["git"],
 )
 def git_clone(bench):
@@ -54,8 +54,20 @@ def git_clone(bench):
     (bench.dir / "clone" / "new").write_text("more\n")
     git("add", "--all", cwd=bench.dir / "clone")
     git("commit", "-q", "-m", "one more", cwd=bench.dir / "clone")
-    git("gc", "-q", cwd=bench.dir / "clone", timeout_s=120)
-    git("fsck", "--full", cwd=bench.dir / "clone", timeout_s=120)
+    git("worktree", "add", "-q", "-b", "beside", bench.dir / "tree", "v1", cwd=bench.dir / "clone")
+    (bench.dir / "tree" / "new").write_text("beside\n")
+    git("add", "--all", cwd=bench.dir / "tree")
+    git("commit", "-q", "-m", "from the other tree", cwd=bench.dir / "tree")
+    git("gc", "-q", "--aggressive", "--prune=now", cwd=bench.dir / "clone", timeout_s=120)
+    bench.tree.remount()
+    for name in ("clone", "tree"):
+        git("fsck", "--full", "--strict", cwd=bench.dir / name, timeout_s=120)
+        expect_equal(git("status", "--porcelain", cwd=bench.dir / name).out, "", f"git status of {name}")
+    expect_equal(
+        git("log", "-1", "--format=%s", "beside", cwd=bench.dir / "clone").out,
+        "from the other tree\n",
+        "the commit of the other tree",
+    )
 
 
 @case(

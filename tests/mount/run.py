@@ -14,6 +14,7 @@ import sys
 import time
 
 import case as registry
+import cases_archives
 import cases_check
 import cases_command
 import cases_corruption
@@ -50,6 +51,7 @@ MODULES = (
     cases_posix,
     cases_rings,
     cases_programs,
+    cases_archives,
     cases_postgres,
     cases_samba,
     cases_nfs,
