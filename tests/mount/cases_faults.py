@@ -10,10 +10,11 @@ was shut down.
 import errno
 import mmap
 import os
+import random
 
 from case import OWN_POOLS, case
 from cases_disks import HostedDisk, disk_states
-from harness import command, expect, expect_equal
+from harness import beside_each_other, command, expect, expect_equal
 from syscalls import read_direct
 from targets import MIB, directory_disk, dynamicfs, image_disk, loop_disk
 
@@ -331,5 +332,119 @@ def told_after_recovery(bench):
         expect_equal((pool.root / f"file-{number}").read_bytes(), b"content", f"file-{number}")
     pool.remount()
     expect_equal(pool.status()[1]["recovery"]["records_replayed"], 0, "records after an unmount")
+    pool.umount()
+    expect_whole(pool)
+
+
+@case(
+    GROUP,
+    "msync tells of pages that found no room, once, and of none when there is room again",
+    where=OWN_POOLS,
+    needs=["root"],
+    timeout_s=120,
+)
+def told_at_msync(bench):
+    host = SmallHost(bench, "an image")
+    pool = bench.pool("pool", [host.disk]).mount()
+    path = pool.root / "file"
+    size_bytes = 16 * MIB
+    fd = os.open(path, os.O_RDWR | os.O_CREAT)
+    os.ftruncate(fd, size_bytes)
+    os.fsync(fd)
+    data = bench.random_bytes(MIB) * 16
+    with mmap.mmap(fd, size_bytes) as memory:
+        host.fill()
+        memory[:] = data
+        told = [outcome(memory.flush) for _ in range(2)]
+        expect_equal(told, ["ENOSPC", "ok"], "two msyncs of what found no room")
+        # The same bytes again, as somebody does who has made room.
+        host.mend()
+        memory[:] = data
+        expect_equal(outcome(memory.flush), "ok", "msync with room")
+    expect_equal([outcome(os.fsync, fd), outcome(os.close, fd)], ["ok"] * 2, "fsync and close")
+    pool.remount()
+    expect(path.read_bytes() == data, "the mapped file is wrong after a remount")
+    pool.umount()
+    expect_whole(pool)
+
+
+def _fill_and_remove(root, worker, seed, failures_wanted):
+    """Writes files until so many have failed, removing one of its own after each that did.
+
+    Returns {name: length} of the files whose write and close said that they were kept, less the removed.
+    """
+    rng = random.Random(seed * 10 + worker)
+    kept, failures, number = {}, 0, 0
+    while failures < failures_wanted:
+        number += 1
+        name = f"{worker}-{number}"
+        length_bytes = int((3 * MIB) ** rng.random())
+        try:
+            fd = os.open(root / name, os.O_WRONLY | os.O_CREAT)
+        except OSError as error:
+            expect_equal(error.errno, errno.ENOSPC, "what open says when there is no room")
+            failures += 1
+            continue
+        data = random.Random(name).randbytes(length_bytes)
+        told = [outcome(write_out, fd, data)]
+        if rng.random() < 0.5:
+            told.append(outcome(os.fsync, fd))
+        told.append(outcome(os.close, fd))
+        expect(set(told) <= {"ok", "ENOSPC"}, f"write, fsync and close of {name} said {told}")
+        if set(told) == {"ok"}:
+            kept[name] = length_bytes
+        else:
+            failures += 1
+            os.unlink(root / name)  # in a full pool
+            if kept and rng.random() < 0.5:
+                gone = rng.choice(sorted(kept))
+                del kept[gone]
+                os.unlink(root / gone)
+    return kept
+
+
+@case(
+    GROUP,
+    "four writers in a full pool: each file whose close was silent is whole, and each can be removed",
+    where=OWN_POOLS,
+    timeout_s=300,
+)
+def nothing_lost_silently(bench):
+    disks = [image_disk(bench.scratch / f"disk-{name}.img", 128 * MIB) for name in "ab"]
+    pool = bench.pool("pool", disks, "replica:2").mount()
+    failures_wanted = 10 if bench.quick else 200
+    kept = {}
+    for worker, found in enumerate(
+        beside_each_other(
+            [
+                lambda worker=worker: _fill_and_remove(pool.root, worker, bench.seed, failures_wanted)
+                for worker in range(4)
+            ]
+        )
+    ):
+        expect(found, f"writer {worker} had room for nothing")
+        kept |= found
+
+    def expect_kept(when):
+        listed = set(os.listdir(pool.root))
+        expect_equal(sorted(listed ^ kept.keys()), [], f"names that differ {when}")
+        for name, length_bytes in kept.items():
+            expect(
+                (pool.root / name).read_bytes() == random.Random(name).randbytes(length_bytes),
+                f"{name}, whose close was silent, is wrong {when}",
+            )
+
+    expect_kept("in the full pool")
+    dynamicfs("sync", pool.root)  # It may tell of what the writers were told.
+    pool.kill()
+    pool.mount()
+    expect_kept("after a kill")
+    pool.remount()
+    expect_kept("after a remount")
+    for name in kept:
+        (pool.root / name).unlink()
+    fd = os.open(pool.root / "again", os.O_RDWR | os.O_CREAT)
+    expect_equal(outcome(write_out, fd, bytes(8 * MIB)), "ok", "a write when all was removed")
+    expect_equal([outcome(os.fsync, fd), outcome(os.close, fd)], ["ok"] * 2, "its fsync and close")
     pool.umount()
     expect_whole(pool)
