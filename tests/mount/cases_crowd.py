@@ -116,7 +116,7 @@ def walks(bench):
     disks = [image_disk(bench.scratch / f"disk-{letter}.img", 2048 * MIB) for letter in "ab"]
     pool = bench.pool("pool", disks).mount()
     inodes_before, bytes_before = _inodes_used(pool)
-    crowd = Crowd(pool.root, 10_000 if bench.quick else 200_000)
+    crowd = Crowd(pool.root, 5_000 if bench.quick else 200_000)
     crowd.make()
     dynamicfs("sync", pool.root, check=True)
     inodes, used_bytes = _inodes_used(pool)

@@ -24,7 +24,7 @@ SIZES = [
     for name in ("fallocate", "hdd", "iomix", "sync-file")
     for word in (f"--{name}-bytes", "32m")
 ]
-BESIDE_EACH_OTHER = 8
+BESIDE_EACH_OTHER = 12
 
 
 def _stressors():
