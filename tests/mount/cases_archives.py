@@ -100,7 +100,8 @@ def _packages(quick):
     if quick:
         return PACKAGES
     told = command("dpkg-query", "-W", "-f", "${Priority} ${Package}\n").out
-    return [line.split()[1] for line in told.splitlines() if line.startswith("required ")]
+    required = {line.split()[1] for line in told.splitlines() if line.startswith("required ")}
+    return sorted(required.union(PACKAGES))  # Libraries have no priority of their own.
 
 
 def _names(packages):

@@ -106,7 +106,7 @@ def _expect_same(before, after, what):
 )
 def through_samba(bench):
     disks = [image_disk(bench.scratch / f"disk-{letter}.img", 512 * MIB) for letter in "ab"]
-    pool = bench.pool("pool", disks, "replica:2").mount()
+    pool = bench.pool("pool", disks, "replica:2", ["commit_interval=300"]).mount()
     share, outside = pool.root / "share", bench.workspace.directory("smb")
     share.mkdir(mode=0o777)
     source, back = bench.scratch / "tree", bench.scratch / "back"

@@ -186,7 +186,7 @@ def parse_arguments():
     parser.add_argument("--only", metavar="PATTERN", help="only cases whose name holds PATTERN")
     parser.add_argument("--list", action="store_true", help="print the names and stop")
     parser.add_argument(
-        "--quick", action="store_true", help="smaller sizes and fewer rounds, about four minutes"
+        "--quick", action="store_true", help="smaller sizes and fewer rounds, about six minutes"
     )
     parser.add_argument(
         "--binary",
