@@ -21,6 +21,8 @@
 #include <optional>
 #include <thread>
 
+#include <fmt/ranges.h>
+
 #include "base/blocking.hpp"
 #include "base/log.hpp"
 #include "fs/control.hpp"
