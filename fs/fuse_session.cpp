@@ -128,6 +128,11 @@ Result<std::unique_ptr<FuseSession>> FuseSession::start(Executor& executor, File
   io.writev = send;
   io.read = receive;
   const int adopted = fuse_session_custom_io(session->session_, &io, device.get());
+  if (adopted == -EOPNOTSUPP) {
+    // From 3.18 on there are builds without; Debian's has been one.
+    log_error("libfuse {} was built without custom I/O (-Denable-custom-io=true)",
+              fuse_pkgversion());
+  }
   if (adopted != 0) return system_error(Code::kSystem, -adopted);
   session->device_fd_ = device.release();
   session->writeback_.emplace(executor, options.mountpoint, options.device);
