@@ -300,12 +300,13 @@ class MergerfsDirect(Mergerfs):
 
 
 class Dynamicfs(Target):
-    """Ours, with one of its redundancies."""
+    """Ours: a redundancy, and behind a + each mount options, as in single+io_uring."""
 
-    def __init__(self, bed, redundancy="single", binary=BINARY):
-        self.redundancy = redundancy
-        self.name = redundancy
-        self.settings = f"dynamicfs create --redundancy {redundancy}, default mount options"
+    def __init__(self, bed, name="single", binary=BINARY):
+        self.redundancy, *self.options = name.split("+")
+        self.name = name
+        options = f"-o {','.join(self.options)}" if self.options else "default mount options"
+        self.settings = f"dynamicfs create --redundancy {self.redundancy}, {options}"
         self.binary = binary
         super().__init__(bed)
 
@@ -318,7 +319,8 @@ class Dynamicfs(Target):
         run(self.binary, "create", "--redundancy", self.redundancy, *self.bed.disks)
 
     def mount(self):
-        run(self.binary, "mount", self.bed.disks[0], self.path)
+        words = ["-o", ",".join(self.options)] if self.options else []
+        run(self.binary, "mount", self.bed.disks[0], self.path, *words)
 
     def unmount(self):
         run(self.binary, "umount", self.path)
@@ -334,5 +336,5 @@ PEERS = {peer.name: peer for peer in (Xfs, Ext4, Btrfs, Mergerfs, MergerfsDirect
 
 
 def make_target(name, bed, binary=BINARY):
-    """One of PEERS, or ours with the redundancy `name`."""
+    """One of PEERS, or ours with the redundancy and options of `name`."""
     return PEERS[name](bed) if name in PEERS else Dynamicfs(bed, name, binary)
