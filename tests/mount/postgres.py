@@ -180,7 +180,6 @@ class Ledger:
             found in {f"{count}|{count}|{count}" for count in (wanted, wanted + 1)},
             f"of {wanted} acknowledged transactions of {self.name} there are (count, last, whole) {found}",
         )
-        return wanted
 
 
 def _children(pid):
