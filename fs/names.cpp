@@ -94,6 +94,9 @@ Task<Result<Attributes>> Filesystem::lookup(InodeId parent, std::string name) {
       if (by_number) co_return Code::kStale;
       continue;
     }
+    // The kernel asks for "." of what it does not have, so nobody has it open: a file without a name is
+    // only still here because its FORGET is on the way.
+    if (name == "." && inode->nlink == 0) co_return Code::kStale;
     ++inode->lookups;
     co_return inode->attributes();
   }
