@@ -15,6 +15,21 @@ Task<Result<Attributes>> Filesystem::getattr(InodeId id) {
   co_return inode->attributes();
 }
 
+void Filesystem::Impl::note_read(Inode& inode) {
+  if (options.read_only) return;
+  constexpr std::int64_t kDayNs = 86'400'000'000'000;
+  const std::int64_t atime = inode.atime_ns.load(std::memory_order_relaxed);
+  const std::int64_t now = now_ns();
+  if (atime > inode.mtime_ns.load(std::memory_order_relaxed) &&
+      atime > inode.ctime_ns.load(std::memory_order_relaxed) && now - atime < kDayNs) {
+    return;
+  }
+  const journal::ChangeScope scope(gate);
+  LockGuard lock(inode.mutex);
+  if (!inode.removed) modify_locked(inode);
+  inode.atime_ns.store(now, std::memory_order_relaxed);
+}
+
 Task<Result<Attributes>> Filesystem::setattr(InodeId id, AttributeChange change) {
   impl_->metrics.setattrs.add();
   CO_TRY(impl_->writable());

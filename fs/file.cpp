@@ -57,18 +57,7 @@ Task<Result<ReadReply>> Filesystem::read(InodeId id, std::uint64_t offset_bytes,
                                   hot ? scheduler::IoClass::kHotRead : scheduler::IoClass::kRead));
   impl_->metrics.read_bytes.add(reply.size_bytes);
 
-  // relatime, in memory; it goes to disk with the inode's next record or the next checkpoint.
-  const std::int64_t atime = inode->atime_ns.load(std::memory_order_relaxed);
-  const std::int64_t now = impl_->now_ns();
-  constexpr std::int64_t kDayNs = 86'400'000'000'000;
-  if (sets_atime && !impl_->options.read_only &&
-      (atime <= inode->mtime_ns.load(std::memory_order_relaxed) ||
-       atime <= inode->ctime_ns.load(std::memory_order_relaxed) || now - atime >= kDayNs)) {
-    const journal::ChangeScope scope(impl_->gate);
-    LockGuard lock(inode->mutex);
-    if (!inode->removed) impl_->modify_locked(*inode);
-    inode->atime_ns.store(now, std::memory_order_relaxed);
-  }
+  if (sets_atime) impl_->note_read(*inode);
   co_return reply;
 }
 

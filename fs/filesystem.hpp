@@ -43,7 +43,8 @@ inline constexpr std::size_t kSymlinkBytesMax = 4095;
 inline constexpr std::size_t kXattrValueBytesMax = 64 * kKiB;
 inline constexpr std::size_t kXattrListBytesMax = 64 * kKiB;
 inline constexpr std::uint32_t kLinksMax = 1'000'000;
-inline constexpr std::uint64_t kFileBytesMax = std::uint64_t{1} << 62;
+// What loff_t can say.
+inline constexpr std::uint64_t kFileBytesMax = (std::uint64_t{1} << 63) - 1;
 
 struct Attributes {
   InodeId inode;
@@ -211,7 +212,7 @@ class Filesystem {
 
   // Names.
 
-  // A success of lookup, mknod, mkdir, symlink, link and create adds one kernel reference, which
+  // A success of lookup, mknod, mkdir, symlink, tmpfile and link adds one kernel reference, which
   // forget() gives back; so does every readdirplus entry the sink took, but "." and "..".
   Task<Result<Attributes>> lookup(InodeId parent, std::string name);
   void forget(InodeId inode, std::uint64_t references);
@@ -222,15 +223,22 @@ class Filesystem {
                                  Caller caller);
   Task<Result<Attributes>> symlink(InodeId parent, std::string name, std::string target,
                                    Caller caller);
+  // A regular file without a name, which goes with its last reference unless link() gives it one. It is
+  // made as if in `directory`, which may have lost its own.
+  Task<Result<Attributes>> tmpfile(InodeId directory, std::uint32_t mode, Caller caller);
+  // Also of what has no name any more: the kernel knows which of those may get one again.
   Task<Result<Attributes>> link(InodeId inode, InodeId parent, std::string name);
   Task<Result<void>> unlink(InodeId parent, std::string name);
   Task<Result<void>> rmdir(InodeId parent, std::string name);
+  // `whiteout`: a character device 0:0 of this owner takes the old name, in the same record; not with
+  // kExchange (kInvalid).
   Task<Result<void>> rename(InodeId from_parent, std::string from_name, InodeId to_parent,
-                            std::string to_name, RenameMode mode);
+                            std::string to_name, RenameMode mode,
+                            std::optional<Caller> whiteout = {});
   Task<Result<std::string>> readlink(InodeId inode);
   // From behind `cookie` (0: from the start, which begins with "." and "..").
-  Task<Result<void>> readdir(InodeId directory, std::uint64_t cookie, bool plus,
-                             DirectorySink sink);
+  Task<Result<void>> readdir(InodeId directory, std::uint64_t cookie, bool plus, DirectorySink sink,
+                             bool sets_atime = true);
 
   // Attributes.
   Task<Result<Attributes>> getattr(InodeId inode);

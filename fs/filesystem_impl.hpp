@@ -151,9 +151,15 @@ struct Filesystem::Impl {
   // Names (names.cpp).
   Task<Result<Attributes>> make(InodeId parent, std::string name, std::uint32_t mode,
                                 std::uint32_t rdev, std::string target, Caller caller);
+  // Of an inode that is new: what it has from its maker and from the directory it is made in.
+  void set_up(Inode& inode, const Inode& directory, std::uint32_t mode, const Caller& caller,
+              const std::string* acl) DFS_REQUIRES(inode.mutex, directory.mutex);
+  // Somebody has read it: relatime, in memory; it goes to disk with the inode's next record or the next
+  // checkpoint.
+  void note_read(Inode& inode) DFS_EXCLUDES(inode.mutex);
   Task<Result<void>> remove_name(InodeId parent, std::string name, bool directory);
   Task<Result<void>> rename(InodeId from_parent, std::string from_name, InodeId to_parent,
-                            std::string to_name, RenameMode mode);
+                            std::string to_name, RenameMode mode, std::optional<Caller> whiteout);
   // True if `directory` is `ancestor` or below it; nothing if one of those above it is not in memory.
   // rename_mutex held.
   std::optional<bool> is_below(InodeId directory, InodeId ancestor) const;

@@ -21,6 +21,7 @@
 #include "base/mutex.hpp"
 #include "base/task.hpp"
 #include "fs/fuse_session.hpp"
+#include "fs/kernel_time.hpp"
 #include "fs/posix_acl.hpp"
 
 namespace dynamicfs::fs {
@@ -31,33 +32,9 @@ thread_local FuseRings::Entry* answering = nullptr;
 namespace {
 
 // Nobody else changes the tree, so what the kernel knows stays true.
-constexpr double kValidSeconds = 86400;
+constexpr std::uint32_t kValidSeconds = 86400;
 // Inode numbers are never reused, so they need no generation beside them.
 constexpr std::uint64_t kInodeGeneration = 0;
-
-constexpr std::uint64_t kNanosecondsPerSecond = 1'000'000'000;
-
-timespec timespec_of(std::int64_t ns) {
-  // Rounded down, so that times before 1970 keep nanoseconds in [0, 1e9).
-  const auto per_second = static_cast<std::int64_t>(kNanosecondsPerSecond);
-  std::int64_t seconds = ns / per_second;
-  std::int64_t rest = ns % per_second;
-  if (rest < 0) {
-    rest += per_second;
-    --seconds;
-  }
-  return {.tv_sec = seconds, .tv_nsec = rest};
-}
-
-// Times that do not fit (before 1678, after 2262) become the nearest that do.
-std::int64_t nanoseconds_of(const timespec& time) {
-  std::int64_t ns = 0;
-  if (__builtin_mul_overflow(time.tv_sec, static_cast<std::int64_t>(kNanosecondsPerSecond), &ns) ||
-      __builtin_add_overflow(ns, time.tv_nsec, &ns)) {
-    return time.tv_sec < 0 ? INT64_MIN : INT64_MAX;
-  }
-  return ns;
-}
 
 struct stat stat_of(const Attributes& attributes) {
   struct stat out {};
@@ -138,6 +115,15 @@ class Request {
   void attributes(const Attributes& attributes) {
     const struct stat attr = stat_of(attributes);
     fuse_reply_attr(take(), &attr, kValidSeconds);
+    finish();
+  }
+  void statx(const Attributes& attributes) { bytes(wire::statx_answer(attributes, kValidSeconds)); }
+  // A file that is open from the start: as the kernel opens others without asking.
+  void opened(const Attributes& attributes) {
+    const fuse_entry_param entry = entry_of(attributes);
+    fuse_file_info info{};
+    info.keep_cache = 1;
+    fuse_reply_create(take(), &entry, &info);
     finish();
   }
   void bytes(std::span<const std::byte> data) {
@@ -225,6 +211,24 @@ Task<void> serve_attributes(Request request, Task<Result<Attributes>> asking) {
     request.attributes(*attributes);
   } else {
     request.fail(attributes.error());
+  }
+}
+
+Task<void> serve_statx(Request request, InodeId inode) {
+  const auto attributes = co_await request.filesystem().getattr(inode);
+  if (attributes) {
+    request.statx(*attributes);
+  } else {
+    request.fail(attributes.error());
+  }
+}
+
+Task<void> serve_tmpfile(Request request, InodeId directory, std::uint32_t mode, Caller caller) {
+  const auto made = co_await request.filesystem().tmpfile(directory, mode, caller);
+  if (made) {
+    request.opened(*made);
+  } else {
+    request.fail(made.error());
   }
 }
 
@@ -382,12 +386,12 @@ struct EntryWriter {
 };
 
 Task<void> serve_readdir(Request request, InodeId directory, std::uint64_t cookie,
-                         EntryWriter writer) {
+                         EntryWriter writer, bool sets_atime) {
   DirectorySink sink = [&writer, raw = request.raw()](const DirectoryEntry& entry) {
     return writer.add(raw, entry);
   };
-  const auto done =
-      co_await request.filesystem().readdir(directory, cookie, writer.plus, std::move(sink));
+  const auto done = co_await request.filesystem().readdir(directory, cookie, writer.plus,
+                                                          std::move(sink), sets_atime);
   if (done) {
     request.bytes(writer.buffer.span().first(writer.used));
   } else {
@@ -433,6 +437,10 @@ void on_forget_multi(fuse_req_t raw, std::size_t count, fuse_forget_data* forget
 
 void on_getattr(fuse_req_t raw, fuse_ino_t inode, fuse_file_info*) {
   begin(raw, [&](Request request, Filesystem& filesystem) {
+    if (incoming.newer == wire::Newer::kStatx) {
+      spawn(serve_statx(std::move(request), InodeId{inode}));
+      return;
+    }
     spawn(serve_attributes(std::move(request), filesystem.getattr(InodeId{inode})));
   });
 }
@@ -511,14 +519,17 @@ void on_rename(fuse_req_t raw, fuse_ino_t from_parent, const char* from_name, fu
                const char* to_name, unsigned flags) {
   begin(raw, [&](Request request, Filesystem& filesystem) {
     RenameMode mode = RenameMode::kReplace;
-    switch (flags) {
+    std::optional<Caller> whiteout;
+    if ((flags & RENAME_WHITEOUT) != 0) whiteout = caller_of(raw);
+    switch (flags & ~static_cast<unsigned>(RENAME_WHITEOUT)) {
       case 0: break;
       case RENAME_NOREPLACE: mode = RenameMode::kNoReplace; break;
       case RENAME_EXCHANGE: mode = RenameMode::kExchange; break;
-      default: request.fail(EINVAL); return;  // RENAME_WHITEOUT
+      default: return request.fail(EINVAL);
     }
-    spawn(serve_done(std::move(request), filesystem.rename(InodeId{from_parent}, from_name,
-                                                           InodeId{to_parent}, to_name, mode)));
+    spawn(serve_done(std::move(request),
+                     filesystem.rename(InodeId{from_parent}, from_name, InodeId{to_parent}, to_name,
+                                       mode, whiteout)));
   });
 }
 
@@ -526,8 +537,11 @@ void on_rename(fuse_req_t raw, fuse_ino_t from_parent, const char* from_name, fu
 void on_open(fuse_req_t raw, fuse_ino_t, fuse_file_info*) {
   begin(raw, [](Request request, Filesystem&) { request.fail(ENOSYS); });
 }
-void on_create(fuse_req_t raw, fuse_ino_t, const char*, mode_t, fuse_file_info*) {
-  begin(raw, [](Request request, Filesystem&) { request.fail(ENOSYS); });
+void on_create(fuse_req_t raw, fuse_ino_t parent, const char*, mode_t mode, fuse_file_info*) {
+  begin(raw, [&](Request request, Filesystem&) {
+    if (incoming.newer != wire::Newer::kTmpfile) return request.fail(ENOSYS);
+    spawn(serve_tmpfile(std::move(request), InodeId{parent}, mode, caller_of(raw)));
+  });
 }
 void on_flush(fuse_req_t raw, fuse_ino_t, fuse_file_info*) {
   begin(raw, [](Request request, Filesystem&) { request.fail(ENOSYS); });
@@ -566,19 +580,22 @@ void on_fsync(fuse_req_t raw, fuse_ino_t inode, int /*data_only*/, fuse_file_inf
   });
 }
 
-void begin_readdir(fuse_req_t raw, fuse_ino_t inode, std::size_t size, off_t cookie, bool plus) {
+void begin_readdir(fuse_req_t raw, fuse_ino_t inode, std::size_t size, off_t cookie,
+                   const fuse_file_info* info, bool plus) {
   begin(raw, [&](Request request, Filesystem&) {
+    const bool sets_atime = (info->flags & O_NOATIME) == 0;
     EntryWriter writer{.buffer = Buffer{size}, .used = 0, .plus = plus};
     spawn(serve_readdir(std::move(request), InodeId{inode}, static_cast<std::uint64_t>(cookie),
-                        std::move(writer)));
+                        std::move(writer), sets_atime));
   });
 }
-void on_readdir(fuse_req_t raw, fuse_ino_t inode, std::size_t size, off_t cookie, fuse_file_info*) {
-  begin_readdir(raw, inode, size, cookie, false);
+void on_readdir(fuse_req_t raw, fuse_ino_t inode, std::size_t size, off_t cookie,
+                fuse_file_info* info) {
+  begin_readdir(raw, inode, size, cookie, info, false);
 }
 void on_readdirplus(fuse_req_t raw, fuse_ino_t inode, std::size_t size, off_t cookie,
-                    fuse_file_info*) {
-  begin_readdir(raw, inode, size, cookie, true);
+                    fuse_file_info* info) {
+  begin_readdir(raw, inode, size, cookie, info, true);
 }
 
 void on_statfs(fuse_req_t raw, fuse_ino_t) {

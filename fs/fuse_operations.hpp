@@ -4,6 +4,7 @@
 struct fuse_lowlevel_ops;
 
 #include "fs/fuse_rings.hpp"
+#include "fs/fuse_wire.hpp"
 #include "fs/receive_buffers.hpp"
 
 namespace dynamicfs::fs {
@@ -15,6 +16,7 @@ struct Incoming {
   FuseRings::Entry* entry = nullptr;  // of the ring that it came by; else it came by /dev/fuse
   bool kill_suid_sgid = false;
   bool kill_sgid = false;  // along with a new ACL
+  wire::Newer newer = wire::Newer::kNone;
 };
 extern thread_local Incoming incoming;
 

@@ -259,6 +259,7 @@ void FuseSession::handle(std::span<std::byte> message) {
   incoming.kill_suid_sgid = wire::kills_suid_sgid(head, message);
   incoming.kill_sgid = setxattr_extended_.load(std::memory_order_relaxed) &&
                        wire::take_setxattr_extension(head, message);
+  incoming.newer = wire::pass_as_older(head, message);
   fuse_buf request{};
   request.mem = message.data();
   request.size = message.size();

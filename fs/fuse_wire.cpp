@@ -1,13 +1,57 @@
 #include "fs/fuse_wire.hpp"
 
 #include <linux/fuse.h>
+#include <linux/stat.h>
 
 #include <array>
 #include <cerrno>
 #include <cstring>
 
+#include "fs/kernel_time.hpp"
+
 namespace dynamicfs::fs::wire {
 namespace {
+
+// Of include/uapi/linux/fuse.h as it is since Linux 6.6, which Debian 12 does not have.
+constexpr std::uint32_t kStatxOpcode = 52;
+struct StatxTime {
+  std::int64_t seconds = 0;
+  std::uint32_t nanoseconds = 0;
+  std::int32_t reserved = 0;
+};
+struct StatxOut {
+  std::uint64_t valid_seconds = 0;
+  std::uint32_t valid_nanoseconds = 0;
+  std::uint32_t flags = 0;
+  std::uint64_t spare[2] = {};
+  std::uint32_t mask = 0;
+  std::uint32_t block_bytes = 0;
+  std::uint64_t attributes = 0;
+  std::uint32_t nlink = 0;
+  std::uint32_t uid = 0;
+  std::uint32_t gid = 0;
+  std::uint16_t mode = 0;
+  std::uint16_t spare_mode = 0;
+  std::uint64_t inode = 0;
+  std::uint64_t size_bytes = 0;
+  std::uint64_t blocks_512 = 0;
+  std::uint64_t attributes_mask = 0;
+  StatxTime atime;
+  StatxTime btime;
+  StatxTime ctime;
+  StatxTime mtime;
+  std::uint32_t rdev_major = 0;
+  std::uint32_t rdev_minor = 0;
+  std::uint32_t device_major = 0;
+  std::uint32_t device_minor = 0;
+  std::uint64_t spare_end[14] = {};
+};
+static_assert(sizeof(StatxOut) == 32 + 256, "the kernel would not take the answer");
+
+StatxTime statx_time(std::int64_t ns) {
+  const timespec time = timespec_of(ns);
+  return {.seconds = time.tv_sec, .nanoseconds = static_cast<std::uint32_t>(time.tv_nsec)};
+}
 
 static_assert(sizeof(fuse_in_header) + sizeof(fuse_write_in) == kWriteHeaderBytes,
               "the payload of a WRITE would not lie on a block boundary");
@@ -73,7 +117,7 @@ constexpr auto kOpcodeNames = [] {
   names[FUSE_COPY_FILE_RANGE] = "copy_file_range";
   names[FUSE_SYNCFS] = "syncfs";
   names[FUSE_TMPFILE] = "tmpfile";
-  names[52] = "statx";  // newer than the headers of Debian 12
+  names[kStatxOpcode] = "statx";
   return names;
 }();
 
@@ -175,6 +219,47 @@ bool take_setxattr_extension(const Head& head, std::span<std::byte>& message) {
   static_assert(offsetof(fuse_in_header, len) == 0);
   std::memcpy(message.data(), &length, sizeof length);
   return kill;
+}
+
+Newer pass_as_older(const Head& head, std::span<std::byte> message) {
+  std::uint32_t older = 0;
+  Newer newer = Newer::kNone;
+  switch (head.opcode) {
+    case kStatxOpcode:
+      older = FUSE_GETATTR;
+      newer = Newer::kStatx;
+      break;
+    case FUSE_TMPFILE:
+      older = FUSE_CREATE;
+      newer = Newer::kTmpfile;
+      break;
+    default: return Newer::kNone;
+  }
+  std::memcpy(message.data() + offsetof(fuse_in_header, opcode), &older, sizeof older);
+  return newer;
+}
+
+std::vector<std::byte> statx_answer(const Attributes& attributes, std::uint64_t valid_seconds) {
+  StatxOut out;
+  out.valid_seconds = valid_seconds;
+  out.mask = STATX_BASIC_STATS | STATX_BTIME;
+  out.block_bytes = kBlockBytes;
+  out.nlink = attributes.nlink;
+  out.uid = attributes.uid;
+  out.gid = attributes.gid;
+  out.mode = static_cast<std::uint16_t>(attributes.mode);
+  out.inode = attributes.inode.raw;
+  out.size_bytes = attributes.size_bytes;
+  out.blocks_512 = attributes.blocks_512;
+  out.atime = statx_time(attributes.atime_ns);
+  out.btime = statx_time(attributes.btime_ns);
+  out.ctime = statx_time(attributes.ctime_ns);
+  out.mtime = statx_time(attributes.mtime_ns);
+  // As the kernel packs a device's number into 32 bits.
+  out.rdev_major = attributes.rdev >> 8 & 0xFFF;
+  out.rdev_minor = (attributes.rdev & 0xFF) | (attributes.rdev >> 12 & 0xFFF00);
+  const auto bytes = std::as_bytes(std::span{&out, 1});
+  return {bytes.begin(), bytes.end()};
 }
 
 Init init_offer(std::span<const std::byte> message) {

@@ -1,5 +1,6 @@
 // The kernel's side of the FUSE protocol, as far as libfuse keeps it from its callers: which
-// request a received message is, the bits of FUSE_HANDLE_KILLPRIV_V2, and the reply to INIT.
+// request a received message is, the bits of FUSE_HANDLE_KILLPRIV_V2, the reply to INIT, and requests
+// that libfuse does not know yet.
 //
 // libfuse before 3.17 never sends FUSE_PARALLEL_DIROPS, however much it is wanted, cannot ask for
 // FUSE_HANDLE_KILLPRIV_V2, and no version hands over the "clear suid and sgid" bits that the kernel
@@ -12,6 +13,8 @@
 #include <span>
 #include <string>
 #include <vector>
+
+#include "fs/filesystem.hpp"
 
 namespace dynamicfs::fs::wire {
 
@@ -37,6 +40,18 @@ bool kills_suid_sgid(const Head& head, std::span<const std::byte> message);
 // With FUSE_SETXATTR_EXT, which libfuse before 3.17 does not know: takes out of a SETXATTR what that adds, and
 // leaves other messages as they are. True: the sgid bit is to be cleared with the new ACL.
 bool take_setxattr_extension(const Head& head, std::span<std::byte>& message);
+
+// Requests that libfuse 3.14 would refuse. It gets each as the one that begins with the same structure, of
+// an older name; whoever handles that learns which it was, and answers it as the kernel expects.
+enum class Newer : std::uint8_t {
+  kNone,
+  kStatx,  // as GETATTR: what statx(2) tells beyond stat(2). Once refused, it is asked for no more
+  kTmpfile,  // as CREATE, with a name that means nothing
+};
+Newer pass_as_older(const Head& head, std::span<std::byte> message);
+// What follows the header of the answer to STATX: all that is known, whatever was asked for, because the
+// kernel keeps it.
+std::vector<std::byte> statx_answer(const Attributes& attributes, std::uint64_t valid_seconds);
 
 // What the kernel offers in INIT, and what it was given.
 struct Init {

@@ -119,6 +119,23 @@ void Filesystem::forget(InodeId id, std::uint64_t references) {
   if (last) impl_->reap_soon(id);
 }
 
+void Filesystem::Impl::set_up(Inode& inode, const Inode& directory, std::uint32_t mode,
+                              const Caller& caller, const std::string* acl) {
+  const std::uint32_t type = mode & S_IFMT;
+  inode.mode = mode;
+  inode.uid = caller.uid;
+  inode.gid = caller.gid;
+  inode.btime_ns = now_ns();
+  inode.atime_ns = inode.mtime_ns = inode.ctime_ns = inode.btime_ns;
+  if ((directory.mode & S_ISGID) != 0) {
+    inode.gid = directory.gid;
+    if (type == S_IFDIR) inode.mode |= S_ISGID;
+  }
+  if ((acl == nullptr || !inherit_acl(inode, *acl)) && type != S_IFLNK) {
+    inode.mode &= ~(caller.umask & 0777);
+  }
+}
+
 Task<Result<Attributes>> Filesystem::Impl::make(InodeId parent, std::string name,
                                                 std::uint32_t mode, std::uint32_t rdev,
                                                 std::string target, Caller caller) {
@@ -152,21 +169,9 @@ Task<Result<Attributes>> Filesystem::Impl::make(InodeId parent, std::string name
 
     modify_locked(*directory);
     modify_new(*inode);
-    const std::int64_t now = now_ns();
-    inode->mode = mode;
     inode->nlink = 1;
-    inode->uid = caller.uid;
-    inode->gid = caller.gid;
     inode->rdev = rdev;
-    inode->atime_ns = inode->mtime_ns = inode->ctime_ns = now;
-    inode->btime_ns = now;
-    if ((directory->mode & S_ISGID) != 0) {
-      inode->gid = directory->gid;
-      if (type == S_IFDIR) inode->mode |= S_ISGID;
-    }
-    if ((acl == nullptr || !inherit_acl(*inode, *acl)) && type != S_IFLNK) {
-      inode->mode &= ~(caller.umask & 0777);
-    }
+    set_up(*inode, *directory, mode, caller, acl);
     if (type == S_IFDIR) {
       inode->directory = std::make_unique<Directory>(directory_context());
       inode->nlink = 2;
@@ -174,7 +179,7 @@ Task<Result<Attributes>> Filesystem::Impl::make(InodeId parent, std::string name
       ++directory->nlink;
     }
     inode->lookups = 1;
-    changed(*directory, now);
+    changed(*directory, inode->btime_ns);
 
     RecordWriter record;
     record.inode_put(image_of(*inode));
@@ -219,6 +224,46 @@ Task<Result<Attributes>> Filesystem::symlink(InodeId parent, std::string name, s
                                  caller);
 }
 
+// One record: the inode, an orphan from the start. So a crash leaves one that the next mount removes, or
+// nothing.
+Task<Result<Attributes>> Filesystem::tmpfile(InodeId parent, std::uint32_t mode, Caller caller) {
+  Impl& impl = *impl_;
+  CO_TRY(impl.growable());
+  CO_TRY_ASSIGN(const InodeRef directory, co_await impl.find(parent));
+  CO_TRY_ASSIGN(const InodeId id, co_await impl.new_inode_id());
+  if (id.raw % kCreatesBetweenLooks == 0) impl.look_at_memory();
+  const InodeRef inode{new Inode{id}};
+  inode->map = std::make_unique<extent::FileMap>(impl.store->map_context());
+
+  for (std::size_t acl_bytes = 0;;) {
+    journal::Credit credit = co_await impl.journal->reserve(1, kNameRecordBytes + 2 * acl_bytes);
+    const journal::ChangeScope scope(impl.gate);
+    const InodeLockSet locks{directory.get(), inode.get()};
+    if (directory->directory == nullptr) co_return Code::kNotDirectory;
+    const std::string* const acl =
+        impl.options.acl ? Impl::find_xattr(*directory, kDefaultAcl) : nullptr;
+    if (acl != nullptr && acl->size() > acl_bytes) {
+      acl_bytes = acl->size();
+      continue;
+    }
+    impl.modify_new(*inode);
+    impl.set_up(*inode, *directory, S_IFREG | (mode & 07777), caller, acl);
+    inode->lookups = 1;
+    RecordWriter record;
+    record.inode_put(image_of(*inode));
+    if (inode->xattrs) {
+      for (const auto& [attribute, value] : *inode->xattrs) record.xattr_put(id, attribute, value);
+    }
+    impl.append(credit, record, {inode.get()});
+    impl.note_orphan(*inode);
+    const Attributes attributes = inode->attributes();
+    impl.inodes.insert(inode);
+    ++impl.inode_count;
+    impl.metrics.creates.add();
+    co_return attributes;
+  }
+}
+
 Task<Result<Attributes>> Filesystem::link(InodeId id, InodeId parent, std::string name) {
   CO_TRY(impl_->growable());
   CO_TRY(Impl::check_name(name));
@@ -232,7 +277,7 @@ Task<Result<Attributes>> Filesystem::link(InodeId id, InodeId parent, std::strin
   if (directory->directory == nullptr) co_return Code::kNotDirectory;
   if (directory->nlink == 0) co_return Code::kNotFound;
   if (inode->is_directory()) co_return Code::kPermission;
-  if (inode->removed || inode->nlink == 0) co_return Code::kNotFound;
+  if (inode->removed) co_return Code::kNotFound;
   if (inode->nlink >= kLinksMax) co_return Code::kTooManyLinks;
   if (directory->directory->find(name)) co_return Code::kExists;
   const std::optional<std::uint64_t> cookie = directory->directory->free_cookie(name);
@@ -251,6 +296,7 @@ Task<Result<Attributes>> Filesystem::link(InodeId id, InodeId parent, std::strin
   record.inode_put(image_of(*directory));
   record.entry_put(parent, *cookie, id, type, name);
   impl_->append(credit, record, {directory.get(), inode.get()});
+  impl_->note_orphan(*inode);
   directory->directory->put(*cookie, {id, type, std::move(name)});
   co_return inode->attributes();
 }
@@ -369,9 +415,10 @@ Result<void> Filesystem::Impl::missing(Inode& directory, std::string_view name, 
 }
 
 Task<Result<void>> Filesystem::Impl::rename(InodeId from_parent, std::string from_name,
-                                            InodeId to_parent, std::string to_name,
-                                            RenameMode mode) {
+                                            InodeId to_parent, std::string to_name, RenameMode mode,
+                                            std::optional<Caller> whiteout) {
   CO_TRY(writable());
+  if (whiteout && mode == RenameMode::kExchange) co_return Code::kInvalid;
   CO_TRY(check_name(from_name));
   CO_TRY(check_name(to_name));
   CO_TRY_ASSIGN(const InodeRef from, co_await find(from_parent));
@@ -379,6 +426,12 @@ Task<Result<void>> Filesystem::Impl::rename(InodeId from_parent, std::string fro
   CO_TRY(co_await load_name(*from, from_name));
   CO_TRY(co_await load_name(*to, to_name, true));
   const bool moves = from_parent != to_parent;
+  InodeRef left;  // in place of the old name
+  if (whiteout) {
+    CO_TRY(growable());
+    CO_TRY_ASSIGN(const InodeId id, co_await new_inode_id());
+    left = InodeRef{new Inode{id}};
+  }
   journal::Credit credit = co_await journal->reserve(1, kNameRecordBytes);
   while (true) {
     const Peek seen_a = peek(*from, from_name);
@@ -429,7 +482,7 @@ Task<Result<void>> Filesystem::Impl::rename(InodeId from_parent, std::string fro
         if (!a_above || !b_above) continue;  // moved meanwhile, to below what is not in memory
         if (*a_above || *b_above) co_return Code::kInvalid;
       }
-      const InodeLockSet locks{from.get(), to.get(), a.get(), b.get()};
+      const InodeLockSet locks{from.get(), to.get(), a.get(), b.get(), left.get()};
       if (a->removed || (b && b->removed) || !still_there(*from, from_name, a->id) ||
           !still_there(*to, to_name, b ? b->id : InodeId{})) {
         continue;
@@ -487,7 +540,13 @@ Task<Result<void>> Filesystem::Impl::rename(InodeId from_parent, std::string fro
       changed(*from, now);
       changed(*to, now);
       RecordWriter record;
-      if (exchange) {
+      if (left) {
+        modify_new(*left);
+        left->nlink = 1;
+        set_up(*left, *from, S_IFCHR, *whiteout, nullptr);
+        record.inode_put(image_of(*left));
+        record.entry_put(from_parent, from_cookie, left->id, S_IFCHR, from_name);
+      } else if (exchange) {
         record.entry_put(from_parent, from_cookie, b->id, b_type, from_name);
       } else {
         record.entry_remove(from_parent, from_cookie);
@@ -506,8 +565,12 @@ Task<Result<void>> Filesystem::Impl::rename(InodeId from_parent, std::string fro
           note_orphan(*b);
         }
       }
-      const Lsn lsn = append(credit, record, {from.get(), to.get(), a.get(), b.get()});
-      if (exchange) {
+      const Lsn lsn = append(credit, record, {from.get(), to.get(), a.get(), b.get(), left.get()});
+      if (left) {
+        from->directory->put(from_cookie, {left->id, S_IFCHR, from_name});
+        inodes.insert(left);
+        ++inode_count;
+      } else if (exchange) {
         from->directory->put(from_cookie, {b->id, b_type, from_name});
       } else {
         from->directory->remove(from_cookie);
@@ -521,9 +584,10 @@ Task<Result<void>> Filesystem::Impl::rename(InodeId from_parent, std::string fro
 }
 
 Task<Result<void>> Filesystem::rename(InodeId from_parent, std::string from_name, InodeId to_parent,
-                                      std::string to_name, RenameMode mode) {
+                                      std::string to_name, RenameMode mode,
+                                      std::optional<Caller> whiteout) {
   co_return co_await impl_->rename(from_parent, std::move(from_name), to_parent, std::move(to_name),
-                                   mode);
+                                   mode, whiteout);
 }
 
 Task<Result<std::string>> Filesystem::readlink(InodeId id) {
@@ -534,9 +598,14 @@ Task<Result<std::string>> Filesystem::readlink(InodeId id) {
 }
 
 Task<Result<void>> Filesystem::readdir(InodeId id, std::uint64_t cookie, bool plus,
-                                       DirectorySink sink) {
+                                       DirectorySink sink, bool sets_atime) {
   impl_->metrics.readdirs.add();
   CO_TRY_ASSIGN(const InodeRef directory, co_await impl_->find(id));
+  {
+    LockGuard lock(directory->mutex);
+    if (directory->directory == nullptr) co_return Code::kNotDirectory;
+  }
+  if (sets_atime) impl_->note_read(*directory);
   // Copied in small groups, because the attributes of a child need its own mutex, which may not be
   // taken under the directory's (a child's number may be the smaller one).
   struct Copy {
@@ -549,10 +618,6 @@ Task<Result<void>> Filesystem::readdir(InodeId id, std::uint64_t cookie, bool pl
   while (true) {
     std::vector<Copy> group;
     if (cookie + 1 >= here_to) {
-      {
-        LockGuard lock(directory->mutex);
-        if (directory->directory == nullptr) co_return Code::kNotDirectory;
-      }
       const Result<std::uint64_t> loaded = co_await impl_->load_entries(*directory, cookie + 1);
       // Behind entries that the kernel gets an error would be lost, and their references with it: the
       // next call meets it first.
@@ -561,7 +626,6 @@ Task<Result<void>> Filesystem::readdir(InodeId id, std::uint64_t cookie, bool pl
     }
     {
       LockGuard lock(directory->mutex);
-      if (directory->directory == nullptr) co_return Code::kNotDirectory;
       if (cookie < kCookieDot) group.push_back({kCookieDot, {id, S_IFDIR, "."}});
       if (cookie < kCookieDotDot) {
         const InodeId parent = id == kRootInode ? kRootInode : directory->parent;

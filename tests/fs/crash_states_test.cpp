@@ -128,6 +128,37 @@ Task<void> promise_when_done(Run* run, Task<Result<void>> task, std::size_t oper
   if (done.has_value()) run->promise(operations);
 }
 
+// A file without a name that is written to; then, `named`, it gets this one.
+Operation unnamed_file(std::string named) {
+  return {"unnamed file, " + (named.empty() ? "given up" : "linked as " + named),
+          [named](Run& run) {
+            const std::string text(5000, 'u');
+            fs::Filesystem& fs = run.pool.fs();
+            run.begin();
+            const auto made = run.pool.run(fs.tmpfile(kRootInode, S_IFREG | 0644, {}));
+            DFS_ASSERT(made.has_value());
+            const auto written = run.pool.run(SimPool::write_task(&fs, made->inode, 0, text));
+            DFS_ASSERT(written.has_value());
+            run.end();
+            if (!named.empty()) {
+              run.begin();
+              const auto at = run.pool.parent_of(named);
+              const auto linked = at.has_value()
+                                      ? run.pool.run(fs.link(made->inode, at->first, at->second))
+                                      : Result<fs::Attributes>{at.error()};
+              const auto wanted = run.model.make(named, Type::kFile, text, 0644);
+              DFS_ASSERT(linked.has_value() == wanted.has_value());
+              if (linked.has_value()) {
+                fs.forget(made->inode, 1);
+                for (const std::string& path : {named, parent(named)})
+                  (*run.model.resolve(path))->changed_by = run.operations() + 1;
+              }
+              run.end();
+            }
+            fs.forget(made->inode, 1);
+          }};
+}
+
 // `begins`: what follows does not wait for it.
 Operation everything(std::string name, bool begins,
                      std::function<Task<Result<void>>(fs::Filesystem&)> task) {
@@ -165,6 +196,12 @@ const std::vector<Operation>& operations() {
           {parent(a), parent(b), a, b}, [=](SimPool& pool) { return pool.rename(a, b, mode); },
           [=](Model& model) { return model.rename(a, b, mode); });
     };
+    const auto whiteout = [](std::string a, std::string b) {
+      return change(
+          fmt::format("whiteout of {} {}", a, b), {parent(a), parent(b), a, b},
+          [=](SimPool& pool) { return pool.rename(a, b, RenameMode::kReplace, true); },
+          [=](Model& model) { return model.rename(a, b, RenameMode::kReplace, true); });
+    };
     const auto fallocate = [](std::string path, FallocateMode mode, std::uint64_t at,
                               std::uint64_t size) {
       return change(
@@ -184,6 +221,7 @@ const std::vector<Operation>& operations() {
               case Type::kFile: return pool.create(path);
               case Type::kDirectory: return pool.mkdir(path);
               case Type::kSymlink: return pool.symlink(path, "to");
+              case Type::kWhiteout: break;
             }
             return {};
           },
@@ -208,6 +246,10 @@ const std::vector<Operation>& operations() {
         rename("h", "a", RenameMode::kReplace),
         rename("a", "h", RenameMode::kExchange),
         rename("d", "e", RenameMode::kReplace),
+        whiteout("a", "e/w"),
+        whiteout("d", "e"),
+        unnamed_file("e/u"),
+        unnamed_file(""),
         fallocate("a", FallocateMode::kPunchHole, 2000, 7000),
         fallocate("a", FallocateMode::kAllocate, 20'000, 9000),
         fsync_of("a"),

@@ -16,7 +16,7 @@ namespace dynamicfs::test {
 class Model {
  public:
   struct Node {
-    enum class Type { kFile, kDirectory, kSymlink } type = Type::kFile;
+    enum class Type { kFile, kDirectory, kSymlink, kWhiteout } type = Type::kFile;
     std::uint32_t mode = 0644;
     std::uint32_t links = 1;
     std::string text;  // contents or target
@@ -97,7 +97,8 @@ class Model {
     directory->children.erase(it);
     return {};
   }
-  Result<void> rename(const std::string& from, const std::string& to, fs::RenameMode mode) {
+  Result<void> rename(const std::string& from, const std::string& to, fs::RenameMode mode,
+                      bool whiteout = false) {
     auto [a_directory, a_name] = TRY(parent_of(from));
     auto [b_directory, b_name] = TRY(parent_of(to));
     if (a_directory->type != Node::Type::kDirectory ||
@@ -140,6 +141,7 @@ class Model {
       a_directory->children.erase(a_name);
     }
     b_directory->children[b_name] = a;
+    if (whiteout) return make(from, Node::Type::kWhiteout, "", 0);
     return {};
   }
   Result<void> write(const std::string& path, std::uint64_t offset, std::string_view text) {
@@ -189,9 +191,10 @@ class Model {
     for (const auto& [name, node] : directory->children) {
       const std::string here = path + "/" + name;
       const bool is_directory = node->type == Node::Type::kDirectory;
-      const std::uint32_t type = is_directory                         ? S_IFDIR
-                                 : node->type == Node::Type::kSymlink ? S_IFLNK
-                                                                      : S_IFREG;
+      const std::uint32_t type = is_directory                          ? S_IFDIR
+                                 : node->type == Node::Type::kSymlink  ? S_IFLNK
+                                 : node->type == Node::Type::kWhiteout ? S_IFCHR
+                                                                       : S_IFREG;
       out += fmt::format("{} {:o} links {} size {}", here, type | node->mode, node->links,
                          is_directory ? 0 : node->text.size());
       for (const auto& [attribute, value] : node->xattrs) {

@@ -124,10 +124,12 @@ class SimPool {
     return run(filesystem->rmdir(at.first, at.second));
   }
   Result<void> rename(const std::string& from, const std::string& to,
-                      fs::RenameMode mode = fs::RenameMode::kReplace) {
+                      fs::RenameMode mode = fs::RenameMode::kReplace, bool whiteout = false) {
     const auto a = TRY(parent_of(from));
     const auto b = TRY(parent_of(to));
-    return run(filesystem->rename(a.first, a.second, b.first, b.second, mode));
+    std::optional<fs::Caller> caller;
+    if (whiteout) caller.emplace();
+    return run(filesystem->rename(a.first, a.second, b.first, b.second, mode, caller));
   }
   Result<void> write(const std::string& path, std::uint64_t offset, std::string_view text) {
     const InodeId inode = TRY(resolve(path));
