@@ -16,7 +16,7 @@ Task<Result<Attributes>> Filesystem::getattr(InodeId id) {
 }
 
 void Filesystem::Impl::note_read(Inode& inode) {
-  if (options.read_only) return;
+  if (options.read_only || inode.has_flag(kFlagNoAtime)) return;
   constexpr std::int64_t kDayNs = 86'400'000'000'000;
   const std::int64_t atime = inode.atime_ns.load(std::memory_order_relaxed);
   const std::int64_t now = now_ns();
@@ -30,10 +30,57 @@ void Filesystem::Impl::note_read(Inode& inode) {
   inode.atime_ns.store(now, std::memory_order_relaxed);
 }
 
+namespace {
+
+// As Linux has it in fs/attr.c (may_setattr). A kernel with a writeback cache also sends times of its own,
+// of what was written: before the file became immutable, or by appending.
+Result<void> may_set(const Inode& inode, const AttributeChange& change) {
+  const bool immutable = inode.has_flag(kFlagImmutable);
+  if (!immutable && !inode.has_flag(kFlagAppendOnly)) return {};
+  if (change.mode || change.uid || change.gid || change.size_bytes || change.atime_ns) {
+    return Code::kPermission;
+  }
+  if (immutable && (change.atime_now || change.mtime_now)) return Code::kPermission;
+  if (change.mtime_ns) {
+    const bool from_before =
+        change.ctime_ns && *change.ctime_ns <= inode.ctime_ns.load(std::memory_order_relaxed);
+    const bool of_now = !immutable && change.ctime_ns == change.mtime_ns;
+    if (!from_before && !of_now) return Code::kPermission;
+  }
+  return {};
+}
+
+// As Linux has it in fs/xattr.c (xattr_permission).
+Result<void> may_set_xattr(const Inode& inode) {
+  if (inode.has_flag(kFlagImmutable | kFlagAppendOnly)) return Code::kPermission;
+  return {};
+}
+
+}  // namespace
+
+Task<Result<void>> Filesystem::set_flags(InodeId id, std::uint32_t flags) {
+  CO_TRY(impl_->writable());
+  if ((flags & ~kFlagsAll) != 0) co_return Code::kNotSupported;
+  CO_TRY_ASSIGN(const InodeRef inode, co_await impl_->find(id));
+  journal::Credit credit = co_await impl_->journal->reserve(1, kNameRecordBytes);
+  const journal::ChangeScope scope(impl_->gate);
+  const InodeLockSet locks{inode.get()};
+  if (inode->removed) co_return Code::kStale;
+  if (!inode->is_regular() && !inode->is_directory()) co_return Code::kNotSupported;
+  impl_->modify_locked(*inode);
+  inode->flags.store(flags, std::memory_order_release);
+  inode->ctime_ns = impl_->now_ns();
+  RecordWriter record;
+  record.inode_put(image_of(*inode));
+  impl_->append(credit, record, {inode.get()});
+  co_return {};
+}
+
 Task<Result<Attributes>> Filesystem::setattr(InodeId id, AttributeChange change) {
   impl_->metrics.setattrs.add();
   CO_TRY(impl_->writable());
   CO_TRY_ASSIGN(const InodeRef inode, co_await impl_->find(id));
+  CO_TRY(may_set(*inode, change));
   const std::int64_t now = impl_->now_ns();
   if (change.atime_now) change.atime_ns = now;
   if (change.mtime_now) change.mtime_ns = now;
@@ -158,6 +205,7 @@ Task<Result<void>> Filesystem::setxattr(InodeId id, std::string name, std::strin
   const journal::ChangeScope scope(impl_->gate);
   const InodeLockSet locks{inode.get()};
   if (inode->removed) co_return Code::kStale;
+  CO_TRY(may_set_xattr(*inode));
   const bool there = Impl::find_xattr(*inode, name) != nullptr;
   if (mode == XattrMode::kCreate && there) co_return Code::kExists;
   if (mode == XattrMode::kReplace && !there) co_return Code::kNoAttribute;
@@ -192,6 +240,7 @@ Task<Result<void>> Filesystem::removexattr(InodeId id, std::string name) {
   const journal::ChangeScope scope(impl_->gate);
   const InodeLockSet locks{inode.get()};
   if (inode->removed) co_return Code::kStale;
+  CO_TRY(may_set_xattr(*inode));
   if (Impl::find_xattr(*inode, name) == nullptr) co_return Code::kNoAttribute;
   impl_->modify_locked(*inode);
   inode->ctime_ns = impl_->now_ns();

@@ -22,6 +22,7 @@ void put_image(ByteWriter& out, const InodeImage& image) {
   out.put(image.ctime_ns);
   out.put(image.btime_ns);
   out.put(image.parent);
+  out.put(image.flags);
 }
 
 bool name_is_valid(std::string_view name) {
@@ -45,6 +46,7 @@ InodeImage image_of(const Inode& inode) {
   image.ctime_ns = inode.ctime_ns.load(std::memory_order_relaxed);
   image.btime_ns = inode.btime_ns;
   image.parent = inode.parent;
+  image.flags = inode.flags.load(std::memory_order_relaxed);
   return image;
 }
 
@@ -124,6 +126,7 @@ Result<InodeImage> decode_inode(std::span<const std::byte> body) {
   image.ctime_ns = in.get<std::int64_t>();
   image.btime_ns = in.get<std::int64_t>();
   image.parent = in.get<InodeId>();
+  if (!in.at_end()) image.flags = in.get<std::uint32_t>();  // format 3 had none
   if (!in.ok() || !in.at_end() || image.inode.raw == 0) return Code::kFormatInvalid;
   return image;
 }
@@ -250,10 +253,11 @@ Bytes encode(const StoredInode& inode) {
 }
 
 Result<StoredInode> decode_stored_inode(std::span<const std::byte> value) {
-  if (value.size() != kInodeImageBytes + 3 * 8) return Code::kFormatInvalid;
+  constexpr std::size_t kCountsBytes = 3 * 8;
+  if (value.size() < kCountsBytes) return Code::kFormatInvalid;
   StoredInode inode;
-  inode.image = TRY(decode_inode(value.first(kInodeImageBytes)));
-  ByteReader in(value.subspan(kInodeImageBytes));
+  inode.image = TRY(decode_inode(value.first(value.size() - kCountsBytes)));
+  ByteReader in(value.last(kCountsBytes));
   inode.data_blocks = in.get<std::uint64_t>();
   inode.reserved_blocks = in.get<std::uint64_t>();
   inode.names = in.get<std::uint64_t>();

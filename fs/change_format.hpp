@@ -47,8 +47,9 @@ struct InodeImage {
   std::int64_t ctime_ns = 0;
   std::int64_t btime_ns = 0;
   InodeId parent;
+  std::uint32_t flags = 0;
 };
-inline constexpr std::size_t kInodeImageBytes = 8 + 5 * 4 + 8 + 4 * 8 + 8;
+inline constexpr std::size_t kInodeImageBytes = 8 + 5 * 4 + 8 + 4 * 8 + 8 + 4;
 
 InodeImage image_of(const Inode& inode) DFS_REQUIRES(inode.mutex);
 
@@ -93,7 +94,7 @@ Result<void> for_each_change(
     std::span<const std::byte> record,
     const std::function<Result<void>(std::uint8_t type, std::span<const std::byte> body)>& each);
 
-// Bodies. kFormatInvalid for anything the writer would not write.
+// Bodies. kFormatInvalid for anything the writer, or the one of format 3, would not write.
 Result<InodeImage> decode_inode(std::span<const std::byte> body);
 Result<InodeId> decode_inode_id(std::span<const std::byte> body);
 Result<EntryChange> decode_entry_put(std::span<const std::byte> body);

@@ -36,6 +36,7 @@ std::string inode_text(const InodeImage& inode) {
                                 inode.mode, inode.nlink, inode.uid, inode.gid, inode.size_bytes,
                                 time_text(inode.mtime_ns), time_text(inode.ctime_ns));
   if (inode.rdev != 0) out += fmt::format(", device {:#x}", inode.rdev);
+  if (inode.flags != 0) out += fmt::format(", flags {:#x}", inode.flags);
   if (inode.parent.raw != 0) out += fmt::format(", in directory {}", inode.parent);
   return out;
 }

@@ -54,12 +54,13 @@ Refusal refuse_superblock(const std::string& path, const Error& error) {
           "If it was one, name another disk of its pool. 'dynamicfs create' makes a new pool, and "
           "erases what it is given."};
     case Code::kFormatVersion:
-      if (error.detail < journal::kFormatVersion) {
-        return {ExitCode::kNewerFormat,
-                fmt::format("{} was written by an older dynamicfs (format {}, this program reads "
-                            "format {} only).",
-                            path, error.detail, journal::kFormatVersion),
-                "Mount it with that version, and copy what is on it to a new pool."};
+      if (error.detail < journal::kFormatVersionOldest) {
+        return {
+            ExitCode::kNewerFormat,
+            fmt::format("{} was written by an older dynamicfs (format {}, this program reads "
+                        "formats {} to {}).",
+                        path, error.detail, journal::kFormatVersionOldest, journal::kFormatVersion),
+            "Mount it with that version, and copy what is on it to a new pool."};
       }
       return {ExitCode::kNewerFormat,
               fmt::format(

@@ -65,6 +65,22 @@ Task<Result<void>> Filesystem::Impl::read_block(Inode& inode, FileBlock block, B
   co_return co_await store->read(*inode.map, inode.id, block, into, scheduler::IoClass::kRead);
 }
 
+// The kernel hands over whole pages that appending has changed: with what stood there before.
+Task<Result<std::size_t>> Filesystem::Impl::already_there(InodeRef inode,
+                                                          std::uint64_t offset_bytes,
+                                                          std::span<const std::byte> data) {
+  const std::uint64_t size = inode->size_bytes.load(std::memory_order_acquire);
+  if (offset_bytes >= size) co_return std::size_t{0};
+  const std::size_t there = std::min<std::uint64_t>(data.size(), size - offset_bytes);
+  const FileBlock first{offset_bytes / kBlockBytes};
+  const std::size_t begin = offset_bytes % kBlockBytes;
+  Buffer old{align_up(begin + there, kBlockBytes)};
+  CO_TRY(co_await load_windows(*inode, first, old.size() / kBlockBytes));
+  CO_TRY(co_await store->read(*inode->map, inode->id, first, old, scheduler::IoClass::kRead));
+  if (std::memcmp(old.data() + begin, data.data(), there) != 0) co_return Code::kPermission;
+  co_return there;
+}
+
 Task<Result<void>> Filesystem::write(InodeId id, std::uint64_t offset_bytes,
                                      std::span<std::byte> data, std::size_t spare_bytes,
                                      WriteOptions options) {
@@ -85,6 +101,12 @@ Task<Result<void>> Filesystem::Impl::write(InodeId id, std::uint64_t offset_byte
   CO_TRY(growable());
   CO_TRY_ASSIGN(const InodeRef inode, co_await find(id));
   if (!inode->is_regular()) co_return inode->is_directory() ? Code::kIsDirectory : Code::kInvalid;
+  if (inode->has_flag(kFlagImmutable)) co_return Code::kPermission;
+  if (inode->has_flag(kFlagAppendOnly)) {
+    CO_TRY_ASSIGN(const std::size_t there, co_await already_there(inode, offset_bytes, data));
+    offset_bytes += there;
+    data = data.subspan(there);
+  }
   if (data.empty()) co_return {};
   if (offset_bytes > kFileBytesMax || data.size() > kFileBytesMax - offset_bytes) {
     co_return Code::kFileTooBig;
@@ -396,6 +418,10 @@ Task<Result<void>> Filesystem::Impl::fallocate(InodeId id, FallocateMode mode,
   CO_TRY(writable());
   CO_TRY_ASSIGN(const InodeRef inode, co_await find(id));
   if (!inode->is_regular()) co_return inode->is_directory() ? Code::kIsDirectory : Code::kNoDevice;
+  const bool adds = mode == FallocateMode::kAllocate || mode == FallocateMode::kKeepSize;
+  if (inode->has_flag(kFlagImmutable) || (!adds && inode->has_flag(kFlagAppendOnly))) {
+    co_return Code::kPermission;
+  }
   if (size_bytes == 0) co_return Code::kInvalid;
   if (offset_bytes > kFileBytesMax || size_bytes > kFileBytesMax - offset_bytes) {
     co_return Code::kFileTooBig;

@@ -46,6 +46,15 @@ inline constexpr std::uint32_t kLinksMax = 1'000'000;
 // What loff_t can say.
 inline constexpr std::uint64_t kFileBytesMax = (std::uint64_t{1} << 63) - 1;
 
+// Of a regular file or directory, with the numbers that chattr(1) and statx(2) have for them
+// (FS_IMMUTABLE_FL ...). There are no others.
+inline constexpr std::uint32_t kFlagImmutable = 0x10;
+inline constexpr std::uint32_t kFlagAppendOnly = 0x20;  // what is there stays; more may come
+inline constexpr std::uint32_t kFlagNoDump = 0x40;      // for backup programs: kept, no more
+inline constexpr std::uint32_t kFlagNoAtime = 0x80;
+inline constexpr std::uint32_t kFlagsAll =
+    kFlagImmutable | kFlagAppendOnly | kFlagNoDump | kFlagNoAtime;
+
 struct Attributes {
   InodeId inode;
   std::uint32_t mode = 0;  // type and permission bits as in stat(2)
@@ -59,6 +68,7 @@ struct Attributes {
   std::int64_t mtime_ns = 0;
   std::int64_t ctime_ns = 0;
   std::int64_t btime_ns = 0;
+  std::uint32_t flags = 0;
 };
 
 // Who makes a file: becomes its owner (the group of a setgid directory wins).
@@ -243,6 +253,9 @@ class Filesystem {
   // Attributes.
   Task<Result<Attributes>> getattr(InodeId inode);
   Task<Result<Attributes>> setattr(InodeId inode, AttributeChange change);
+  // Who may do that the kernel has checked. From then on what is immutable, or append-only, answers
+  // changes with kPermission. kNotSupported: a flag that there is not, or neither file nor directory.
+  Task<Result<void>> set_flags(InodeId inode, std::uint32_t flags);
   Task<Result<std::string>> getxattr(InodeId inode, std::string name);
   // `kill_sgid`: of the new access ACL, whose setter is not of the file's group.
   Task<Result<void>> setxattr(InodeId inode, std::string name, std::string value, XattrMode mode,

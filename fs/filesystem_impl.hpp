@@ -230,6 +230,10 @@ struct Filesystem::Impl {
   // Data (file.cpp).
   Task<Result<void>> write(InodeId id, std::uint64_t offset_bytes, std::span<std::byte> data,
                            std::size_t spare_bytes, WriteOptions options_in);
+  // Of a write to an append-only file: how much of it, from the beginning, is there already as it is.
+  // kPermission: what is there would change.
+  Task<Result<std::size_t>> already_there(InodeRef inode, std::uint64_t offset_bytes,
+                                          std::span<const std::byte> data);
   Task<Result<void>> read_block(Inode& inode, FileBlock block, Buffer& into);
   Task<Result<void>> truncate(InodeRef inode, std::uint64_t size_bytes, AttributeChange change);
   Task<Result<void>> prepare_edges(Inode& inode, Edit* plan);

@@ -5,15 +5,18 @@
 #include <fcntl.h>
 #include <fuse_lowlevel.h>
 #include <linux/falloc.h>
+#include <linux/fs.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
 #include <sys/xattr.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <cerrno>
 #include <cstring>
 #include <new>
+#include <optional>
 #include <string>
 #include <string_view>
 
@@ -141,6 +144,12 @@ class Request {
   }
   void written(std::size_t size) {
     fuse_reply_write(take(), size);
+    finish();
+  }
+  // Linux 5.13 and later look who may set flags of files before they ask us.
+  bool kernel_checks_flags() const { return session_->kernel_checks_flags_; }
+  void ioctl(std::span<const std::byte> answer) {
+    fuse_reply_ioctl(take(), 0, answer.data(), answer.size());
     finish();
   }
   void statfs(const struct statvfs& answer) {
@@ -323,6 +332,64 @@ void answer_sized(Request& request, const Result<std::string>& value, std::size_
     request.fail(ERANGE);
   } else {
     request.bytes(*value);
+  }
+}
+
+// The numbers come with the size of a long, but it is an int that is passed.
+constexpr unsigned kGetFlags = FS_IOC_GETFLAGS;
+constexpr unsigned kSetFlags = FS_IOC_SETFLAGS;
+constexpr unsigned kGetVersion = FS_IOC_GETVERSION;
+constexpr unsigned kGetExtendedFlags = FS_IOC_FSGETXATTR;
+constexpr unsigned kSetExtendedFlags = FS_IOC_FSSETXATTR;
+constexpr unsigned kGetLabel = FS_IOC_GETFSLABEL;
+
+// FS_IOC_GETFLAGS and FS_IOC_FSGETXATTR have numbers of their own for the same flags.
+struct ExtendedFlag {
+  std::uint32_t flag;
+  std::uint32_t extended;
+};
+constexpr ExtendedFlag kExtendedFlags[] = {{kFlagImmutable, FS_XFLAG_IMMUTABLE},
+                                           {kFlagAppendOnly, FS_XFLAG_APPEND},
+                                           {kFlagNoDump, FS_XFLAG_NODUMP},
+                                           {kFlagNoAtime, FS_XFLAG_NOATIME}};
+static_assert(kFlagsAll == (FS_IMMUTABLE_FL | FS_APPEND_FL | FS_NODUMP_FL | FS_NOATIME_FL));
+
+// Nothing: it asks for what there is not, as a project, which would be for quotas.
+std::optional<std::uint32_t> flags_of(const fsxattr& extended) {
+  std::uint32_t flags = 0;
+  std::uint32_t left = extended.fsx_xflags;
+  for (const ExtendedFlag& known : kExtendedFlags) {
+    if ((left & known.extended) != 0) flags |= known.flag;
+    left &= ~known.extended;
+  }
+  if (left != 0 || extended.fsx_projid != 0 || extended.fsx_extsize != 0 ||
+      extended.fsx_cowextsize != 0) {
+    return std::nullopt;
+  }
+  return flags;
+}
+
+Task<void> serve_flags(Request request, InodeId inode, bool extended) {
+  const auto attributes = co_await request.filesystem().getattr(inode);
+  if (!attributes) co_return request.fail(attributes.error());
+  if (!extended) co_return request.ioctl(std::as_bytes(std::span{&attributes->flags, 1}));
+  fsxattr answer{};
+  for (const ExtendedFlag& known : kExtendedFlags) {
+    if ((attributes->flags & known.flag) != 0) answer.fsx_xflags |= known.extended;
+  }
+  request.ioctl(std::as_bytes(std::span{&answer, 1}));
+}
+
+// What was written before a file is closed to changes is to be kept: the kernel hands it over first.
+Task<void> serve_set_flags(Request request, InodeId inode, std::uint32_t flags) {
+  if ((flags & (kFlagImmutable | kFlagAppendOnly)) != 0) {
+    [[maybe_unused]] const bool flushed = co_await request.flush_pages(inode, {});
+  }
+  const auto done = co_await request.filesystem().set_flags(inode, flags);
+  if (done) {
+    request.ioctl({});
+  } else {
+    request.fail(done.error());
   }
 }
 
@@ -703,9 +770,54 @@ void on_lseek(fuse_req_t raw, fuse_ino_t inode, off_t offset, int whence, fuse_f
   });
 }
 
-void on_ioctl(fuse_req_t raw, fuse_ino_t, unsigned, void*, fuse_file_info*, unsigned, const void*,
-              std::size_t, std::size_t) {
-  begin(raw, [](Request request, Filesystem&) { request.fail(ENOTTY); });
+// What there is, where the kernel asks us at all; each answer has the size that it wants. What does not make
+// sense here stays "no such request": see man/architecture.md.
+void on_ioctl(fuse_req_t raw, fuse_ino_t number, unsigned what, void*, fuse_file_info*, unsigned,
+              const void* in, std::size_t in_bytes, std::size_t out_bytes) {
+  begin(raw, [&](Request request, Filesystem& filesystem) {
+    const InodeId inode{number};
+    const bool sets = what == kSetFlags || what == kSetExtendedFlags;
+    // Before Linux 5.13 nobody has looked who asks.
+    if (sets && !request.kernel_checks_flags()) return request.fail(ENOTTY);
+    std::uint32_t flags = 0;
+    fsxattr extended{};
+    switch (what) {
+      case kGetFlags:
+        if (out_bytes < sizeof flags) return request.fail(EINVAL);
+        spawn(serve_flags(std::move(request), inode, false));
+        return;
+      case kGetExtendedFlags:
+        if (out_bytes < sizeof extended) return request.fail(EINVAL);
+        spawn(serve_flags(std::move(request), inode, true));
+        return;
+      case kSetFlags:
+        if (in_bytes < sizeof flags) return request.fail(EINVAL);
+        std::memcpy(&flags, in, sizeof flags);
+        spawn(serve_set_flags(std::move(request), inode, flags));
+        return;
+      case kSetExtendedFlags: {
+        if (in_bytes < sizeof extended) return request.fail(EINVAL);
+        std::memcpy(&extended, in, sizeof extended);
+        const auto wanted = flags_of(extended);
+        if (!wanted) return request.fail(EOPNOTSUPP);
+        spawn(serve_set_flags(std::move(request), inode, *wanted));
+        return;
+      }
+      case kGetVersion:
+        // Of a number that is never given to another file there is one generation.
+        request.ioctl(std::as_bytes(std::span{&flags, 1}));
+        return;
+      case kGetLabel: {
+        std::array<char, FSLABEL_MAX> label{};
+        const std::string text = filesystem.pool().superblock().label;
+        text.copy(label.data(), label.size() - 1);
+        if (out_bytes < label.size()) return request.fail(EINVAL);
+        request.ioctl(std::as_bytes(std::span{label}));
+        return;
+      }
+      default: request.fail(ENOTTY);
+    }
+  });
 }
 
 }  // namespace

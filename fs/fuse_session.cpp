@@ -317,6 +317,7 @@ ssize_t FuseSession::send(int fd, iovec* iov, int count, void* self) {
         wire::complete_init_reply(session->offered_, session->rings_ != nullptr,
                                   {static_cast<std::byte*>(iov[1].iov_base), iov[1].iov_len});
     session->setxattr_extended_ = wire::extends_setxattr(session->answered_);
+    session->kernel_checks_flags_ = wire::checks_flags(session->offered_);
   }
   // Notifications have no request, and what libfuse answers by itself is what was just received.
   fuse_out_header header{};

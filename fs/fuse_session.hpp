@@ -126,8 +126,9 @@ class FuseSession {
   const SessionOptions options_;
   fuse_session* session_ = nullptr;  // owned, with the device in it
   int device_fd_ = -1;
-  std::atomic<bool> kernel_keeps_times_{false};  // it has a writeback cache; known from INIT on
-  std::atomic<bool> setxattr_extended_{false};   // likewise: it sends FUSE_SETXATTR_EXT
+  std::atomic<bool> kernel_keeps_times_{false};   // it has a writeback cache; known from INIT on
+  std::atomic<bool> setxattr_extended_{false};    // likewise: it sends FUSE_SETXATTR_EXT
+  std::atomic<bool> kernel_checks_flags_{false};  // likewise: who may set them
   UniqueFd end_fd_;
   ReceiveBuffers buffers_;
   StaleAttributes stale_attributes_;

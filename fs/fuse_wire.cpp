@@ -255,6 +255,10 @@ std::vector<std::byte> statx_answer(const Attributes& attributes, std::uint64_t 
   out.btime = statx_time(attributes.btime_ns);
   out.ctime = statx_time(attributes.ctime_ns);
   out.mtime = statx_time(attributes.mtime_ns);
+  constexpr std::uint64_t kFlagsTold = kFlagImmutable | kFlagAppendOnly | kFlagNoDump;
+  static_assert(kFlagsTold == (STATX_ATTR_IMMUTABLE | STATX_ATTR_APPEND | STATX_ATTR_NODUMP));
+  out.attributes = attributes.flags & kFlagsTold;
+  out.attributes_mask = kFlagsTold;
   // As the kernel packs a device's number into 32 bits.
   out.rdev_major = attributes.rdev >> 8 & 0xFFF;
   out.rdev_minor = (attributes.rdev & 0xFF) | (attributes.rdev >> 12 & 0xFFF00);
@@ -302,6 +306,7 @@ Init complete_init_reply(const Init& offer, bool io_uring, std::span<std::byte> 
 }
 
 bool over_io_uring(const Init& answered) { return (answered.flags & kOverIoUring) != 0; }
+bool checks_flags(const Init& offered) { return (offered.flags & FUSE_SETXATTR_EXT) != 0; }
 
 bool extends_setxattr(const Init& answered) { return (answered.flags & FUSE_SETXATTR_EXT) != 0; }
 

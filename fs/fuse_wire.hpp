@@ -69,6 +69,8 @@ Init init_offer(std::span<const std::byte> message);
 // Adds to the reply (what stands behind its header) the bits that libfuse does not send, each only
 // if it was offered, and returns the whole of it. `io_uring`: also FUSE_OVER_IO_URING.
 Init complete_init_reply(const Init& offer, bool io_uring, std::span<std::byte> reply);
+// It is Linux 5.13 or later, which looks at who may set the flags of a file (fs/ioctl.c, vfs_fileattr_set).
+bool checks_flags(const Init& offered);
 // FUSE_SETXATTR_EXT was accepted.
 bool extends_setxattr(const Init& answered);
 // FUSE_OVER_IO_URING was accepted.

@@ -24,6 +24,7 @@ Attributes Inode::attributes() const {
   out.mtime_ns = mtime_ns.load(std::memory_order_relaxed);
   out.ctime_ns = ctime_ns.load(std::memory_order_relaxed);
   out.btime_ns = btime_ns;
+  out.flags = flags.load(std::memory_order_relaxed);
   return out;
 }
 

@@ -53,6 +53,7 @@ struct Inode {
   std::atomic<std::int64_t> atime_ns{0};
   std::atomic<std::int64_t> mtime_ns{0};
   std::atomic<std::int64_t> ctime_ns{0};
+  std::atomic<std::uint32_t> flags{0};  // likewise: kFlagImmutable ...
   std::atomic<bool> has_xattrs{false};
   // Attributes were answered since the last cached write: the kernel may hold a number of blocks
   // that is outdated now.
@@ -80,6 +81,9 @@ struct Inode {
 
   bool is_directory() const { return (mode & kTypeMask) == kTypeDirectory; }
   bool is_regular() const { return map != nullptr; }
+  bool has_flag(std::uint32_t any) const {
+    return (flags.load(std::memory_order_acquire) & any) != 0;
+  }
   Attributes attributes() const DFS_REQUIRES(mutex);
   void touch(Lsn lsn);
   // Counts in `total`, which outlives this, what the attributes take now.

@@ -38,6 +38,18 @@ bool still_there(const Inode& directory, std::string_view name, InodeId inode)
   return (found ? found->entry->inode : InodeId{}) == inode;
 }
 
+// May a name be added to a directory, or taken from it; may this one be taken away. As Linux has it in
+// fs/namei.c (may_create, may_delete), which does not know the flags of files on FUSE.
+Result<void> may_add(const Inode& directory) {
+  if (directory.has_flag(kFlagImmutable)) return Code::kPermission;
+  return {};
+}
+Result<void> may_take(const Inode& directory, const Inode& inode) {
+  constexpr std::uint32_t kEither = kFlagImmutable | kFlagAppendOnly;
+  if (directory.has_flag(kEither) || inode.has_flag(kEither)) return Code::kPermission;
+  return {};
+}
+
 void changed(Inode& directory, std::int64_t now) DFS_REQUIRES(directory.mutex) {
   directory.mtime_ns.store(now, std::memory_order_relaxed);
   directory.ctime_ns.store(now, std::memory_order_relaxed);
@@ -127,6 +139,9 @@ void Filesystem::Impl::set_up(Inode& inode, const Inode& directory, std::uint32_
   inode.gid = caller.gid;
   inode.btime_ns = now_ns();
   inode.atime_ns = inode.mtime_ns = inode.ctime_ns = inode.btime_ns;
+  if (type == S_IFREG || type == S_IFDIR) {
+    inode.flags = directory.flags & (kFlagNoDump | kFlagNoAtime);
+  }
   if ((directory.mode & S_ISGID) != 0) {
     inode.gid = directory.gid;
     if (type == S_IFDIR) inode.mode |= S_ISGID;
@@ -157,6 +172,7 @@ Task<Result<Attributes>> Filesystem::Impl::make(InodeId parent, std::string name
     if (directory->directory == nullptr) co_return Code::kNotDirectory;
     if (directory->nlink == 0) co_return Code::kNotFound;
     if (directory->directory->find(name)) co_return Code::kExists;
+    CO_TRY(may_add(*directory));
     const std::optional<std::uint64_t> cookie = directory->directory->free_cookie(name);
     if (!cookie) co_return Code::kNoSpace;
     if (type == S_IFDIR && directory->nlink >= kLinksMax) co_return Code::kTooManyLinks;
@@ -240,6 +256,7 @@ Task<Result<Attributes>> Filesystem::tmpfile(InodeId parent, std::uint32_t mode,
     const journal::ChangeScope scope(impl.gate);
     const InodeLockSet locks{directory.get(), inode.get()};
     if (directory->directory == nullptr) co_return Code::kNotDirectory;
+    CO_TRY(may_add(*directory));
     const std::string* const acl =
         impl.options.acl ? Impl::find_xattr(*directory, kDefaultAcl) : nullptr;
     if (acl != nullptr && acl->size() > acl_bytes) {
@@ -276,7 +293,10 @@ Task<Result<Attributes>> Filesystem::link(InodeId id, InodeId parent, std::strin
   const InodeLockSet locks{directory.get(), inode.get()};
   if (directory->directory == nullptr) co_return Code::kNotDirectory;
   if (directory->nlink == 0) co_return Code::kNotFound;
-  if (inode->is_directory()) co_return Code::kPermission;
+  if (inode->is_directory() || inode->has_flag(kFlagImmutable | kFlagAppendOnly)) {
+    co_return Code::kPermission;
+  }
+  CO_TRY(may_add(*directory));
   if (inode->removed) co_return Code::kNotFound;
   if (inode->nlink >= kLinksMax) co_return Code::kTooManyLinks;
   if (directory->directory->find(name)) co_return Code::kExists;
@@ -326,6 +346,7 @@ Task<Result<void>> Filesystem::Impl::remove_name(InodeId parent, std::string nam
       const journal::ChangeScope scope(gate);
       const InodeLockSet locks{directory.get(), inode.get()};
       if (inode->removed || !still_there(*directory, name, inode->id)) continue;
+      CO_TRY(may_take(*directory, *inode));
       if (want_directory && !inode->is_directory()) co_return Code::kNotDirectory;
       if (!want_directory && inode->is_directory()) co_return Code::kIsDirectory;
       if (want_directory && !inode->directory->empty()) co_return Code::kNotEmpty;
@@ -489,6 +510,11 @@ Task<Result<void>> Filesystem::Impl::rename(InodeId from_parent, std::string fro
       }
       if (to->nlink == 0) co_return Code::kNotFound;
       if (a.get() == b.get()) co_return {};  // two names of one file: POSIX does nothing
+      CO_TRY(may_take(*from, *a));
+      CO_TRY(may_add(*to));
+      if (b) {
+        CO_TRY(may_take(*to, *b));
+      }
       const bool a_directory = a->is_directory();
       const bool b_directory = b && b->is_directory();
       if (b && mode == RenameMode::kReplace) {

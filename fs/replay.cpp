@@ -190,6 +190,7 @@ void Filesystem::Impl::take_image(Inode& inode, const InodeImage& image) {
   inode.ctime_ns = image.ctime_ns;
   inode.btime_ns = image.btime_ns;
   inode.parent = image.parent;
+  inode.flags = image.flags;
 }
 
 Task<Result<void>> Filesystem::Impl::put_inode(InodeImage image) {

@@ -64,9 +64,9 @@ std::optional<Error> refuse_alone(const std::vector<Candidate>& candidates,
       return refuse(
           problem, candidate.why,
           fmt::format("{} was written by {} dynamicfs (format {}; this program reads "
-                      "{} {}). Use that version{}.",
+                      "{} to {}). Use that version{}.",
                       path, newer ? "a newer" : "an older", candidate.why.detail,
-                      newer ? "up to" : "only", kFormatVersion, newer ? " or a later one" : ""));
+                      kFormatVersionOldest, kFormatVersion, newer ? " or a later one" : ""));
     }
   }
   return std::nullopt;

@@ -286,7 +286,7 @@ Result<Superblock> decode(std::span<const std::byte> bytes) {
   superblock.reader_min = in.get<std::uint32_t>();
   superblock.writer_min = in.get<std::uint32_t>();
   // Everything up to here keeps its place in every version; what follows may not.
-  if (superblock.reader_min != kFormatVersion) {
+  if (superblock.reader_min < kFormatVersionOldest || superblock.reader_min > kFormatVersion) {
     return error(Code::kFormatVersion, superblock.reader_min);
   }
   superblock.pool = get_uuid(in);

@@ -28,9 +28,11 @@
 
 namespace dynamicfs::journal {
 
-// 3: a checkpoint is several runs, with an index and a filter each. Nobody has pools of an older
-// format, so they are refused.
-inline constexpr std::uint32_t kFormatVersion = 3;
+// 4: inodes have flags. 3: a checkpoint is several runs, with an index and a filter each. Nobody has
+// pools of an older format, so they are refused.
+inline constexpr std::uint32_t kFormatVersion = 4;
+// The oldest that is read; a mount for writing makes of a pool one of kFormatVersion.
+inline constexpr std::uint32_t kFormatVersionOldest = 3;
 
 // A volume: superblock A at 0, B at kSuperblockBytes; the journal region at kJournalOffset; slots
 // from `first_slot_offset` (a multiple of kSlotBytes) to the end.

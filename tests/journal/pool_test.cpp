@@ -138,12 +138,12 @@ TEST_SUITE("opening a pool") {
     write_superblock(pool, 1, superblock);
     CHECK(pool.boot().error() == error(Code::kFormatVersion, 7));
     CHECK(says(pool,
-               "/disks/b was written by a newer dynamicfs (format 7; this program reads up to 3)"));
+               "/disks/b was written by a newer dynamicfs (format 7; this program reads 3 to 4)"));
     superblock.reader_min = 2;
     write_superblock(pool, 1, superblock);
     CHECK(pool.boot().error() == error(Code::kFormatVersion, 2));
     CHECK(says(pool,
-               "/disks/b was written by an older dynamicfs (format 2; this program reads only 3)"));
+               "/disks/b was written by an older dynamicfs (format 2; this program reads 3 to 4)"));
   }
 
   TEST_CASE("a newer copy of a newer format outweighs an older one that could be read") {

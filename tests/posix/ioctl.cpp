@@ -3,7 +3,10 @@
 #include <linux/fs.h>
 #include <sys/ioctl.h>
 #include <sys/wait.h>
+#include <sys/xattr.h>
 #include <termios.h>
+
+#include <cstdio>
 
 #include "tests/posix/world.hpp"
 
@@ -11,6 +14,15 @@ namespace posix {
 namespace {
 
 constexpr const char* kGroup = "ioctl";
+
+// Of Linux 6.9.
+#ifndef FS_IOC_GETFSUUID
+struct fsuuid2 {
+  std::uint8_t len;
+  std::uint8_t uuid[16];
+};
+#define FS_IOC_GETFSUUID _IOR(0x15, 0, struct fsuuid2)
+#endif
 
 CASE("requests that are none") {
   const UniqueFd fd = opened(file_with("text"), O_RDWR);
@@ -73,6 +85,141 @@ CASE("inode flags") {
   fails(EPERM, ::ioctl(fd.get(), FS_IOC_SETFLAGS, &none), "flags by another than the owner");
 }
 
+void set_flags(const UniqueFd& fd, int flags) {
+  require(::ioctl(fd.get(), FS_IOC_SETFLAGS, &flags), "FS_IOC_SETFLAGS");
+}
+int flags_of(const UniqueFd& fd) {
+  int flags = 0;
+  require(::ioctl(fd.get(), FS_IOC_GETFLAGS, &flags), "FS_IOC_GETFLAGS");
+  return flags;
+}
+
+CASE("immutable files") {
+  const About about{"an immutable file"};
+  const std::string name = file_with(pattern(10'000));
+  const std::string other = file_with("other");
+  require(::setxattr(name.c_str(), "user.there", "x", 1, 0), "setxattr");
+  const UniqueFd fd = opened(name, O_RDONLY);
+  {
+    // Not synced: it is to be kept all the same.
+    const UniqueFd writer = opened(name, O_RDWR);
+    require(::pwrite(writer.get(), "BEFORE", 6, 0), "write");
+    set_flags(fd, FS_IMMUTABLE_FL);
+    works(::fsync(writer.get()), "fsync of what was written before a file became immutable");
+  }
+  require(::posix_fadvise(fd.get(), 0, 0, POSIX_FADV_DONTNEED), "posix_fadvise");
+  expect("BEFORE", contents(name).substr(0, 6), "what was written before a file became immutable");
+  fails(EPERM, ::setxattr(name.c_str(), "user.new", "x", 1, 0), "setxattr");
+  fails(EPERM, ::removexattr(name.c_str(), "user.there"), "removexattr");
+  fails(EPERM, ::rename(other.c_str(), name.c_str()), "rename onto it");
+  fails(EPERM, ::renameat2(AT_FDCWD, name.c_str(), AT_FDCWD, other.c_str(), RENAME_EXCHANGE),
+        "RENAME_EXCHANGE of it");
+  const timespec times[2] = {{.tv_sec = 1, .tv_nsec = 0}, {.tv_sec = 1, .tv_nsec = 0}};
+  fails(EPERM, ::utimensat(AT_FDCWD, name.c_str(), times, 0), "utimensat");
+  works(::chmod(other.c_str(), 0600), "chmod of another file");
+  {
+    const As alice{kAlice, kAlices};
+    int none = 0;
+    fails(EPERM, ::ioctl(fd.get(), FS_IOC_SETFLAGS, &none), "taking the flag away by anybody");
+  }
+  set_flags(fd, 0);
+  works(::unlink(name.c_str()), "unlink without the flag");
+}
+
+CASE("append-only files") {
+  const About about{"an append-only file"};
+  const std::string name = file_with("first");
+  const UniqueFd fd = opened(name, O_RDONLY);
+  set_flags(fd, FS_APPEND_FL);
+  {
+    const UniqueFd log = opened(name, O_WRONLY | O_APPEND);
+    expect(5, ::write(log.get(), " then", 5), "bytes appended");
+    works(::fsync(log.get()), "fsync of what was appended");
+    fails(EPERM, ::ftruncate(log.get(), 0), "ftruncate");
+  }
+  require(::posix_fadvise(fd.get(), 0, 0, POSIX_FADV_DONTNEED), "posix_fadvise");
+  expect("first then", contents(name), "what is in it");
+  fails(EPERM, ::truncate(name.c_str(), 0), "truncate");
+  fails(EPERM, ::chmod(name.c_str(), 0600), "chmod");
+  fails(EPERM, ::rename(name.c_str(), "new"), "rename");
+  fails(EPERM, ::link(name.c_str(), "new"), "link");
+  fails(EPERM, ::setxattr(name.c_str(), "user.new", "x", 1, 0), "setxattr");
+  works(::utimensat(AT_FDCWD, name.c_str(), nullptr, 0), "utimensat to now");
+  set_flags(fd, 0);
+}
+
+CASE("flags of directories") {
+  const std::string directory = new_directory();
+  const std::string inside = directory + "/inside";
+  make(Kind::kFile, inside);
+  const std::string outside = file_with("outside");
+  const UniqueFd fd = opened(directory, O_RDONLY);
+  for (const Flag flag : {Flag{"immutable", FS_IMMUTABLE_FL}, Flag{"append-only", FS_APPEND_FL}}) {
+    const About about{fmt::format("in an {} directory", flag.words)};
+    set_flags(fd, flag.bit);
+    fails(EPERM, ::unlink(inside.c_str()), "unlink");
+    fails(EPERM, ::rename(inside.c_str(), "new"), "rename out of it");
+    fails(EPERM, ::rename(inside.c_str(), (directory + "/other").c_str()), "rename within it");
+    fails(EPERM, ::rename(directory.c_str(), "moved"), "rename of it");
+    fails(EPERM, ::rmdir(directory.c_str()), "rmdir of it");
+    fails(EPERM, ::chmod(directory.c_str(), 0700), "chmod of it");
+    const bool adds = flag.bit == FS_APPEND_FL;
+    const auto may_add = [&](Outcome done, const char* what) {
+      if (adds) {
+        works(done, what);
+      } else {
+        fails(EPERM, done, what);
+      }
+    };
+    may_add(::open((directory + "/new").c_str(), O_CREAT | O_RDWR, 0644), "O_CREAT");
+    may_add(::mkdir((directory + "/sub").c_str(), 0755), "mkdir");
+    may_add(::symlink("to", (directory + "/link").c_str()), "symlink");
+    may_add(::link(outside.c_str(), (directory + "/hard").c_str()), "link");
+    may_add(::open(directory.c_str(), O_TMPFILE | O_RDWR, 0644), "O_TMPFILE");
+    may_add(::rename(outside.c_str(), (directory + "/came").c_str()), "rename into it");
+    works(::truncate(inside.c_str(), 100), "truncate of a file");
+    set_flags(fd, 0);
+  }
+}
+
+CASE("flags that are inherited") {
+  const std::string directory = new_directory();
+  const UniqueFd fd = opened(directory, O_RDONLY);
+  set_flags(fd, FS_NODUMP_FL | FS_NOATIME_FL);
+  const UniqueFd file = opened(directory + "/file", O_CREAT | O_RDWR);
+  require(::mkdir((directory + "/sub").c_str(), 0755), "mkdir");
+  const UniqueFd sub = opened(directory + "/sub", O_RDONLY);
+  expect(FS_NODUMP_FL | FS_NOATIME_FL, flags_of(file), "flags of a new file");
+  expect(FS_NODUMP_FL | FS_NOATIME_FL, flags_of(sub), "flags of a new directory");
+  set_flags(fd, FS_APPEND_FL);
+  const UniqueFd other = opened(directory + "/other", O_CREAT | O_RDWR);
+  expect(0, flags_of(other), "flags of a new file in an append-only directory");
+  set_flags(fd, 0);
+}
+
+CASE("files without times of access") {
+  const std::string name = file_with("text");
+  set_flags(opened(name, O_RDONLY), FS_NOATIME_FL);
+  const Times times{name};
+  expect("text", contents(name), "what is read");
+  expect("none", times.changed(), "reading changes");
+}
+
+CASE("flags by another request") {
+  const UniqueFd fd = opened(file_with("text"), O_RDWR);
+  set_flags(fd, FS_NODUMP_FL);
+  fsxattr attributes{};
+  require(::ioctl(fd.get(), FS_IOC_FSGETXATTR, &attributes), "FS_IOC_FSGETXATTR");
+  holds((attributes.fsx_xflags & FS_XFLAG_NODUMP) != 0, "FS_IOC_FSGETXATTR shows a flag");
+  attributes.fsx_xflags = FS_XFLAG_NOATIME;
+  works(::ioctl(fd.get(), FS_IOC_FSSETXATTR, &attributes), "FS_IOC_FSSETXATTR of a flag");
+  expect(FS_NOATIME_FL, flags_of(fd), "FS_IOC_GETFLAGS afterwards");
+  struct statx info {};
+  set_flags(fd, FS_NODUMP_FL);
+  require(::statx(fd.get(), "", AT_EMPTY_PATH, STATX_BASIC_STATS, &info), "statx");
+  holds((info.stx_attributes & STATX_ATTR_NODUMP) != 0, "statx shows a flag");
+}
+
 CASE("extended flags") {
   const UniqueFd fd = opened(file_with("text"), O_RDWR);
   fsxattr attributes{};
@@ -105,6 +252,8 @@ CASE("the file system") {
   int version = 0;
   const UniqueFd fd = new_open_file();
   works(::ioctl(fd.get(), FS_IOC_GETVERSION, &version), "FS_IOC_GETVERSION");
+  fsuuid2 id{};
+  works(::ioctl(directory.get(), FS_IOC_GETFSUUID, &id), "FS_IOC_GETFSUUID");
 }
 
 }  // namespace

@@ -1,0 +1,268 @@
+// Flags of inodes: what immutable and append-only files and directories refuse, and that it lasts.
+#include <doctest/doctest.h>
+#include <sys/stat.h>
+
+#include "fs/change_format.hpp"
+#include "tests/fs/whole.hpp"
+
+namespace dynamicfs::test {
+namespace {
+
+using fs::FallocateMode;
+using fs::kFlagAppendOnly;
+using fs::kFlagImmutable;
+using fs::kFlagNoAtime;
+using fs::kFlagNoDump;
+
+struct Flagged {
+  Flagged() : pool(1, {}) {
+    pool.format();
+    REQUIRE(pool.mount().has_value());
+    REQUIRE(pool.create("f").has_value());
+    REQUIRE(pool.write("f", 0, "hello").has_value());
+    REQUIRE(pool.mkdir("d").has_value());
+    REQUIRE(pool.create("d/g").has_value());
+  }
+  void set(const std::string& path, std::uint32_t flags) {
+    REQUIRE(pool.run(pool.fs().set_flags(pool.resolve(path).value(), flags)).has_value());
+  }
+  template <class T>
+  static Code code(const Result<T>& result) {
+    return result.has_value() ? Code::kOk : result.error().code;
+  }
+  Code change(const std::string& path, fs::AttributeChange change) {
+    return code(pool.run(pool.fs().setattr(pool.resolve(path).value(), change)));
+  }
+  Code allocate(const std::string& path, FallocateMode mode) {
+    return code(pool.run(pool.fs().fallocate(pool.resolve(path).value(), mode, 0, 100)));
+  }
+  Code set_xattr(const std::string& path) {
+    return code(pool.run(
+        pool.fs().setxattr(pool.resolve(path).value(), "user.a", "v", fs::XattrMode::kEither)));
+  }
+  Code remove_xattr(const std::string& path) {
+    return code(pool.run(pool.fs().removexattr(pool.resolve(path).value(), "user.a")));
+  }
+  SimPool pool;
+};
+
+fs::AttributeChange touch() {
+  fs::AttributeChange change;
+  change.atime_now = change.mtime_now = true;
+  return change;
+}
+fs::AttributeChange with_mode() {
+  fs::AttributeChange change;
+  change.mode = 0600;
+  return change;
+}
+fs::AttributeChange with_owner() {
+  fs::AttributeChange change;
+  change.uid = 5;
+  return change;
+}
+// As the kernel's writeback cache tells of writes.
+fs::AttributeChange written_at(std::int64_t mtime_ns, std::int64_t ctime_ns) {
+  fs::AttributeChange change;
+  change.mtime_ns = mtime_ns;
+  change.ctime_ns = ctime_ns;
+  return change;
+}
+
+constexpr Code kNo = Code::kPermission;
+constexpr Code kYes = Code::kOk;
+
+}  // namespace
+
+TEST_SUITE("flags of inodes") {
+  TEST_CASE("nothing changes an immutable file") {
+    Flagged test;
+    SimPool& pool = test.pool;
+    REQUIRE(test.set_xattr("f") == kYes);
+    test.set("f", kFlagImmutable);
+    const std::string before = pool.dump().value();
+    CHECK(test.code(pool.write("f", 0, "HELLO")) == kNo);
+    CHECK(test.code(pool.write("f", 5, "more")) == kNo);
+    CHECK(test.code(pool.truncate("f", 0)) == kNo);
+    CHECK(test.code(pool.truncate("f", 100)) == kNo);
+    for (const FallocateMode mode :
+         {FallocateMode::kAllocate, FallocateMode::kKeepSize, FallocateMode::kPunchHole,
+          FallocateMode::kZeroRange, FallocateMode::kZeroRangeKeepSize}) {
+      CHECK(test.allocate("f", mode) == kNo);
+    }
+    CHECK(test.change("f", with_mode()) == kNo);
+    CHECK(test.change("f", with_owner()) == kNo);
+    CHECK(test.change("f", touch()) == kNo);
+    CHECK(test.set_xattr("f") == kNo);
+    CHECK(test.remove_xattr("f") == kNo);
+    CHECK(test.code(pool.unlink("f")) == kNo);
+    CHECK(test.code(pool.rename("f", "new")) == kNo);
+    CHECK(test.code(pool.rename("d/g", "f")) == kNo);
+    CHECK(test.code(pool.rename("f", "d/g", fs::RenameMode::kExchange)) == kNo);
+    CHECK(test.code(pool.rename("d/g", "f", fs::RenameMode::kExchange)) == kNo);
+    CHECK(test.code(pool.link("f", "new")) == kNo);
+    CHECK(pool.dump().value() == before);
+    CHECK(pool.read("f").value() == "hello");
+    test.set("f", 0);
+    CHECK(test.code(pool.write("f", 0, "HELLO")) == kYes);
+    CHECK(test.code(pool.unlink("f")) == kYes);
+  }
+
+  TEST_CASE("an append-only file keeps what it has and takes more") {
+    Flagged test;
+    SimPool& pool = test.pool;
+    test.set("f", kFlagAppendOnly);
+    CHECK(test.code(pool.write("f", 0, "HELLO")) == kNo);
+    CHECK(test.code(pool.write("f", 3, "xx and more")) == kNo);
+    CHECK(pool.read("f").value() == "hello");
+    CHECK(test.code(pool.write("f", 5, " and more")) == kYes);
+    // A page of the kernel's cache begins with what was there.
+    CHECK(test.code(pool.write("f", 0, "hello and more and more")) == kYes);
+    CHECK(test.code(pool.write("f", 0, "hello")) == kYes);
+    CHECK(pool.read("f").value() == "hello and more and more");
+    CHECK(test.code(pool.write("f", 10'000, "far")) == kYes);
+    CHECK(test.code(pool.write("f", 9'999, "!")) == kNo);
+    CHECK(test.code(pool.truncate("f", 0)) == kNo);
+    CHECK(test.code(pool.truncate("f", 20'000)) == kNo);
+    CHECK(test.allocate("f", FallocateMode::kPunchHole) == kNo);
+    CHECK(test.allocate("f", FallocateMode::kZeroRange) == kNo);
+    CHECK(test.allocate("f", FallocateMode::kKeepSize) == kYes);
+    CHECK(test.change("f", with_mode()) == kNo);
+    CHECK(test.change("f", touch()) == kYes);
+    CHECK(test.set_xattr("f") == kNo);
+    CHECK(test.code(pool.unlink("f")) == kNo);
+    CHECK(test.code(pool.rename("f", "new")) == kNo);
+    CHECK(test.code(pool.link("f", "new")) == kNo);
+    check_whole(pool);
+  }
+
+  TEST_CASE("times that the kernel has kept come late, those that somebody sets are refused") {
+    Flagged test;
+    const std::int64_t before = test.pool.stat("f")->mtime_ns;
+    test.pool.executor.run_for(std::chrono::seconds{1});
+    test.set("f", kFlagImmutable);
+    const std::int64_t set_at = test.pool.stat("f")->ctime_ns;
+    CHECK(test.change("f", written_at(before + 5, before + 5)) == kYes);
+    CHECK(test.pool.stat("f")->mtime_ns == before + 5);
+    CHECK(test.change("f", written_at(before, set_at + 1'000'000'000)) == kNo);
+    test.set("f", kFlagAppendOnly);
+    const std::int64_t now = test.pool.stat("f")->ctime_ns + 1'000'000'000;
+    CHECK(test.change("f", written_at(now, now)) == kYes);
+    CHECK(test.change("f", written_at(before, now + 1)) == kNo);
+  }
+
+  TEST_CASE("the names in an immutable directory stay, to an append-only one some may be added") {
+    Flagged test;
+    SimPool& pool = test.pool;
+    const std::string before = pool.dump().value();
+    test.set("d", kFlagImmutable);
+    const InodeId directory = pool.resolve("d").value();
+    CHECK(test.code(pool.create("d/new")) == kNo);
+    CHECK(test.code(pool.mkdir("d/new")) == kNo);
+    CHECK(test.code(pool.symlink("d/new", "to")) == kNo);
+    CHECK(test.code(pool.link("f", "d/new")) == kNo);
+    CHECK(test.code(pool.run(pool.fs().tmpfile(directory, S_IFREG | 0644, {}))) == kNo);
+    CHECK(test.code(pool.unlink("d/g")) == kNo);
+    CHECK(test.code(pool.rename("d/g", "g")) == kNo);
+    CHECK(test.code(pool.rename("f", "d/f")) == kNo);
+    CHECK(test.code(pool.rename("d", "e")) == kNo);
+    CHECK(test.code(pool.rmdir("d")) == kNo);
+    CHECK(test.change("d", with_mode()) == kNo);
+    CHECK(pool.dump().value() == before);
+    CHECK(test.code(pool.write("d/g", 0, "the file is another matter")) == kYes);
+    test.set("d", kFlagAppendOnly);
+    CHECK(test.code(pool.create("d/new")) == kYes);
+    CHECK(test.code(pool.rename("f", "d/f")) == kYes);
+    CHECK(test.code(pool.unlink("d/new")) == kNo);
+    CHECK(test.code(pool.rename("d/new", "d/newer")) == kNo);
+    CHECK(test.code(pool.rename("d/new", "d/g")) == kNo);
+  }
+
+  TEST_CASE("reading a file with the flag for it sets no time of access") {
+    Flagged test;
+    test.set("f", kFlagNoAtime);
+    test.set("d", kFlagNoAtime);
+    const auto atime = [&](const std::string& path) { return test.pool.stat(path)->atime_ns; };
+    const auto read_both = [&] {
+      test.pool.executor.run_for(std::chrono::seconds{1});
+      const auto all = [](const fs::DirectoryEntry&) { return true; };
+      REQUIRE(test.pool.read("f").has_value());
+      REQUIRE(test.pool.run(test.pool.fs().readdir(test.pool.resolve("d").value(), 0, false, all))
+                  .has_value());
+    };
+    const std::int64_t of_file = atime("f");
+    const std::int64_t of_directory = atime("d");
+    read_both();
+    CHECK(atime("f") == of_file);
+    CHECK(atime("d") == of_directory);
+    test.set("f", 0);
+    test.set("d", 0);
+    read_both();
+    CHECK(atime("f") > of_file);
+    CHECK(atime("d") > of_directory);
+  }
+
+  TEST_CASE("they last through a crash, a checkpoint and leaving memory; some are inherited") {
+    Flagged test;
+    test.set("f", kFlagImmutable | kFlagNoDump);
+    test.set("d", kFlagNoAtime | kFlagNoDump | kFlagAppendOnly);
+    REQUIRE(test.pool.create("d/new").has_value());
+    REQUIRE(test.pool.mkdir("d/sub").has_value());
+    REQUIRE(test.pool.symlink("d/link", "to").has_value());
+    const auto flags = [&](const std::string& path) { return test.pool.stat(path)->flags; };
+    const auto check_flags = [&] {
+      CHECK(flags("f") == (kFlagImmutable | kFlagNoDump));
+      CHECK(flags("d/new") == (kFlagNoAtime | kFlagNoDump));
+      CHECK(flags("d/sub") == (kFlagNoAtime | kFlagNoDump));
+      CHECK(flags("d/link") == 0);
+      CHECK(flags("d/g") == 0);
+      CHECK(test.code(test.pool.unlink("f")) == kNo);
+      CHECK(test.code(test.pool.unlink("d/new")) == kNo);
+    };
+    check_flags();
+    REQUIRE(test.pool.run(test.pool.fs().sync()).has_value());
+    cut_and_mount(test.pool);
+    check_flags();
+    checkpoint(test.pool);
+    test.pool.fs().evict();
+    check_flags();
+    REQUIRE(test.pool.unmount().has_value());
+    REQUIRE(test.pool.mount().has_value());
+    check_flags();
+  }
+
+  TEST_CASE("flags that there are not are refused, and so is what is neither file nor directory") {
+    Flagged test;
+    const InodeId file = test.pool.resolve("f").value();
+    CHECK(test.code(test.pool.run(test.pool.fs().set_flags(file, 1))) == Code::kNotSupported);
+    CHECK(test.pool.stat("f")->flags == 0);
+    REQUIRE(test.pool.symlink("s", "to").has_value());
+    const InodeId link = test.pool.resolve("s").value();
+    CHECK(test.code(test.pool.run(test.pool.fs().set_flags(link, kFlagNoDump))) ==
+          Code::kNotSupported);
+  }
+
+  TEST_CASE("an inode of format 3 is read, and has none") {
+    fs::InodeImage image;
+    image.inode = InodeId{7};
+    image.parent = InodeId{9};
+    image.flags = kFlagNoDump;
+    fs::StoredInode stored{.image = image, .data_blocks = 1, .reserved_blocks = 2, .names = 3};
+    const Bytes bytes = encode(stored);
+    REQUIRE(bytes.size() == fs::kInodeImageBytes + 24);
+    CHECK(fs::decode_stored_inode(bytes)->image.flags == kFlagNoDump);
+    Bytes older = bytes;
+    const auto flags = older.begin() + fs::kInodeImageBytes - 4;
+    older.erase(flags, flags + 4);
+    const auto decoded = fs::decode_stored_inode(older);
+    REQUIRE(decoded.has_value());
+    CHECK(decoded->image.flags == 0);
+    CHECK(decoded->image.parent == InodeId{9});
+    CHECK(decoded->names == 3);
+    older.pop_back();
+    CHECK_FALSE(fs::decode_stored_inode(older).has_value());
+    CHECK_FALSE(fs::decode_stored_inode(Bytes(10)).has_value());
+  }
+}
+
+}  // namespace dynamicfs::test
