@@ -17,10 +17,13 @@ Task<Result<Attributes>> Filesystem::getattr(InodeId id) {
 
 void Filesystem::Impl::note_read(Inode& inode) {
   if (options.read_only || inode.has_flag(kFlagNoAtime)) return;
+  const AtimeRules rules = atime_rules.load(std::memory_order_relaxed);
+  const AtimeRule rule = inode.is_regular() ? rules.files : rules.directories;
+  if (rule == AtimeRule::kNever) return;
   constexpr std::int64_t kDayNs = 86'400'000'000'000;
   const std::int64_t atime = inode.atime_ns.load(std::memory_order_relaxed);
   const std::int64_t now = now_ns();
-  if (atime > inode.mtime_ns.load(std::memory_order_relaxed) &&
+  if (rule == AtimeRule::kRelative && atime > inode.mtime_ns.load(std::memory_order_relaxed) &&
       atime > inode.ctime_ns.load(std::memory_order_relaxed) && now - atime < kDayNs) {
     return;
   }
@@ -124,6 +127,8 @@ bool Filesystem::attributes_outdated(InodeId id) {
   const InodeRef inode = impl_->inodes.find(id);
   return !inode || inode->attributes_answered.exchange(false, std::memory_order_seq_cst);
 }
+
+void Filesystem::set_atime_rules(AtimeRules rules) { impl_->atime_rules.store(rules); }
 
 bool Filesystem::keeps_acls() const { return impl_->options.acl; }
 

@@ -85,8 +85,9 @@ Refusal failed(std::string what, std::string remedy) {
 std::string control_directory() {
   if (::geteuid() == 0) return "/run/dynamicfs";
   const char* const runtime = std::getenv("XDG_RUNTIME_DIR");
-  return runtime == nullptr || *runtime == '\0' ? std::string{}
-                                                : std::string{runtime} + "/dynamicfs";
+  if (runtime != nullptr && *runtime != '\0') return std::string{runtime} + "/dynamicfs";
+  // Without a session of systemd; only a directory that is ours and closed to others will do.
+  return fmt::format("/tmp/dynamicfs-{}", ::geteuid());
 }
 
 void ControlReply::send(const Json& answer) {
@@ -104,17 +105,24 @@ ControlServer::ControlServer(std::string path, UniqueFd listener, UniqueFd stop_
 
 Outcome<std::unique_ptr<ControlServer>> ControlServer::start(const Uuid& pool, Handler handler) {
   const std::string directory = control_directory();
-  if (directory.empty()) {
-    return failed("There is no directory for the control socket.", "Set XDG_RUNTIME_DIR.");
-  }
-  if (::mkdir(directory.c_str(), 0755) != 0 && errno != EEXIST) {
+  if (::mkdir(directory.c_str(), ::geteuid() == 0 ? 0755 : 0700) != 0 && errno != EEXIST) {
     return failed(fmt::format("{} cannot be made: {}.", directory, std::strerror(errno)), "");
+  }
+  struct stat info {};
+  if (::lstat(directory.c_str(), &info) != 0 || !S_ISDIR(info.st_mode) ||
+      info.st_uid != ::geteuid() || (info.st_mode & S_IWOTH) != 0) {
+    return failed(fmt::format("{} is not a directory of yours.", directory),
+                  "The socket by which the daemon is asked has to be safe from others.");
   }
   std::string path = directory + "/" + pool.text() + ".sock";
   const auto address = address_of(path);
+  if (!address) {
+    return failed(fmt::format("The name of the control socket is too long: {}.", path),
+                  "Set XDG_RUNTIME_DIR to a shorter one.");
+  }
   UniqueFd listener = new_socket();
   UniqueFd stop_event{::eventfd(0, EFD_CLOEXEC)};
-  if (!address || !listener || !stop_event) {
+  if (!listener || !stop_event) {
     return failed(fmt::format("The control socket {} cannot be made.", path), "");
   }
   const UniqueFd probe = new_socket();

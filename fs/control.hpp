@@ -38,8 +38,11 @@ namespace dynamicfs::fs {
 
 using Json = nlohmann::ordered_json;
 
+// With the flags of mount(2) behind it, in decimal.
+inline constexpr std::string_view kAtimeCommand = "atime_of_flags_";
+
 // Where a daemon of this user puts its socket: /run/dynamicfs for root, $XDG_RUNTIME_DIR/dynamicfs
-// for others; empty if there is none.
+// for others, or /tmp/dynamicfs-UID where there is no such.
 std::string control_directory();
 
 // The answer to one request, given once, from any thread and at any time.

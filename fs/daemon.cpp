@@ -17,6 +17,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <filesystem>
 #include <memory>
 #include <optional>
 #include <thread>
@@ -97,6 +98,21 @@ Refusal refuse_mountpoint(const std::string& path, const MountpointProbe& probe)
                 "");
 }
 
+// What fusermount3 says is for people who call it; the two that they meet most often are told with a remedy.
+Refusal refuse_by_helper(const std::string& mountpoint, const HelperSays& said) {
+  if (said.missing) {
+    return {ExitCode::kPermission, "Mounting without being root needs fusermount3.",
+            "Install the package fuse3, or mount with sudo."};
+  }
+  if (said.text.find("user_allow_other") != std::string::npos) {
+    return {ExitCode::kPermission,
+            "Only root may mount with allow_other: /etc/fuse.conf does not have user_allow_other.",
+            "Mount without allow_other, or have user_allow_other written into /etc/fuse.conf."};
+  }
+  return {ExitCode::kPermission, fmt::format("{} cannot be mounted at: {}.", mountpoint, said.text),
+          "The directory has to be yours, and you need access to /dev/fuse."};
+}
+
 // The log of a daemon in the background.
 
 std::string log_directory() {
@@ -112,7 +128,8 @@ std::string log_directory() {
 std::string redirect_log(const Uuid& pool) {
   const std::string directory = log_directory();
   const std::string path = directory + "/" + pool.text() + ".log";
-  ::mkdir(directory.c_str(), 0755);
+  std::error_code ignored;
+  std::filesystem::create_directories(directory, ignored);
   struct stat info {};
   if (::stat(path.c_str(), &info) == 0 && info.st_size > kLogBytesMax) {
     ::rename(path.c_str(), (path + ".1").c_str());
@@ -176,12 +193,11 @@ class Daemon {
 };
 
 Outcome<void> Daemon::check_surroundings() {
-  if (::geteuid() != 0) {
-    return Refusal{ExitCode::kPermission,
-                   fmt::format("Mounting the pool of {} needs root.", request_.disk),
-                   "Run the same command with sudo."};
+  // Without privilege it is fusermount3 that opens the device and mounts.
+  if (::geteuid() == 0) {
+    device_ = TRY(open_device());
+    request_.options.allow_other = true;
   }
-  device_ = TRY(open_device());
   auto mountpoint = resolve_mountpoint(request_.mountpoint);
   if (!mountpoint) {
     return refuse_mountpoint(request_.mountpoint, {mountpoint.error().sys_errno == ENOTDIR
@@ -226,6 +242,8 @@ Outcome<void> Daemon::open_pool(StartReport& report) {
   options.commit_interval = request_.options.commit_interval;
   options.group_commit = request_.options.group_commit;
   options.read_only = request_.options.read_only;
+  options.atime = atime_rules(request_.options.flags);
+  options.maker = {.uid = ::geteuid(), .gid = ::getegid()};
   auto mounted = block_on(*executor_, Filesystem::mount(*executor_, std::move(pool), options));
   if (!mounted) {
     if (mounted.error().code == Code::kReadOnly) {
@@ -274,11 +292,16 @@ Outcome<void> Daemon::clear_mountpoint() {
 }
 
 Outcome<void> Daemon::enter_tree() {
-  const auto mounted = mount_fuse(device_, {.source = request_.disk,
-                                            .mountpoint = facts_.mountpoint,
-                                            .flags = request_.options.flags,
-                                            .allow_other = true});
-  if (!mounted) {
+  const MountPlan plan{.source = request_.disk,
+                       .mountpoint = facts_.mountpoint,
+                       .flags = request_.options.flags,
+                       .allow_other = request_.options.allow_other};
+  if (::geteuid() != 0) {
+    HelperSays said;
+    auto device = mount_by_helper(plan, &said);
+    if (!device) return refuse_by_helper(facts_.mountpoint, said);
+    device_ = std::move(*device);
+  } else if (const auto mounted = mount_fuse(device_, plan); !mounted) {
     const int why = mounted.error().sys_errno;
     if (why == EPERM) {
       return Refusal{ExitCode::kPermission, "The kernel does not let us mount.",
@@ -378,6 +401,14 @@ void Daemon::answer(const std::string& command, ControlReply reply) {
     syncs_.fetch_add(1);
     DriverScope scope(*executor_);
     spawn(answer_sync(*filesystem_, std::move(reply), &syncs_));
+  } else if (command.starts_with(kAtimeCommand)) {
+    // Of a remount; the kernel keeps no times of access for us, so it is not asked.
+    unsigned long flags = 0;
+    for (const char digit : command.substr(kAtimeCommand.size())) {
+      flags = flags * 10 + static_cast<unsigned long>(digit - '0');
+    }
+    filesystem_->set_atime_rules(atime_rules(flags));
+    reply.send({{"ok", true}});
   } else if (command == "shutdown" || command == "await_exit") {
     reply.send({{"ok", true}, {"pid", ::getpid()}});
     control_->keep(reply.take_connection());

@@ -156,6 +156,8 @@ Task<Result<void>> Filesystem::Impl::make_root() {
   const journal::ChangeScope scope(gate);
   const InodeLockSet locks{root.get()};
   root->mode = S_IFDIR | 0755;
+  root->uid = options.maker.uid;
+  root->gid = options.maker.gid;
   root->nlink = 2;
   root->parent = kRootInode;
   root->directory = std::make_unique<Directory>(directory_context());

@@ -130,6 +130,13 @@ struct StatFs {
   std::uint64_t files = 0;
 };
 
+// When reading sets the time of access: never, when it is not newer than the other two or is a day old, always.
+enum class AtimeRule : std::uint8_t { kNever, kRelative, kAlways };
+struct AtimeRules {
+  AtimeRule files = AtimeRule::kRelative;
+  AtimeRule directories = AtimeRule::kRelative;
+};
+
 struct FilesystemOptions {
   // Data and metadata written without fsync are durable after this.
   Duration commit_interval{std::chrono::seconds{5}};
@@ -148,6 +155,9 @@ struct FilesystemOptions {
   // Answers of reads that are being fetched or sent; a read beyond that waits.
   std::uint64_t read_memory_bytes = 256 * kMiB;
   bool read_only = false;
+  AtimeRules atime;
+  // Whose the root directory is, if this is the first mount for writing.
+  Caller maker;
   // The kernel checks permissions by the ACLs of files, and leaves it to us to let new ones inherit.
   // Without it no ACL can be set; those there are stay, and follow chmod.
   bool acl = false;
@@ -211,7 +221,7 @@ struct ScrubReport {
 class Filesystem {
  public:
   // Recovers: run, then journal, then orphans; starts housekeeping. A pool without any record gets
-  // its root directory (mode 0755, owner root). The disks are those of `pool`.
+  // its root directory (mode 0755, of options.maker). The disks are those of `pool`.
   static Task<Result<std::unique_ptr<Filesystem>>> mount(Executor& executor,
                                                          std::unique_ptr<journal::Pool> pool,
                                                          FilesystemOptions options);
@@ -265,6 +275,8 @@ class Filesystem {
   Task<Result<std::string>> listxattr(InodeId inode);
   // FilesystemOptions::acl.
   bool keeps_acls() const;
+  // From now on.
+  void set_atime_rules(AtimeRules rules);
   // Never suspends, takes one lock at most: the kernel asks for security.capability often. True also
   // when that takes reading the inode.
   bool has_xattrs(InodeId inode);

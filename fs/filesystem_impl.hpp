@@ -312,6 +312,7 @@ struct Filesystem::Impl {
   std::atomic<std::uint64_t> inode_limit_lsn{0};     // ... once this record is durable
   std::atomic<std::uint64_t> inode_limit_durable{0};
   std::atomic<std::uint64_t> being_checked{0};  // a bit per disk
+  std::atomic<AtimeRules> atime_rules{options.atime};
   std::atomic<bool> reclaiming{false};
   std::atomic<bool> checkpointing{false};
   std::atomic<bool> closing{false};

@@ -43,9 +43,17 @@ constexpr KernelFlag kKernelFlags[] = {
     {"dirsync", MS_DIRSYNC, 0},
 };
 // For mount(8) and systemd, or already true of every mount we make.
-constexpr std::string_view kIgnored[] = {"defaults", "auto",  "noauto",     "_netdev",
-                                         "nofail",   "user",  "nouser",     "users",
-                                         "owner",    "group", "allow_other"};
+constexpr std::string_view kIgnored[] = {"defaults",
+                                         "auto",
+                                         "noauto",
+                                         "_netdev",
+                                         "nofail",
+                                         "user",
+                                         "nouser",
+                                         "users",
+                                         "owner",
+                                         "group",
+                                         "default_permissions"};
 constexpr std::string_view kIgnoredPrefixes[] = {"x-", "X-", "comment="};
 
 constexpr int kWorkersMax = 16;
@@ -129,6 +137,15 @@ Outcome<void> parse_word(std::string_view word, MountOptions& options) {
     }
     options.writeback = value == "on";
     return {};
+  }
+  if (word == "allow_other") {
+    options.allow_other = true;
+    return {};
+  }
+  if (name == "uid" || name == "gid" || name == "umask") {
+    return usage(
+        fmt::format("The mount option {} makes no sense: files of a pool have owners.", word),
+        "Leave it out; chown(1) and chmod(1) change owners and modes.");
   }
   if (word == "acl" || word == "noacl") {
     options.acl = word == "acl";
@@ -244,6 +261,36 @@ Outcome<void> parse_mount_options(std::string_view text, MountOptions& options) 
   }
   options.read_only = (options.flags & MS_RDONLY) != 0;
   return {};
+}
+
+AtimeRules atime_rules(unsigned long flags) {
+  AtimeRules rules;
+  if ((flags & MS_STRICTATIME) != 0) rules.files = AtimeRule::kAlways;
+  if ((flags & MS_NOATIME) != 0) rules.files = AtimeRule::kNever;
+  rules.directories = (flags & MS_NODIRATIME) != 0 ? AtimeRule::kNever : rules.files;
+  return rules;
+}
+
+bool take_remount(std::vector<std::string>& lists) {
+  constexpr std::string_view kShown[] = {
+      "user_id=", "group_id=", "rootmode=", "fd=", "subtype=", "max_read="};
+  bool remount = false;
+  for (std::string& list : lists) {
+    std::string kept;
+    for (std::size_t at = 0; at < list.size();) {
+      const std::size_t end = std::min(list.find(',', at), list.size());
+      const std::string_view word = std::string_view{list}.substr(at, end - at);
+      at = end + 1;
+      if (word == "remount") {
+        remount = true;
+      } else if (std::ranges::none_of(kShown,
+                                      [&](auto shown) { return word.starts_with(shown); })) {
+        kept += (kept.empty() ? "" : ",") + std::string{word};
+      }
+    }
+    if (remount) list = kept;
+  }
+  return remount;
 }
 
 std::optional<std::uint64_t> parse_size(std::string_view text) {

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "base/executor.hpp"
+#include "fs/filesystem.hpp"
 #include "fs/refusal.hpp"
 #include "journal/settle.hpp"
 #include "scheduler/io_queue.hpp"
@@ -22,6 +23,8 @@ struct MountOptions {
   bool writeback = true;
   bool acl = false;
   bool io_uring = false;
+  // Others than who mounts may use the tree. Of root always.
+  bool allow_other = false;
   int workers_per_disk = 2;
   scheduler::IoQueueOptions queue;  // of each disk
   unsigned readers = 2;
@@ -32,6 +35,13 @@ struct MountOptions {
   journal::CommitOptions group_commit;
   std::vector<std::string> disks;  // disk=PATH, made absolute
 };
+
+// What noatime, strictatime and nodiratime ask for.
+AtimeRules atime_rules(unsigned long flags);
+
+// What the kernel shows of a mount and mount(8) gives back for a remount is ignored; whether `remount` was
+// among the words.
+bool take_remount(std::vector<std::string>& lists);
 
 // `text` is a comma-separated list; may be empty. An unknown word is refused by name (kUsage).
 Outcome<void> parse_mount_options(std::string_view text, MountOptions& options);

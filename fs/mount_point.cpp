@@ -3,19 +3,27 @@
 #include <dirent.h>
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <spawn.h>
 #include <sys/mount.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
+#include <sys/uio.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
+#include <array>
 #include <cerrno>
 #include <climits>
+#include <csignal>
 #include <cstdlib>
+#include <cstring>
 #include <fstream>
 #include <memory>
 #include <sstream>
 #include <string_view>
 #include <thread>
+#include <utility>
 
 namespace dynamicfs::fs {
 namespace {
@@ -43,6 +51,94 @@ bool is_empty_directory(const std::string& path) {
     if (name != "." && name != "..") return false;
   }
   return true;
+}
+
+struct HelperFlag {
+  unsigned long flag;
+  std::string_view word;
+};
+// nosuid and nodev it adds itself.
+constexpr HelperFlag kHelperFlags[] = {{MS_RDONLY, "ro"},
+                                       {MS_NOEXEC, "noexec"},
+                                       {MS_NOATIME, "noatime"},
+                                       {MS_SYNCHRONOUS, "sync"},
+                                       {MS_DIRSYNC, "dirsync"}};
+
+// Runs fusermount3 to its end and returns its exit status. `descriptor`: where it is to send the device to, or -1.
+int run_helper(std::vector<std::string> words, int descriptor, HelperSays* said) {
+  constexpr const char* kHelper = "fusermount3";
+  words.insert(words.begin(), kHelper);
+  std::vector<char*> arguments;
+  for (std::string& word : words) arguments.push_back(word.data());
+  arguments.push_back(nullptr);
+  std::string told = fmt::format("_FUSE_COMMFD={}", descriptor);
+  std::string language = "LC_ALL=C";
+  std::vector<char*> surroundings{told.data(), language.data()};
+  for (char** word = environ; *word != nullptr; ++word) surroundings.push_back(*word);
+  surroundings.push_back(nullptr);
+
+  int ends[2];
+  if (::pipe2(ends, O_CLOEXEC) != 0) return -1;
+  UniqueFd output{ends[0]};
+  UniqueFd input{ends[1]};
+  posix_spawn_file_actions_t actions;
+  posix_spawnattr_t attributes;
+  ::posix_spawn_file_actions_init(&actions);
+  ::posix_spawnattr_init(&attributes);
+  ::posix_spawn_file_actions_adddup2(&actions, input.get(), STDERR_FILENO);
+  // Onto itself: it stays open there.
+  if (descriptor >= 0) ::posix_spawn_file_actions_adddup2(&actions, descriptor, descriptor);
+  sigset_t none;
+  sigemptyset(&none);
+  ::posix_spawnattr_setsigmask(&attributes, &none);
+  ::posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETSIGMASK);
+  pid_t child = -1;
+  const int failed =
+      ::posix_spawnp(&child, kHelper, &actions, &attributes, arguments.data(), surroundings.data());
+  ::posix_spawnattr_destroy(&attributes);
+  ::posix_spawn_file_actions_destroy(&actions);
+  input.reset();
+  if (failed != 0) {
+    said->missing = failed == ENOENT;
+    return -1;
+  }
+  char buffer[512];
+  for (ssize_t got; (got = ::read(output.get(), buffer, sizeof buffer)) > 0;)
+    said->text.append(buffer, static_cast<std::size_t>(got));
+  while (!said->text.empty() && (said->text.back() == '\n' || said->text.back() == '.'))
+    said->text.pop_back();
+  int status = -1;
+  while (::waitpid(child, &status, 0) < 0 && errno == EINTR) {
+  }
+  return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+}
+
+UniqueFd receive_descriptor(const UniqueFd& socket) {
+  char byte = 0;
+  iovec piece{.iov_base = &byte, .iov_len = 1};
+  alignas(cmsghdr) std::array<char, CMSG_SPACE(sizeof(int))> memory{};
+  msghdr message{};
+  message.msg_iov = &piece;
+  message.msg_iovlen = 1;
+  message.msg_control = memory.data();
+  message.msg_controllen = memory.size();
+  if (::recvmsg(socket.get(), &message, MSG_CMSG_CLOEXEC) <= 0) return {};
+  const cmsghdr* const header = CMSG_FIRSTHDR(&message);
+  if (header == nullptr || header->cmsg_type != SCM_RIGHTS) return {};
+  int descriptor = -1;
+  std::memcpy(&descriptor, CMSG_DATA(header), sizeof descriptor);
+  return UniqueFd{descriptor};
+}
+
+// 0, or why not.
+int unmount_once(const std::string& mountpoint, int flags) {
+  if (::umount2(mountpoint.c_str(), flags) == 0) return 0;
+  if (errno != EPERM || ::geteuid() == 0) return errno;
+  HelperSays said;
+  std::vector<std::string> words{"-u", "--", mountpoint};
+  if ((flags & MNT_DETACH) != 0) words.insert(words.begin(), "-z");
+  if (run_helper(std::move(words), -1, &said) == 0) return 0;
+  return said.text.find("busy") != std::string::npos ? EBUSY : EPERM;
 }
 
 }  // namespace
@@ -140,11 +236,45 @@ Result<void> mount_fuse(const UniqueFd& device, const MountPlan& plan) {
   return {};
 }
 
+Result<void> remount(const MountEntry& mount, unsigned long flags) {
+  // What else FUSE was mounted with stays: the kernel ignores it here.
+  if (::mount(mount.source.c_str(), mount.mountpoint.c_str(), kMountType, flags | MS_REMOUNT, "") !=
+      0) {
+    return system_error(Code::kSystem, errno);
+  }
+  return {};
+}
+
+Result<UniqueFd> mount_by_helper(const MountPlan& plan, HelperSays* said) {
+  int ends[2];
+  if (::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) != 0) {
+    return system_error(Code::kSystem, errno);
+  }
+  UniqueFd ours{ends[0]};
+  UniqueFd theirs{ends[1]};
+  // fusermount3 takes commas behind a backslash for what they are.
+  std::string options = "subtype=dynamicfs,default_permissions,fsname=";
+  for (const char letter : plan.source) {
+    if (letter == ',' || letter == '\\') options += '\\';
+    options += letter;
+  }
+  for (const HelperFlag& known : kHelperFlags) {
+    if ((plan.flags & known.flag) != 0) options += "," + std::string{known.word};
+  }
+  if (plan.allow_other) options += ",allow_other";
+  const int code = run_helper({"-o", options, "--", plan.mountpoint}, theirs.get(), said);
+  theirs.reset();
+  if (code != 0) return system_error(Code::kSystem, EPERM);
+  UniqueFd device = receive_descriptor(ours);
+  if (!device) return system_error(Code::kSystem, EPROTO);
+  return device;
+}
+
 Result<void> unmount(const std::string& mountpoint, std::chrono::milliseconds patience) {
   const auto deadline = std::chrono::steady_clock::now() + patience;
-  while (::umount2(mountpoint.c_str(), UMOUNT_NOFOLLOW) != 0) {
-    if (errno == EINTR) continue;
-    if (errno != EBUSY) return system_error(Code::kSystem, errno);
+  while (int why = unmount_once(mountpoint, UMOUNT_NOFOLLOW)) {
+    if (why == EINTR) continue;
+    if (why != EBUSY) return system_error(Code::kSystem, why);
     if (std::chrono::steady_clock::now() >= deadline) return Code::kBusy;
     std::this_thread::sleep_for(std::chrono::milliseconds{50});
   }
@@ -152,9 +282,8 @@ Result<void> unmount(const std::string& mountpoint, std::chrono::milliseconds pa
 }
 
 Result<void> detach(const std::string& mountpoint) {
-  if (::umount2(mountpoint.c_str(), MNT_DETACH | UMOUNT_NOFOLLOW) != 0) {
-    return system_error(Code::kSystem, errno);
-  }
+  const int why = unmount_once(mountpoint, MNT_DETACH | UMOUNT_NOFOLLOW);
+  if (why != 0) return system_error(Code::kSystem, why);
   return {};
 }
 

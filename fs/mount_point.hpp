@@ -58,6 +58,18 @@ struct MountPlan {
 // From here on the kernel sends requests to `device`. Errors: kSystem with the errno of mount(2).
 Result<void> mount_fuse(const UniqueFd& device, const MountPlan& plan);
 
+// What fusermount3 had to say.
+struct HelperSays {
+  bool missing = false;  // there is none
+  std::string text;
+};
+// The same for those who are not root: fusermount3 opens the device and mounts it. Errors: kSystem.
+Result<UniqueFd> mount_by_helper(const MountPlan& plan, HelperSays* said);
+// The flags of a mount that there is become these. Errors: kSystem with the errno of mount(2).
+Result<void> remount(const MountEntry& mount, unsigned long flags);
+
+// For those who are not root, through fusermount3 as well:
+
 // Unmounts; waits up to `patience` for a mount that is busy. Errors: kBusy, kSystem.
 Result<void> unmount(const std::string& mountpoint, std::chrono::milliseconds patience);
 // Takes the mount out of the tree at once; whoever has a file open there keeps it.

@@ -91,7 +91,8 @@ Outcome<void> unmount_only(const MountEntry& mount) {
         fmt::format("'fuser -vm {}' shows by whom; leave it and try again.", mount.mountpoint)};
   }
   if (done.error().sys_errno == EPERM) {
-    return Refusal{ExitCode::kPermission, "Unmounting needs root.",
+    return Refusal{ExitCode::kPermission,
+                   fmt::format("{} was not mounted by you.", mount.mountpoint),
                    "Run the same command with sudo."};
   }
   return Refusal{ExitCode::kFailed,
@@ -170,18 +171,52 @@ Outcome<void> sync_pool(const MountedPool& pool) {
   return {};
 }
 
+Outcome<void> remount_pool(const std::string& mountpoint, const MountOptions& options) {
+  const auto path = resolve_mountpoint(mountpoint);
+  if (!path) return not_mounted(mountpoint);
+  const auto mount = mounted_at(*path);
+  if (!mount || mount->type != kMountType) return not_mounted(*path);
+  const MountedPool pool = TRY(find_mounted_pool(*path));
+  const auto ask = [&pool](const std::string& command) -> Outcome<Json> {
+    auto client = TRY(ControlClient::connect(pool.daemon.socket));
+    return client.ask(command);
+  };
+  if (!options.read_only) {
+    const Json answer = TRY(ask("status"));
+    const bool was_mounted_so = answer.value(Json::json_pointer("/status/daemon/read_only"), false);
+    if (was_mounted_so) {
+      return Refusal{ExitCode::kFailed,
+                     fmt::format("The pool at {} was mounted with ro, and stays read-only.", *path),
+                     fmt::format("'dynamicfs umount {}' and mount it again.", *path)};
+    }
+  }
+  if (const auto done = remount(*mount, options.flags); !done) {
+    const int why = done.error().sys_errno;
+    if (why == EBUSY) {
+      return Refusal{ExitCode::kFailed,
+                     fmt::format("{} has files that are open for writing.", *path),
+                     fmt::format("'fuser -vm {}' shows whose; close them and try again.", *path)};
+    }
+    if (why == EPERM) {
+      return Refusal{ExitCode::kPermission, "Remounting needs root.",
+                     "Run the same command with sudo."};
+    }
+    return Refusal{ExitCode::kFailed,
+                   fmt::format("{} cannot be remounted: {}.", *path, std::strerror(why)), ""};
+  }
+  TRY(ask(fmt::format("{}{}", kAtimeCommand, options.flags)));
+  return {};
+}
+
 Outcome<void> unmount_pool(const std::string& mountpoint) {
   const auto path = resolve_mountpoint(mountpoint);
   if (!path) return not_mounted(mountpoint);
   const auto mount = mounted_at(*path);
   if (!mount || mount->type != kMountType) return not_mounted(*path);
-  if (::geteuid() != 0) {
-    return Refusal{ExitCode::kPermission, "Unmounting needs root.",
-                   "Run the same command with sudo."};
-  }
   const RunningDaemons daemons = running_daemons();
   const auto daemon = daemon_behind(mount->device, daemons);
   if (!daemon) {
+    if (daemons.denied && ::geteuid() != 0) return refuse_unanswered(*mount, daemons);
     if (daemons.silent) return refuse_silent(mount->mountpoint);
     if (probe_mountpoint(*path).state == MountpointState::kDead) return remove_dead(*mount);
     return unmount_only(*mount);  // it is about to end anyway

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "fs/control.hpp"
+#include "fs/mount_options.hpp"
 #include "fs/mount_point.hpp"
 #include "fs/refusal.hpp"
 
@@ -28,6 +29,10 @@ std::vector<UnansweredMount> unanswered_mounts(const RunningDaemons& daemons);
 
 // What the page cache holds is handed over, and everything is durable.
 Outcome<void> sync_pool(const MountedPool& pool);
+
+// What the kernel keeps of a mount (ro, noatime ...) becomes as `options` say. What the daemon was started with
+// stays, read-only included: then it is refused.
+Outcome<void> remount_pool(const std::string& mountpoint, const MountOptions& options);
 
 // Unmounts and waits until the daemon has written everything and ended. A dead mount is removed.
 Outcome<void> unmount_pool(const std::string& mountpoint);

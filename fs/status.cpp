@@ -305,6 +305,7 @@ Json build_status(Executor& executor, Filesystem& filesystem, const FuseSession&
                       {"writeback", facts.options.writeback},
                       {"acl", facts.options.acl},
                       {"io_uring", facts.options.io_uring},
+                      {"allow_other", facts.options.allow_other},
                       {"workers_per_disk", facts.options.workers_per_disk},
                       {"depth", facts.options.queue.depth},
                       {"order", facts.options.queue.fifo ? "fifo" : "priority"},

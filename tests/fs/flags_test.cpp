@@ -202,6 +202,34 @@ TEST_SUITE("flags of inodes") {
     CHECK(atime("d") > of_directory);
   }
 
+  TEST_CASE("times of access are set never, when they are old, or always, as the mount has it") {
+    using fs::AtimeRule;
+    Flagged test;
+    const auto all = [](const fs::DirectoryEntry&) { return true; };
+    const auto set_by_reading = [&](fs::AtimeRules rules, std::string path) {
+      test.pool.fs().set_atime_rules(rules);
+      test.pool.executor.run_for(std::chrono::seconds{1});
+      const std::int64_t before = test.pool.stat(path)->atime_ns;
+      if (path == "f") {
+        REQUIRE(test.pool.read("f").has_value());
+      } else {
+        REQUIRE(test.pool.run(test.pool.fs().readdir(test.pool.resolve("d").value(), 0, false, all))
+                    .has_value());
+      }
+      return test.pool.stat(path)->atime_ns > before;
+    };
+    for (const std::string path : {"f", "d"}) {
+      CHECK_FALSE(set_by_reading({AtimeRule::kNever, AtimeRule::kNever}, path));
+      CHECK(set_by_reading({AtimeRule::kRelative, AtimeRule::kRelative}, path));
+      CHECK_FALSE(set_by_reading({AtimeRule::kRelative, AtimeRule::kRelative}, path));
+      CHECK(set_by_reading({AtimeRule::kAlways, AtimeRule::kAlways}, path));
+    }
+    CHECK(set_by_reading({AtimeRule::kAlways, AtimeRule::kNever}, "f"));
+    CHECK_FALSE(set_by_reading({AtimeRule::kAlways, AtimeRule::kNever}, "d"));
+    test.pool.executor.run_for(std::chrono::hours{25});
+    CHECK(set_by_reading({}, "d"));
+  }
+
   TEST_CASE("they last through a crash, a checkpoint and leaving memory; some are inherited") {
     Flagged test;
     test.set("f", kFlagImmutable | kFlagNoDump);

@@ -29,6 +29,7 @@ import cases_metadata
 import cases_metrics
 import cases_names
 import cases_nfs
+import cases_options
 import cases_overlay
 import cases_posix
 import cases_postgres
@@ -51,6 +52,7 @@ MODULES = (
     cases_metrics,
     cases_posix,
     cases_rings,
+    cases_options,
     cases_overlay,
     cases_programs,
     cases_archives,

@@ -76,7 +76,10 @@ std::string_view base_name(std::string_view path) {
 }
 
 int run(int argc, char** argv) {
-  if (argc > 0 && base_name(argv[0]) == "mount.dynamicfs") return mount_helper(argc, argv);
+  if (argc > 0 &&
+      (base_name(argv[0]) == "mount.dynamicfs" || base_name(argv[0]) == "mount.fuse.dynamicfs")) {
+    return mount_helper(argc, argv);
+  }
   CLI::App app{kDescription, "dynamicfs"};
   app.footer(kFooter);
   app.set_version_flag("--version", std::string{"dynamicfs "} + fs::kProgramVersion);

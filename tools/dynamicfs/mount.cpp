@@ -4,6 +4,7 @@
 
 #include "fs/daemon.hpp"
 #include "fs/mount_options.hpp"
+#include "fs/mounted_pool.hpp"
 #include "tools/dynamicfs/commands.hpp"
 
 namespace dynamicfs::tools {
@@ -12,6 +13,8 @@ namespace {
 constexpr const char* kFooter = R"(Options for -o, separated by commas:
   ro                    change nothing, not even to recover
   nosuid nodev noexec noatime nodiratime sync ...   as for every mount
+  remount               change those of the line above, and ro, of a pool that is mounted
+  allow_other           others than who mounts may use the tree (for root that is always so)
   disk=PATH             where a disk of the pool is now, if it has moved (may be repeated)
   writeback=on|off      keep buffered writes in the page cache (on), or hand them over at once
   acl|noacl             access control lists are enforced and inherited, or cannot be set (noacl)
@@ -34,11 +37,14 @@ constexpr const char* kFooter = R"(Options for -o, separated by commas:
 Examples:
   sudo dynamicfs mount /mnt/a /srv/pool
   sudo dynamicfs mount /dev/sdb /srv/pool -o disk=/dev/sdd,noatime
+  dynamicfs mount disk.img ~/pool       for anybody, with fusermount3
 In /etc/fstab:
   /mnt/a  /srv/pool  dynamicfs  defaults,nofail  0  0)";
 
 fs::ExitCode mount(const std::string& disk, const std::string& mountpoint,
                    const std::vector<std::string>& words, bool foreground) {
+  std::vector<std::string> lists = words;
+  const bool remounts = fs::take_remount(lists);
   fs::MountRequest request{
       .disk = disk, .mountpoint = mountpoint, .options = {}, .foreground = foreground};
   if (disk.empty() || mountpoint.empty()) {
@@ -46,10 +52,14 @@ fs::ExitCode mount(const std::string& disk, const std::string& mountpoint,
                    disk.empty() ? "The name of the disk is empty." : "The mountpoint is empty.",
                    "A disk and a mountpoint are needed."});
   }
-  for (const std::string& word : words) {
+  for (const std::string& word : lists) {
     if (const auto parsed = fs::parse_mount_options(word, request.options); !parsed) {
       return refuse(parsed.error());
     }
+  }
+  if (remounts) {
+    const auto remounted = fs::remount_pool(mountpoint, request.options);
+    return remounted ? fs::ExitCode::kOk : refuse(remounted.error());
   }
   const auto mounted = fs::mount_pool(request);
   return mounted ? fs::ExitCode::kOk : refuse(mounted.error());
