@@ -148,6 +148,23 @@ TEST_SUITE("files without a name") {
     check_whole(test.pool);
   }
 
+  TEST_CASE("the number of a file leads to it while it has a name") {
+    Unnamed test;
+    const auto code = [&](InodeId inode) {
+      const auto found = test.pool.run(test.pool.fs().lookup(inode, "."));
+      if (found.has_value()) test.pool.fs().forget(inode, 1);
+      return found.has_value() ? Code::kOk : found.error().code;
+    };
+    const fs::Attributes made = test.make();
+    CHECK(code(made.inode) == Code::kStale);
+    CHECK(test.link(made.inode, "name") == Code::kOk);
+    CHECK(code(made.inode) == Code::kOk);
+    // The kernel has not given its reference back yet.
+    CHECK(test.pool.unlink("name").has_value());
+    CHECK(code(made.inode) == Code::kStale);
+    CHECK(test.read(made.inode).empty());
+  }
+
   TEST_CASE("in a directory that was removed, and in none") {
     Unnamed test;
     REQUIRE(test.pool.mkdir("d").has_value());
