@@ -278,8 +278,11 @@ std::vector<ChunkId> Allocator::drain_sparse(journal::Policy policy, bool in_any
   std::vector<Chunk*> sparse;
   for (const ChunkList* const list : {&layout.partial, &layout.leftovers}) {
     for (Chunk* chunk = list->head; chunk != nullptr; chunk = chunk->next) {
-      if (chunk->held_blocks() > 0 && chunk->held_blocks() <= kSlotBlocks / 2)
+      // Moving is writing: what is shared would be there twice, and its old place be kept all the same.
+      if (chunk->held_blocks() > 0 && chunk->held_blocks() <= kSlotBlocks / 2 &&
+          !shared_.contains(chunk->id.raw)) {
         sparse.push_back(chunk);
+      }
     }
   }
   std::ranges::sort(sparse, {}, [](const Chunk* chunk) { return chunk->held_blocks(); });
@@ -387,17 +390,95 @@ bool Allocator::set_live(const Piece& piece) {
   return true;
 }
 
-// Likewise, if one of them is not.
-bool Allocator::clear_live(const Piece& piece) {
+// A mapping of these is gone; `dead`: those that no other names. False, and nothing has changed, if one
+// of them is not live.
+bool Allocator::clear_live(const Piece& piece, DeadPieces* dead) {
+  dead->clear();
   Chunk* const chunk = chunks_.find(piece.chunk);
   if (chunk == nullptr || piece.count == 0 || piece.block + piece.count > kSlotBlocks) return false;
   if (!chunk->live.is_set(piece.block, piece.count)) return false;
-  const ChunkTable::Resizing resizing(chunks_, *chunk);
-  chunk->live.clear(piece.block, piece.count);
-  chunk->live_count = static_cast<std::uint16_t>(chunk->live_count - piece.count);
-  live_blocks_ -= piece.count;
   touch(*chunk);
+  clear_references(*chunk, piece, *dead);
+  const ChunkTable::Resizing resizing(chunks_, *chunk);
+  for (const Piece& last : *dead) {
+    chunk->live.clear(last.block, last.count);
+    chunk->live_count = static_cast<std::uint16_t>(chunk->live_count - last.count);
+    live_blocks_ -= last.count;
+  }
   return true;
+}
+
+void Allocator::clear_references(Chunk& chunk, const Piece& piece, DeadPieces& dead) {
+  const auto at = shared_.find(chunk.id.raw);
+  if (at == shared_.end()) {
+    dead.emplace_back() = piece;
+    return;
+  }
+  SharedBlocks& shared = at->second;
+  const std::uint64_t blocks = shared.blocks();
+  const std::uint64_t saved = shared.saved();
+  shared.remove(piece.block, piece.count, [&](std::uint32_t block, std::uint32_t count) {
+    dead.emplace_back() = {.chunk = chunk.id,
+                           .block = static_cast<std::uint16_t>(block),
+                           .count = static_cast<std::uint16_t>(count)};
+  });
+  shared_blocks_ -= blocks - shared.blocks();
+  saved_blocks_ -= saved - shared.saved();
+  if (shared.empty()) shared_.erase(at);
+}
+
+bool Allocator::can_share(const Piece& piece) const {
+  const Chunk* const chunk = chunks_.find(piece.chunk);
+  if (chunk == nullptr || piece.count == 0 || piece.block + piece.count > kSlotBlocks) return false;
+  if (!chunk->live.is_set(piece.block, piece.count)) return false;
+  const auto at = shared_.find(piece.chunk.raw);
+  return at == shared_.end() || at->second.can_add(piece.block, piece.count);
+}
+
+void Allocator::add_reference(const Piece& piece) {
+  touch(*chunks_.find(piece.chunk));
+  SharedBlocks& shared = shared_[piece.chunk.raw];
+  const std::uint64_t blocks = shared.blocks();
+  const std::uint64_t saved = shared.saved();
+  shared.add(piece.block, piece.count);
+  shared_blocks_ += shared.blocks() - blocks;
+  saved_blocks_ += shared.saved() - saved;
+}
+
+bool Allocator::share(std::span<const Piece> pieces) {
+  LockGuard lock(mutex_);
+  for (std::size_t i = 0; i < pieces.size(); ++i) {
+    if (can_share(pieces[i])) {
+      add_reference(pieces[i]);
+      continue;
+    }
+    // They were there before, so none of them dies.
+    DeadPieces dead;
+    while (i-- > 0) {
+      DFS_ASSERT(clear_live(pieces[i], &dead));
+      DFS_ASSERT(dead.size() == 0);
+    }
+    return false;
+  }
+  return true;
+}
+
+bool Allocator::is_shared(std::span<const Piece> pieces) const {
+  LockGuard lock(mutex_);
+  return std::ranges::any_of(pieces, [&](const Piece& piece) DFS_NO_THREAD_SAFETY_ANALYSIS {
+    const auto at = shared_.find(piece.chunk.raw);
+    return at != shared_.end() && at->second.any(piece.block, piece.count);
+  });
+}
+
+std::uint64_t Allocator::single_blocks(std::span<const Piece> pieces) const {
+  LockGuard lock(mutex_);
+  std::uint64_t blocks = 0;
+  for (const Piece& piece : pieces) {
+    const auto at = shared_.find(piece.chunk.raw);
+    blocks += at == shared_.end() ? piece.count : at->second.single(piece.block, piece.count);
+  }
+  return blocks;
 }
 
 void Allocator::publish(std::span<const Piece> pieces) {
@@ -412,27 +493,32 @@ void Allocator::publish(std::span<const Piece> pieces) {
 
 void Allocator::free(std::span<const Piece> pieces, Lsn lsn) {
   LockGuard lock(mutex_);
+  DeadPieces dead;
   for (const Piece& piece : pieces) {
-    DFS_ASSERT(clear_live(piece));
-    Chunk* const chunk = chunks_.find(piece.chunk);
-    {
-      const ChunkTable::Resizing resizing(chunks_, *chunk);
-      chunk->unnamed.set(piece.block, piece.count);
-    }
-    chunk->pending_blocks = static_cast<std::uint16_t>(chunk->pending_blocks + piece.count);
-    DFS_ASSERT(chunk->pending_blocks <= chunk->used_blocks);
-    pending_blocks_ += piece.count;
-    if (chunk->fillable) layout_of(chunk->layout).pending_blocks += piece.count;
-    pending_.add({.kind = PendingEntry::Kind::kBlocks,
-                  .lsn = lsn,
-                  .chunk = piece.chunk,
-                  .block = piece.block,
-                  .count = piece.count,
-                  .disk = {},
-                  .slot = {}});
-    metrics_.blocks_freed.add(piece.count);
-    note_if_empty(*chunk);
+    DFS_ASSERT(clear_live(piece, &dead));
+    for (const Piece& last : dead) make_pending(last, lsn);
   }
+}
+
+void Allocator::make_pending(const Piece& piece, Lsn lsn) {
+  Chunk& chunk = *chunks_.find(piece.chunk);
+  {
+    const ChunkTable::Resizing resizing(chunks_, chunk);
+    chunk.unnamed.set(piece.block, piece.count);
+  }
+  chunk.pending_blocks = static_cast<std::uint16_t>(chunk.pending_blocks + piece.count);
+  DFS_ASSERT(chunk.pending_blocks <= chunk.used_blocks);
+  pending_blocks_ += piece.count;
+  if (chunk.fillable) layout_of(chunk.layout).pending_blocks += piece.count;
+  pending_.add({.kind = PendingEntry::Kind::kBlocks,
+                .lsn = lsn,
+                .chunk = piece.chunk,
+                .block = piece.block,
+                .count = piece.count,
+                .disk = {},
+                .slot = {}});
+  metrics_.blocks_freed.add(piece.count);
+  note_if_empty(chunk);
 }
 
 bool Allocator::advance(Lsn covered) {

@@ -13,15 +13,18 @@
 // Reserve       On every disk some slots are kept for metadata runs; of the rest some blocks are
 // kept
 //               for writes that replace what is there (they give back as much, only later).
-// Live          A block is live from the record that maps it to the record that frees it. A run has
-//               the live blocks of every chunk as of its LSN, so a mount knows them without looking
-//               at the maps: chunks that have changed since the durable runs are dirty.
+// Live          A block is live from the record that maps it to the record that takes its last mapping
+//               away. A run has the live blocks of every chunk as of its LSN, and how many mappings
+//               name those that several do, so a mount knows them without looking at the maps: chunks
+//               that have changed since the durable runs are dirty.
 // Threads       Every method may be called from any thread.
 // Locks         One mutex, a leaf. Where a chunk is opened or removed its record is appended under
 //               it, so the caller is inside a ChangeScope.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <optional>
 #include <set>
@@ -36,6 +39,7 @@
 #include "extent/pending_space.hpp"
 #include "extent/placement.hpp"
 #include "extent/pool_view.hpp"
+#include "extent/shared_blocks.hpp"
 #include "extent/slot_map.hpp"
 #include "extent/store_metrics.hpp"
 #include "journal/era.hpp"
@@ -92,6 +96,8 @@ class Allocator {
   // is noted.
   Result<void> note_live(std::span<const Piece> pieces);
   Result<void> note_dead(std::span<const Piece> pieces);
+  // Mappings of blocks that have one already. kFormatInvalid (detail: the chunk) if they have none.
+  Result<void> note_shared(std::span<const Piece> pieces);
   // Everything that is not live is free from now on.
   void start();
 
@@ -109,13 +115,20 @@ class Allocator {
   void discard(std::span<const Piece> pieces);
   // A mapping names these allocated blocks from now on. Inside the ChangeScope of its record.
   void publish(std::span<const Piece> pieces);
-  // Published blocks that the record `lsn` has freed. Inside its ChangeScope.
+  // One more mapping names each of these live blocks. False, and nothing has changed, if one of them
+  // can have no more references. Inside the ChangeScope of its record.
+  [[nodiscard]] bool share(std::span<const Piece> pieces);
+  // Mappings of published blocks that the record `lsn` has taken away: those that no other names are
+  // free. Inside its ChangeScope.
   void free(std::span<const Piece> pieces, Lsn lsn);
+  // Whether one of these blocks has several references; how many have one.
+  bool is_shared(std::span<const Piece> pieces) const;
+  std::uint64_t single_blocks(std::span<const Piece> pieces) const;
   bool promise(std::uint64_t blocks, journal::Policy policy);
 
   // Compaction.
 
-  // Sealed chunks that are at most half full, whose contents find room in other chunks and whose slots
+  // Sealed chunks that share no block and are at most half full, whose contents find room in other chunks and whose slots
   // would make up at least 1/64 of all there are, ascending; nothing is put into them until
   // stop_draining(), as long as there is room elsewhere. None while more than a tenth of the slots
   // is free or about to be, unless `in_any_case`; then also however little there is to gain.
@@ -174,11 +187,18 @@ class Allocator {
   // Of all chunks that are not removed, ascending.
   std::vector<std::pair<ChunkId, BlockBitmap>> live() const;
   std::uint64_t live_blocks() const;
+  // Of all chunks that have any, ascending.
+  std::vector<std::pair<ChunkId, SharedBlocks>> shared() const;
+  // How many blocks have several references, and how many references there are beyond the first of each.
+  std::uint64_t shared_blocks() const { return shared_blocks_.load(std::memory_order_relaxed); }
+  std::uint64_t saved_blocks() const { return saved_blocks_.load(std::memory_order_relaxed); }
   // What is in memory of all space, free or not: chunks with their bitmaps and places, the table of
   // them, and which slots are taken. Not what waits to be freed or written to a run.
   std::uint64_t map_bytes() const;
 
  private:
+  // Nearly always the one piece that was asked about.
+  using DeadPieces = InlineVector<Piece, 2>;
   struct Lane {
     Chunk* large = nullptr;
     Chunk* small = nullptr;
@@ -217,7 +237,11 @@ class Allocator {
   void give(Chunk& chunk, std::uint32_t block, std::uint32_t count) DFS_REQUIRES(mutex_);
   Result<Chunk*> add(const ChunkPut& change) DFS_REQUIRES(mutex_);
   bool set_live(const Piece& piece) DFS_REQUIRES(mutex_);
-  bool clear_live(const Piece& piece) DFS_REQUIRES(mutex_);
+  bool clear_live(const Piece& piece, DeadPieces* dead) DFS_REQUIRES(mutex_);
+  bool can_share(const Piece& piece) const DFS_REQUIRES(mutex_);
+  void add_reference(const Piece& piece) DFS_REQUIRES(mutex_);
+  void clear_references(Chunk& chunk, const Piece& piece, DeadPieces& dead) DFS_REQUIRES(mutex_);
+  void make_pending(const Piece& piece, Lsn lsn) DFS_REQUIRES(mutex_);
   void touch(Chunk& chunk) DFS_REQUIRES(mutex_);
   void judge(Chunk& chunk) DFS_REQUIRES(mutex_);
   void slots_changed() DFS_REQUIRES(mutex_);
@@ -227,6 +251,8 @@ class Allocator {
   ReadRegistry& reads_;
   AllocatorMetrics& metrics_;
   const journal::Eras& eras_;
+  std::atomic<std::uint64_t> shared_blocks_{0};  // changed under the mutex
+  std::atomic<std::uint64_t> saved_blocks_{0};   // likewise
 
   mutable Mutex mutex_;
   bool started_ DFS_GUARDED_BY(mutex_) = false;
@@ -236,6 +262,8 @@ class Allocator {
   std::vector<std::unique_ptr<Layout>> layouts_ DFS_GUARDED_BY(mutex_);
   // Chunks that are not clean, each with every era of its changes, and some that are.
   std::vector<std::pair<ChunkId, std::uint64_t>> dirty_ DFS_GUARDED_BY(mutex_);
+  // By chunk, those that share blocks alone: a pool without clones pays nothing for it.
+  std::map<std::uint32_t, SharedBlocks> shared_ DFS_GUARDED_BY(mutex_);
   std::vector<ChunkId> empty_ DFS_GUARDED_BY(mutex_);
   std::vector<ChunkId> draining_ DFS_GUARDED_BY(mutex_);  // ascending
   std::uint64_t moving_blocks_ DFS_GUARDED_BY(mutex_) = 0;

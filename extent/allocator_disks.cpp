@@ -3,6 +3,7 @@
 
 #include "base/assert.hpp"
 #include "base/log.hpp"
+#include "base/mutant.hpp"
 #include "extent/allocator_layout.hpp"
 
 namespace dynamicfs::extent {
@@ -118,6 +119,11 @@ Result<void> Allocator::load(const ChunkState& state) {
   chunk.live = state.live;
   chunk.live_count = static_cast<std::uint16_t>(state.live.count());
   live_blocks_ += chunk.live_count;
+  if (!state.shared.empty()) {
+    shared_.emplace(state.put.chunk.raw, state.shared);
+    shared_blocks_ += state.shared.blocks();
+    saved_blocks_ += state.shared.saved();
+  }
   return {};
 }
 
@@ -175,8 +181,23 @@ Result<void> Allocator::note_live(std::span<const Piece> pieces) {
 
 Result<void> Allocator::note_dead(std::span<const Piece> pieces) {
   LockGuard lock(mutex_);
+  DeadPieces dead;
   for (const Piece& piece : pieces) {
-    if (!clear_live(piece)) return error(Code::kFormatInvalid, piece.chunk.raw);
+    const auto at = shared_.find(piece.chunk.raw);
+    if (mutated(Mutant::kKeepShared) && at != shared_.end() &&
+        at->second.single(piece.block, piece.count) == 0) {
+      continue;
+    }
+    if (!clear_live(piece, &dead)) return error(Code::kFormatInvalid, piece.chunk.raw);
+  }
+  return {};
+}
+
+Result<void> Allocator::note_shared(std::span<const Piece> pieces) {
+  LockGuard lock(mutex_);
+  for (const Piece& piece : pieces) {
+    if (!can_share(piece)) return error(Code::kFormatInvalid, piece.chunk.raw);
+    add_reference(piece);
   }
   return {};
 }
@@ -292,7 +313,9 @@ std::vector<ChunkChange> Allocator::chunk_changes() {
     ChunkChange& change = changes.emplace_back(ChunkChange{.chunk = id, .state = {}});
     const Chunk* const chunk = chunks_.find(id);
     if (chunk == nullptr || chunk->stage == ChunkStage::kRemoved) continue;
-    change.state = ChunkState{.put = put_of(*chunk), .live = chunk->live};
+    change.state = ChunkState{.put = put_of(*chunk), .live = chunk->live, .shared = {}};
+    const auto at = shared_.find(id.raw);
+    if (at != shared_.end() && !mutated(Mutant::kForgetShared)) change.state->shared = at->second;
   }
   return changes;
 }
@@ -428,6 +451,14 @@ std::vector<std::pair<ChunkId, BlockBitmap>> Allocator::live() const {
   return out;
 }
 
+std::vector<std::pair<ChunkId, SharedBlocks>> Allocator::shared() const {
+  LockGuard lock(mutex_);
+  std::vector<std::pair<ChunkId, SharedBlocks>> out;
+  out.reserve(shared_.size());
+  for (const auto& [chunk, shared] : shared_) out.emplace_back(ChunkId{chunk}, shared);
+  return out;
+}
+
 std::uint64_t Allocator::live_blocks() const {
   LockGuard lock(mutex_);
   return live_blocks_;
@@ -436,11 +467,14 @@ std::uint64_t Allocator::live_blocks() const {
 std::uint64_t Allocator::map_bytes() const {
   // A tree's node: three pointers and a colour beside the element.
   constexpr std::size_t kSetNodeBytes = heap_bytes(4 * sizeof(void*) + sizeof(SlotId));
+  constexpr std::size_t kSharedNodeBytes =
+      heap_bytes(4 * sizeof(void*) + sizeof(decltype(shared_)::value_type));
   LockGuard lock(mutex_);
   std::uint64_t bytes = chunks_.memory_bytes() + slots_.memory_bytes();
   for (const DiskSpace& disk : disks_) {
     bytes += (disk.run_slots.size() + disk.new_run_slots.size()) * kSetNodeBytes;
   }
+  for (const auto& [chunk, shared] : shared_) bytes += kSharedNodeBytes + shared.memory_bytes();
   return bytes;
 }
 

@@ -71,11 +71,9 @@ Result<ChunkPut> get_chunk_put(ByteReader& reader) {
   return put;
 }
 
-}  // namespace
-
-void encode(ByteWriter& out, InodeId inode, FileBlock first, std::span<const Piece> pieces,
-            std::span<const std::uint32_t> crcs) {
-  put_header(out, ChangeType::kExtentPut, 19 + pieces.size() * 8 + crcs.size() * 4);
+void put_extent(ByteWriter& out, ChangeType type, InodeId inode, FileBlock first,
+                std::span<const Piece> pieces, std::span<const std::uint32_t> crcs) {
+  put_header(out, type, 19 + pieces.size() * 8 + crcs.size() * 4);
   out.put(inode);
   out.put(first);
   out.put(static_cast<std::uint8_t>(Encoding::kPlain));
@@ -90,6 +88,17 @@ void encode(ByteWriter& out, InodeId inode, FileBlock first, std::span<const Pie
   }
   DFS_ASSERT(blocks == crcs.size());
   out.put_bytes(std::as_bytes(crcs));
+}
+
+}  // namespace
+
+void encode(ByteWriter& out, InodeId inode, FileBlock first, std::span<const Piece> pieces,
+            std::span<const std::uint32_t> crcs) {
+  put_extent(out, ChangeType::kExtentPut, inode, first, pieces, crcs);
+}
+
+void encode_share(ByteWriter& out, const ExtentPut& share) {
+  put_extent(out, ChangeType::kExtentShare, share.inode, share.first, share.pieces, share.crcs);
 }
 
 void encode(ByteWriter& out, const ExtentClear& change) {
@@ -120,8 +129,16 @@ void encode(ByteWriter& out, const ChunkState& state) {
   put_body(out, state.put);
   const LiveForm form = form_of(state.live);
   out.put(static_cast<std::uint8_t>(form));
-  if (form != LiveForm::kBitmap) return;
-  for (const std::uint64_t word : state.live.words()) out.put(word);
+  if (form == LiveForm::kBitmap) {
+    for (const std::uint64_t word : state.live.words()) out.put(word);
+  }
+  if (state.shared.empty()) return;
+  out.put(static_cast<std::uint16_t>(state.shared.runs().size()));
+  for (const SharedRun& run : state.shared.runs()) {
+    out.put(run.block);
+    out.put(run.count);
+    out.put(run.references);
+  }
 }
 
 Result<ExtentPut> decode_extent_put(std::span<const std::byte> body) {
@@ -203,7 +220,21 @@ Result<ChunkState> decode_chunk_state(std::span<const std::byte> value) {
     for (std::uint64_t& word : words) word = reader.get<std::uint64_t>();
     state.live = BlockBitmap{words};
   }
-  if (!reader.ok() || !reader.at_end() || form != form_of(state.live)) return Code::kFormatInvalid;
+  if (!reader.ok() || form != form_of(state.live)) return Code::kFormatInvalid;
+  if (reader.at_end()) return state;
+  std::vector<SharedRun> shared(reader.get<std::uint16_t>());
+  for (SharedRun& run : shared) {
+    run.block = reader.get<std::uint16_t>();
+    run.count = reader.get<std::uint16_t>();
+    run.references = reader.get<std::uint32_t>();
+  }
+  if (!reader.ok() || !reader.at_end() || shared.empty() || !SharedBlocks::is_proper(shared)) {
+    return Code::kFormatInvalid;
+  }
+  for (const SharedRun& run : shared) {
+    if (!state.live.is_set(run.block, run.count)) return Code::kFormatInvalid;
+  }
+  state.shared = SharedBlocks{shared};
   return state;
 }
 

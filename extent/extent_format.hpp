@@ -16,6 +16,7 @@
 #include "base/result.hpp"
 #include "extent/block_bitmap.hpp"
 #include "extent/extent_map.hpp"
+#include "extent/shared_blocks.hpp"
 #include "journal/superblock.hpp"
 
 namespace dynamicfs::extent {
@@ -26,7 +27,7 @@ enum class ChangeType : std::uint8_t {
   kExtentReserve = 66,
   kChunkPut = 67,
   kChunkRemove = 68,
-  kReferenceCount = 69,  // reserved for shared blocks: {chunk, block, count, references}
+  kExtentShare = 69,  // an extent put of blocks that are live already: each has one reference more
 };
 inline constexpr std::uint8_t kExtentChangeFirst = 64;
 inline constexpr std::uint8_t kExtentChangeLast = 127;
@@ -66,10 +67,12 @@ struct ChunkRemove {
   ChunkId chunk;
 };
 
-// What a run has of a chunk: the blocks that mappings name, as of the run's LSN.
+// What a run has of a chunk: the blocks that mappings name, as of the run's LSN, and which of them
+// several name.
 struct ChunkState {
   ChunkPut put;
   BlockBitmap live;
+  SharedBlocks shared;
   bool operator==(const ChunkState&) const = default;
 };
 
@@ -82,6 +85,7 @@ struct ChunkChange {
 // Each appends one whole change.
 void encode(ByteWriter& out, InodeId inode, FileBlock first, std::span<const Piece> pieces,
             std::span<const std::uint32_t> crcs);  // an ExtentPut, without a copy
+void encode_share(ByteWriter& out, const ExtentPut& share);
 void encode(ByteWriter& out, const ExtentClear& change);
 void encode(ByteWriter& out, const ExtentReserve& change);
 void encode(ByteWriter& out, const ChunkPut& change);
@@ -90,7 +94,7 @@ void encode(ByteWriter& out, const ChunkRemove& change);
 // Appends the value of a run's entry, which has no type and length.
 void encode(ByteWriter& out, const ChunkState& state);
 
-// `body` without type and length. kFormatInvalid for anything that encode() would not write.
+// `body` without type and length; that of a share is a put's. kFormatInvalid for anything that encode() would not write.
 Result<ExtentPut> decode_extent_put(std::span<const std::byte> body);
 Result<ExtentClear> decode_extent_clear(std::span<const std::byte> body);
 Result<ExtentReserve> decode_extent_reserve(std::span<const std::byte> body);

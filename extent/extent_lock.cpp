@@ -47,6 +47,29 @@ ExtentLocks::Guard ExtentLocks::lock(InodeId inode, FileBlock first, std::uint64
   return guard;
 }
 
+ExtentLocks::GuardOfTwo ExtentLocks::lock(Range a, Range b) {
+  GuardOfTwo guard;
+  guard.locks_ = this;
+  for (const Range& range : {a, b}) {
+    DFS_ASSERT(range.count > 0 && range.first.raw + range.count > range.first.raw);
+    const std::uint64_t last = (range.first.raw + range.count - 1) / kWindowBlocks;
+    std::uint64_t window = range.first.raw / kWindowBlocks;
+    if (last - window >= kLockShards) window = last - kLockShards + 1;
+    for (; window <= last; ++window) guard.held_.set(shard_of(range.inode, WindowId{window}));
+  }
+  for (std::size_t shard = 0; shard < kLockShards; ++shard) {
+    if (guard.held_.test(shard)) lock_shard(shard);
+  }
+  return guard;
+}
+
+ExtentLocks::GuardOfTwo::~GuardOfTwo() DFS_NO_THREAD_SAFETY_ANALYSIS {
+  if (locks_ == nullptr) return;
+  for (std::size_t shard = 0; shard < kLockShards; ++shard) {
+    if (held_.test(shard)) locks_->shards_[shard].mutex.unlock();
+  }
+}
+
 ExtentLocks::Guard::Guard(Guard&& other) noexcept
     : locks_(std::exchange(other.locks_, nullptr)), first_(other.first_), count_(other.count_) {}
 

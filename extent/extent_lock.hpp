@@ -7,7 +7,9 @@
 
 #include <array>
 #include <bit>
+#include <bitset>
 #include <cstdint>
+#include <utility>
 
 #include "base/ids.hpp"
 #include "base/metrics.hpp"
@@ -45,9 +47,31 @@ class ExtentLocks {
     std::uint16_t count_ = 0;
   };
 
+  // Of the windows of two ranges.
+  class [[nodiscard]] GuardOfTwo {
+   public:
+    GuardOfTwo(GuardOfTwo&& other) noexcept
+        : locks_(std::exchange(other.locks_, nullptr)), held_(other.held_) {}
+    GuardOfTwo& operator=(GuardOfTwo&&) = delete;
+    ~GuardOfTwo();
+
+   private:
+    friend class ExtentLocks;
+    GuardOfTwo() = default;
+    ExtentLocks* locks_ = nullptr;
+    std::bitset<kLockShards> held_;
+  };
+  struct Range {
+    InodeId inode;
+    FileBlock first;
+    std::uint64_t count = 0;  // at least 1
+  };
+
   // Locks the windows that contain blocks [first, first + count); count ~0 means to the end (then,
   // and for kLockShards windows and more, every shard is taken).
   Guard lock(InodeId inode, FileBlock first, std::uint64_t count);
+  // The same for two ranges together, of one file or of two.
+  GuardOfTwo lock(Range a, Range b);
   static std::size_t shard_of(InodeId inode, WindowId window);
   const LockMetrics& metrics() const { return metrics_; }
 

@@ -522,6 +522,57 @@ void FileMap::put(FileBlock first, std::span<const Piece> pieces,
   DFS_ASSERT(piece == pieces.size());
 }
 
+void FileMap::replace(FileBlock first, std::uint64_t count, std::span<const PutView> shares,
+                      Generation generation, Freed& freed) {
+  const std::uint64_t end = range_end(first, count);
+  DFS_ASSERT(first.raw < end);
+  const std::uint64_t window_last = window_of(end - 1);
+  const bool several = window_of(first.raw) != window_last;
+  const ChangeOfSeveral announced(several ? &make_spread() : nullptr);
+  std::size_t share = 0;
+  std::size_t piece = 0;
+  std::uint32_t piece_used = 0;
+  std::uint64_t share_used = 0;
+  for (std::uint64_t window = window_of(first.raw); window <= window_last; ++window) {
+    const Part part = part_of(window, first.raw, end);
+    const std::uint64_t start = window * kWindowBlocks;
+    const WindowNode* const old = load(window);
+    WindowBuilder builder;
+    builder.copy(old, 0, part.from);
+    while (share < shares.size()) {
+      const PutView& from = shares[share];
+      const std::uint64_t block = from.first.raw + share_used;
+      if (block >= start + part.to) break;
+      const Piece& source = from.pieces[piece];
+      const auto blocks = static_cast<std::uint32_t>(
+          std::min<std::uint64_t>(start + part.to - block, source.count - piece_used));
+      const auto at = static_cast<std::uint32_t>(block - start);
+      builder.add(at, at + blocks - 1,
+                  {.generation = generation,
+                   .chunk = source.chunk,
+                   .block = static_cast<std::uint16_t>(source.block + piece_used)},
+                  from.crcs.data() + share_used);
+      share_used += blocks;
+      piece_used += blocks;
+      if (piece_used == source.count) {
+        ++piece;
+        piece_used = 0;
+      }
+      if (share_used == from.crcs.size()) {
+        DFS_ASSERT(piece == from.pieces.size());
+        ++share;
+        share_used = 0;
+        piece = 0;
+      }
+    }
+    builder.copy(old, part.to, kWindowBlocks);
+    if (builder.is_hole() && (old == nullptr || old->is_hole())) continue;
+    free_part(old, part, freed);
+    publish(window, old, builder);
+  }
+  DFS_ASSERT(share == shares.size());
+}
+
 std::uint64_t FileMap::reserve(FileBlock first, std::uint64_t count, Generation generation) {
   const std::uint64_t end = range_end(first, count);
   if (first.raw >= end) return 0;

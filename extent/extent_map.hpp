@@ -22,7 +22,7 @@
 //             A window that no durable run has as it is (its era is not clean) is in memory, and in
 //             the list of dirty ones.
 // Threads     snapshot(), unchanged(), next_*(), absent(), load_window(), note_hole() take no lock.
-//             put(), reserve(), clear() require the extent locks of the windows they touch
+//             put(), replace(), reserve(), clear() require the extent locks of the windows they touch
 //             (extent_lock.hpp) and a ChangeScope.
 // Locks       The list of dirty windows of a map has a mutex, a leaf.
 #pragma once
@@ -106,6 +106,13 @@ struct MapContext {
   Gauge bytes;  // of nodes and trees; what is replaced and waits in `memory` is not counted
 };
 
+// Consecutive blocks of a file from `first` on and where they lie, in order.
+struct PutView {
+  FileBlock first;
+  std::span<const Piece> pieces;
+  std::span<const std::uint32_t> crcs;  // one per block, all pieces
+};
+
 class WindowNode;
 class WindowBuilder;
 
@@ -155,6 +162,10 @@ class FileMap {
   // `freed`. crcs: one per block, all pieces.
   void put(FileBlock first, std::span<const Piece> pieces, std::span<const std::uint32_t> crcs,
            Generation generation, Freed& freed);
+  // Maps consecutive blocks from `first` as `shares` say (each as put() has it, ascending, disjoint,
+  // within the range), and nothing else there: what was mapped goes to `freed`.
+  void replace(FileBlock first, std::uint64_t count, std::span<const PutView> shares,
+               Generation generation, Freed& freed);
   // Marks the holes in the range reserved; returns how many blocks that were.
   std::uint64_t reserve(FileBlock first, std::uint64_t count, Generation generation);
   // Unmaps the range. `count` may be ~0 for "to the end".

@@ -121,6 +121,10 @@ Result<void> Store::note_dead(std::span<const Piece> pieces) {
   return impl_->allocator.note_dead(pieces);
 }
 
+Result<void> Store::note_shared(std::span<const Piece> pieces) {
+  return impl_->allocator.note_shared(pieces);
+}
+
 Task<std::optional<std::size_t>> Store::first_missing(Claims claims) {
   return impl_->first_missing(std::move(claims));
 }
@@ -151,6 +155,29 @@ Task<Result<Written>> Store::write(WriteHint hint, std::span<const std::byte> da
 void Store::discard(const Written& written) { impl_->allocator.discard(written.pieces); }
 
 void Store::publish(const Written& written) { impl_->allocator.publish(written.pieces); }
+
+bool Store::share(std::span<const Piece> pieces) { return impl_->allocator.share(pieces); }
+
+namespace {
+
+std::vector<Piece> pieces_of(const MappingSet& set) {
+  std::vector<Piece> pieces;
+  for (const Mapping& mapping : set.mappings) {
+    if (mapping.kind != MappingKind::kData) continue;
+    pieces.push_back({.chunk = mapping.chunk, .block = mapping.block, .count = mapping.count});
+  }
+  return pieces;
+}
+
+}  // namespace
+
+std::uint64_t Store::single_blocks(const MappingSet& set) const {
+  return impl_->allocator.single_blocks(pieces_of(set));
+}
+
+bool Store::is_shared(const MappingSet& set) const {
+  return shared_blocks() != 0 && impl_->allocator.is_shared(pieces_of(set));
+}
 
 void Store::free(const Freed& freed, Lsn lsn) {
   if (!freed.pieces.empty()) impl_->allocator.free(freed.pieces, lsn);
@@ -225,6 +252,12 @@ std::uint32_t Store::next_chunk() const { return impl_->allocator.next_chunk(); 
 std::vector<std::pair<ChunkId, BlockBitmap>> Store::live() const { return impl_->allocator.live(); }
 
 std::uint64_t Store::live_blocks() const { return impl_->allocator.live_blocks(); }
+
+std::vector<std::pair<ChunkId, SharedBlocks>> Store::shared() const {
+  return impl_->allocator.shared();
+}
+std::uint64_t Store::shared_blocks() const { return impl_->allocator.shared_blocks(); }
+std::uint64_t Store::saved_blocks() const { return impl_->allocator.saved_blocks(); }
 
 std::uint64_t Store::space_map_bytes() const { return impl_->allocator.map_bytes(); }
 

@@ -106,6 +106,8 @@ class Store final : public journal::SlotSource {
   // chunk): unknown chunk, block out of range, live twice, respectively dead twice.
   Result<void> note_live(std::span<const Piece> pieces);
   Result<void> note_dead(std::span<const Piece> pieces);
+  // Data that is mapped once more. kFormatInvalid (detail: the chunk): it was not mapped.
+  Result<void> note_shared(std::span<const Piece> pieces);
   // The first record whose data is not there: no copy is right, and one that could be read is wrong.
   // In a pool that can be written every copy of what the records before it claim is right afterwards
   // (not flushed) on disks that are here, have room, and were not away when it was written. Reads all that is claimed, 8 MiB at a time.
@@ -128,8 +130,15 @@ class Store final : public journal::SlotSource {
   void discard(const Written& written);
   // Mappings name these blocks from now on. Called inside the ChangeScope that appends their record.
   void publish(const Written& written);
+  // One more mapping names each of these blocks, which mappings name that cannot go meanwhile (their
+  // extent locks are held). False, and nothing has changed: a block has as many references as can be
+  // counted. Called inside the ChangeScope that appends the record of the new mapping.
+  [[nodiscard]] bool share(std::span<const Piece> pieces);
+  // How many of the blocks of these mappings would be free without them; whether others name some.
+  std::uint64_t single_blocks(const MappingSet& set) const;
+  bool is_shared(const MappingSet& set) const;
   // These mappings were replaced or cleared by the record `lsn`; called inside its ChangeScope.
-  // Promises among them (reserved blocks) are given back at once: do not unpromise() them again.
+  // Blocks that other mappings name stay. Promises among them (reserved blocks) are given back at once: do not unpromise() them again.
   void free(const Freed& freed, Lsn lsn);
 
   // Promises space to fallocate. kNoSpace if it is not there, after draining.
@@ -199,6 +208,11 @@ class Store final : public journal::SlotSource {
   // The live blocks of all chunks, ascending, and how many those are.
   std::vector<std::pair<ChunkId, BlockBitmap>> live() const;
   std::uint64_t live_blocks() const;
+  // Those of them that more than one mapping names, with how many, by chunk, ascending; how many those
+  // are; and how many more blocks it would take if each mapping had its own.
+  std::vector<std::pair<ChunkId, SharedBlocks>> shared() const;
+  std::uint64_t shared_blocks() const;
+  std::uint64_t saved_blocks() const;
   // What the maps of space take in memory: Allocator::map_bytes().
   std::uint64_t space_map_bytes() const;
   // The run being written names the chunks as of `lsn`: slots of chunks removed since must not be

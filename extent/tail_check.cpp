@@ -96,6 +96,8 @@ Result<void> Claims::take(std::size_t record, Lsn lsn, std::uint8_t type,
     case ChangeType::kExtentPut:
       claims.push_back({record, Generation{lsn.raw}, TRY(decode_extent_put(body))});
       return {};
+    // A share among them: what it names an earlier record has put, which is looked at if it is in this
+    // batch, and whose data was flushed before this batch was begun if it is not.
     default: return {};
   }
 }

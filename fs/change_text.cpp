@@ -77,7 +77,8 @@ Result<std::string> extent_change_text(extent::ChangeType type, std::span<const 
     case extent::ChangeType::kChunkPut: return chunk_text(TRY(extent::decode_chunk_put(body)));
     case extent::ChangeType::kChunkRemove:
       return fmt::format("chunk {} removed", TRY(extent::decode_chunk_remove(body)).chunk);
-    case extent::ChangeType::kReferenceCount: break;
+    case extent::ChangeType::kExtentShare:
+      return extent_text(TRY(extent::decode_extent_put(body))) + ", shared";
   }
   return Code::kFormatVersion;
 }
@@ -153,7 +154,13 @@ Result<std::string> entry_text(std::span<const std::byte> key_bytes,
       }
       case KeyTag::kPoolChunk: {
         const extent::ChunkState chunk = TRY(extent::decode_chunk_state(value));
-        return fmt::format("{}, {} blocks in use\n", chunk_text(chunk.put), chunk.live.count());
+        std::string out =
+            fmt::format("{}, {} blocks in use\n", chunk_text(chunk.put), chunk.live.count());
+        for (const extent::SharedRun& run : chunk.shared.runs()) {
+          out += fmt::format("chunk {}: blocks {} to {} have {} references\n", chunk.put.chunk,
+                             run.block, run.block + run.count - 1, run.references);
+        }
+        return out;
       }
       case KeyTag::kPoolOrphan:
         if (key.rest.size() != 8) return Code::kFormatInvalid;

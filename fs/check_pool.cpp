@@ -202,11 +202,16 @@ std::string CheckReport::screen() const {
         tree.orphans == 0 ? ""
                           : fmt::format(", {} still to be reclaimed",
                                         times(tree.orphans, "removed file", "removed files")));
-    out += fmt::format("  data      {} in {}{}\n", size_text(tree.data_blocks * kBlockBytes),
-                       times(tree.chunks, "chunk", "chunks"),
-                       data ? fmt::format(", every copy that is here read ({})",
-                                          size_text(scrub.counts.read_bytes))
-                            : ", not read (--data reads it)");
+    out += fmt::format(
+        "  data      {} in {}{}{}\n",
+        size_text((tree.data_blocks - tree.saved_blocks) * kBlockBytes),
+        times(tree.chunks, "chunk", "chunks"),
+        tree.saved_blocks == 0
+            ? ""
+            : fmt::format(", {} saved by clones", size_text(tree.saved_blocks * kBlockBytes)),
+        data
+            ? fmt::format(", every copy that is here read ({})", size_text(scrub.counts.read_bytes))
+            : ", not read (--data reads it)");
   }
   for (const std::string& problem : problems) out += fmt::format("PROBLEM  {}\n", problem);
   for (const std::string& remark : remarks) out += fmt::format("note     {}\n", remark);
@@ -249,7 +254,8 @@ Json CheckReport::json() const {
             {"others", tree.others},
             {"names", tree.names},
             {"orphans", tree.orphans},
-            {"data_bytes", tree.data_blocks * kBlockBytes},
+            {"data_bytes", (tree.data_blocks - tree.saved_blocks) * kBlockBytes},
+            {"saved_bytes", tree.saved_blocks * kBlockBytes},
             {"chunks", tree.chunks}}},
           {"data_read", data},
           {"copies", scrub_json(scrub)},

@@ -244,6 +244,8 @@ Task<bool> Compaction::move(InodeRef inode, Run run) {
     next += mapping.count;
   }
   if (next != run.first.raw + run.count) co_return false;
+  // Another file keeps the blocks where they are: these would be a second copy of them.
+  if (fs_.store->is_shared(seen)) co_return false;
 
   Buffer data{run.count * kBlockBytes};
   const Result<void> read = co_await fs_.store->read(*inode->map, inode->id, run.first, data,
@@ -266,7 +268,7 @@ Task<bool> Compaction::move(InodeRef inode, Run run) {
     fs_.modify(*inode);
     const auto extents = fs_.store->locks().lock(inode->id, run.first, run.count);
     if (!inode->removed.load(std::memory_order_acquire) &&
-        inode->map->unchanged(run.first, run.count, seen)) {
+        inode->map->unchanged(run.first, run.count, seen) && !fs_.store->is_shared(seen)) {
       // The mappings are there, so their chunks are.
       for (const extent::Mapping& mapping : seen.mappings) {
         copies = std::max(copies, fs_.store->copies(mapping.chunk));

@@ -173,7 +173,7 @@ Task<Result<void>> Filesystem::Impl::write(InodeId id, std::uint64_t offset_byte
     hint.inode = id;
     hint.first = first;
     hint.policy = pool->policy();
-    hint.replaced_blocks = blocks - inode->map->holes(first, blocks);
+    hint.replaced_blocks = replaced_blocks(*inode, first, blocks);
     CO_TRY_ASSIGN(const extent::Written written, co_await store->write(hint, whole));
     journal::Credit credit =
         co_await journal->reserve(1, kPutFixedBytes + blocks * kPutBytesPerBlock);
@@ -184,7 +184,7 @@ Task<Result<void>> Filesystem::Impl::write(InodeId id, std::uint64_t offset_byte
     bool published = false;
     bool with_mutex = !write_options.kernel_keeps_times || write_options.kill_suid_sgid ||
                       end > inode->size_bytes.load(std::memory_order_acquire);
-    const std::int64_t now = align_down(static_cast<std::uint64_t>(now_ns()), kWriteTimeStepNs);
+    const std::int64_t now = write_time_ns();
     while (!published && !redo) {
       const journal::ChangeScope scope(gate);
       modify(*inode);
@@ -202,22 +202,8 @@ Task<Result<void>> Filesystem::Impl::write(InodeId id, std::uint64_t offset_byte
              (tail_bytes != 0 && !inode->map->unchanged(last, 1, seen_tail));
       if (redo) break;
       RecordWriter record;
-      if (with_mutex) {
-        bool attributes_changed = grows;
-        if (grows) inode->size_bytes.store(end, std::memory_order_release);
-        if (!write_options.kernel_keeps_times &&
-            (now > inode->mtime_ns.load(std::memory_order_relaxed) ||
-             now > inode->ctime_ns.load(std::memory_order_relaxed))) {
-          inode->mtime_ns.store(now, std::memory_order_relaxed);
-          inode->ctime_ns.store(now, std::memory_order_relaxed);
-          attributes_changed = true;
-        }
-        if (write_options.kill_suid_sgid && (inode->mode & (S_ISUID | S_ISGID)) != 0) {
-          kill_suid_sgid(*inode);
-          attributes_changed = true;
-        }
-        if (attributes_changed) record.inode_put(image_of(*inode));
-      }
+      if (with_mutex && note_written(*inode, end, now, write_options))
+        record.inode_put(image_of(*inode));
       extent::encode(record.raw(), id, first, written.pieces, written.crcs);
       lsn = append(credit, record, {inode.get()});
       inode->map->put(first, written.pieces, written.crcs, Generation{lsn.raw}, freed);
@@ -236,6 +222,42 @@ Task<Result<void>> Filesystem::Impl::write(InodeId id, std::uint64_t offset_byte
     if (freed.scattered) compaction->note(id, first, blocks);
     co_return {};
   }
+}
+
+std::int64_t Filesystem::Impl::write_time_ns() const {
+  return static_cast<std::int64_t>(
+      align_down(static_cast<std::uint64_t>(now_ns()), kWriteTimeStepNs));
+}
+
+bool Filesystem::Impl::note_written(Inode& inode, std::uint64_t end_bytes, std::int64_t now,
+                                    WriteOptions write_options) {
+  const bool grows = end_bytes > inode.size_bytes.load(std::memory_order_relaxed);
+  bool changed = grows;
+  if (grows) inode.size_bytes.store(end_bytes, std::memory_order_release);
+  if (!write_options.kernel_keeps_times && (now > inode.mtime_ns.load(std::memory_order_relaxed) ||
+                                            now > inode.ctime_ns.load(std::memory_order_relaxed))) {
+    inode.mtime_ns.store(now, std::memory_order_relaxed);
+    inode.ctime_ns.store(now, std::memory_order_relaxed);
+    changed = true;
+  }
+  if (write_options.kill_suid_sgid && (inode.mode & (S_ISUID | S_ISGID)) != 0) {
+    kill_suid_sgid(inode);
+    changed = true;
+  }
+  return changed;
+}
+
+std::uint64_t Filesystem::Impl::replaced_blocks(const Inode& inode, FileBlock first,
+                                                std::uint64_t blocks) const {
+  const std::uint64_t mapped = blocks - inode.map->holes(first, blocks);
+  if (mapped == 0 || store->shared_blocks() == 0) return mapped;
+  extent::MappingSet set;
+  inode.map->snapshot(first, blocks, set);
+  std::uint64_t replaced = store->single_blocks(set);
+  for (const extent::Mapping& mapping : set.mappings) {
+    if (mapping.kind == extent::MappingKind::kReserved) replaced += mapping.count;
+  }
+  return replaced;
 }
 
 // Writes the new contents of the blocks at the ends of an edit; what has been written when one

@@ -170,6 +170,8 @@ struct FilesystemMetrics {
   Counter bytes_copied;  // user-space copies on the write path (unaligned edges)
   Counter merges;        // unaligned writes that had to read a block first
   Counter merge_redos;   // ... again, because the block had changed meanwhile
+  Counter clones;        // copies that shared blocks
+  Counter cloned_bytes;  // that they shared
   Counter inodes_loaded, inodes_evicted;
   Counter checkpoints;
   Counter checkpoint_inodes;  // that they found modified
@@ -290,6 +292,14 @@ class Filesystem {
   // `data` stays valid until completion.
   Task<Result<void>> write(InodeId inode, std::uint64_t offset_bytes, std::span<std::byte> data,
                            std::size_t spare_bytes, WriteOptions options);
+  // Makes bytes of one file those of another, or of another part of the same, by sharing blocks
+  // (fs/clone.cpp); behind the end of the source there are zeros. Returns how many bytes it has done: at
+  // most 1 GiB at a time, and fewer when an error came in between. It is done in steps, each an
+  // operation of its own. kNotSupported: the offsets differ by no whole number of blocks, so there is
+  // nothing to share; kInvalid: the ranges overlap.
+  Task<Result<std::uint64_t>> copy_range(InodeId source, std::uint64_t source_bytes, InodeId target,
+                                         std::uint64_t target_bytes, std::uint64_t size_bytes,
+                                         WriteOptions options);
   // After a cached write: true if attributes were answered since this was last asked, so that a
   // kernel that keeps them shows a number of blocks that is not right any more.
   bool attributes_outdated(InodeId inode);

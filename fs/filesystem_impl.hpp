@@ -1,6 +1,6 @@
 // What the parts of Filesystem share: filesystem.cpp (life), replay.cpp (recovery), residency.cpp
-// (what is in memory), names.cpp, attributes.cpp, file.cpp (data), checkpoint.cpp and the scrub.
-// Private to them.
+// (what is in memory), names.cpp, attributes.cpp, file.cpp (data), clone.cpp, checkpoint.cpp and the
+// scrub. Private to them.
 #pragma once
 
 #include <memory>
@@ -177,7 +177,7 @@ struct Filesystem::Impl {
   Task<Result<void>> apply_change(Lsn lsn, std::uint8_t type, std::span<const std::byte> body);
   Task<Result<void>> put_inode(InodeImage image);
   Task<Result<void>> remove_inode(InodeId id);
-  Task<Result<void>> put_extents(Lsn lsn, extent::ExtentPut change);
+  Task<Result<void>> put_extents(Lsn lsn, extent::ExtentPut change, bool shares);
   Task<Result<void>> clear_extents(extent::ExtentClear change);
   Task<Result<void>> reserve_extents(Lsn lsn, extent::ExtentReserve change);
   Result<void> settle(const extent::Freed& freed);
@@ -241,6 +241,25 @@ struct Filesystem::Impl {
   Task<Result<void>> edit(InodeRef inode, Edit plan, AttributeChange change, bool* again);
   Task<Result<void>> fallocate(InodeId id, FallocateMode mode, std::uint64_t offset_bytes,
                                std::uint64_t size_bytes, bool kernel_keeps_times);
+
+  // What a write up to `end_bytes` does to size, times and mode; true if it changes any. The inode's
+  // windows there are locked.
+  bool note_written(Inode& inode, std::uint64_t end_bytes, std::int64_t now,
+                    WriteOptions write_options) DFS_REQUIRES(inode.mutex);
+  std::int64_t write_time_ns() const;
+  // How many blocks a write to this range gives back: those that are mapped and that no other mapping
+  // names.
+  std::uint64_t replaced_blocks(const Inode& inode, FileBlock first, std::uint64_t blocks) const;
+
+  // Clones (clone.cpp).
+  struct CloneStep;
+  Task<Result<std::uint64_t>> clone_step(CloneStep step);
+  Task<Result<void>> copy_bytes(InodeRef source, std::uint64_t source_bytes, InodeRef target,
+                                std::uint64_t target_bytes, std::size_t size,
+                                WriteOptions write_options);
+  Task<Result<std::uint64_t>> clone(InodeRef source, std::uint64_t source_bytes, InodeRef target,
+                                    std::uint64_t target_bytes, std::uint64_t size_bytes,
+                                    WriteOptions write_options);
 
   // Checkpoint (checkpoint.cpp).
 

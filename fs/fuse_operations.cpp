@@ -280,6 +280,18 @@ Task<void> serve_write(Request request, ReceiveBuffer buffer, InodeId inode, std
   }
 }
 
+Task<void> serve_copy(Request request, InodeId source, std::uint64_t source_offset, InodeId target,
+                      std::uint64_t target_offset, std::uint64_t size) {
+  const WriteOptions options{.kernel_keeps_times = request.kernel_keeps_times()};
+  const auto copied = co_await request.filesystem().copy_range(source, source_offset, target,
+                                                               target_offset, size, options);
+  if (copied) {
+    request.written(*copied);
+  } else {
+    request.fail(copied.error());
+  }
+}
+
 // The hole that an answer to LSEEK says is there; empty if it says there is data.
 Task<ByteRange> told_hole(Filesystem& filesystem, InodeId inode, std::uint64_t offset,
                           SeekKind kind, Result<std::uint64_t> found) {
@@ -761,6 +773,18 @@ void on_fallocate(fuse_req_t raw, fuse_ino_t inode, int flags, off_t offset, off
   });
 }
 
+// The kernel has written back what is dirty of the source there, has cleared suid and sgid of the target
+// as before any change, and copies through its page cache what we say cannot be shared.
+void on_copy_file_range(fuse_req_t raw, fuse_ino_t source, off_t source_offset, fuse_file_info*,
+                        fuse_ino_t target, off_t target_offset, fuse_file_info*, std::size_t size,
+                        int flags) {
+  begin(raw, [&](Request request, Filesystem&) {
+    if (flags != 0 || source_offset < 0 || target_offset < 0) return request.fail(EINVAL);
+    spawn(serve_copy(std::move(request), InodeId{source}, static_cast<std::uint64_t>(source_offset),
+                     InodeId{target}, static_cast<std::uint64_t>(target_offset), size));
+  });
+}
+
 void on_lseek(fuse_req_t raw, fuse_ino_t inode, off_t offset, int whence, fuse_file_info*) {
   begin(raw, [&](Request request, Filesystem&) {
     if (whence != SEEK_DATA && whence != SEEK_HOLE) return request.fail(EINVAL);
@@ -862,6 +886,7 @@ const fuse_lowlevel_ops& fuse_operations() {
     table.removexattr = on_removexattr;
     table.fallocate = on_fallocate;
     table.lseek = on_lseek;
+    table.copy_file_range = on_copy_file_range;
     table.ioctl = on_ioctl;
     return table;
   }();

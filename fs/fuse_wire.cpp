@@ -118,6 +118,7 @@ constexpr auto kOpcodeNames = [] {
   names[FUSE_SYNCFS] = "syncfs";
   names[FUSE_TMPFILE] = "tmpfile";
   names[kStatxOpcode] = "statx";
+  names[53] = "copy_file_range_64";  // Linux 6.18
   return names;
 }();
 

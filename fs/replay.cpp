@@ -102,7 +102,8 @@ Task<void> Filesystem::Impl::load_ahead(std::vector<journal::TailRecord> records
       default: break;
     }
     switch (static_cast<extent::ChangeType>(type)) {
-      case extent::ChangeType::kExtentPut: {
+      case extent::ChangeType::kExtentPut:
+      case extent::ChangeType::kExtentShare: {
         const extent::ExtentPut change = TRY(extent::decode_extent_put(body));
         return want({change.inode, KeyTag::kWindow, change.first.raw, change.crcs.size()});
       }
@@ -270,20 +271,24 @@ Task<Result<InodeRef>> Filesystem::Impl::file_to_change(InodeId id, FileBlock fi
   co_return *found;
 }
 
-Task<Result<void>> Filesystem::Impl::put_extents(Lsn lsn, extent::ExtentPut change) {
+// `shares`: the blocks are live already.
+Task<Result<void>> Filesystem::Impl::put_extents(Lsn lsn, extent::ExtentPut change, bool shares) {
   CO_TRY_ASSIGN(const InodeRef inode,
                 co_await file_to_change(change.inode, change.first, change.crcs.size()));
   if (!inode) co_return Result<void>{};
   extent::Freed freed;
   inode->map->put(change.first, change.pieces, change.crcs, Generation{lsn.raw}, freed);
-  const Result<void> live = store->note_live(change.pieces);
+  const Result<void> live =
+      shares ? store->note_shared(change.pieces) : store->note_live(change.pieces);
   if (!live.has_value() && !options.tolerant) {
     log_error("inode {}: {}", change.inode, describe(live.error()));
     co_return live;
   }
   if (!live.has_value()) {
-    load_problems.push_back(fmt::format("inode {} has blocks that are not its own (chunk {})",
-                                        change.inode, live.error().detail));
+    load_problems.push_back(
+        fmt::format("inode {} {} (chunk {})", change.inode,
+                    shares ? "shares blocks that are nobody's" : "has blocks that are not its own",
+                    live.error().detail));
   }
   co_return settle(freed);
 }
@@ -379,9 +384,11 @@ Task<Result<void>> Filesystem::Impl::apply_change(
     }
   }
   switch (static_cast<extent::ChangeType>(type)) {
-    case extent::ChangeType::kExtentPut: {
+    case extent::ChangeType::kExtentPut:
+    case extent::ChangeType::kExtentShare: {
       CO_TRY_ASSIGN(extent::ExtentPut change, extent::decode_extent_put(body));
-      co_return co_await put_extents(lsn, std::move(change));
+      const bool shares = type == static_cast<std::uint8_t>(extent::ChangeType::kExtentShare);
+      co_return co_await put_extents(lsn, std::move(change), shares);
     }
     case extent::ChangeType::kExtentClear: {
       CO_TRY_ASSIGN(const extent::ExtentClear change, extent::decode_extent_clear(body));
@@ -399,7 +406,6 @@ Task<Result<void>> Filesystem::Impl::apply_change(
       CO_TRY_ASSIGN(const extent::ChunkRemove change, extent::decode_chunk_remove(body));
       co_return store->replay(change);
     }
-    case extent::ChangeType::kReferenceCount: break;
   }
   log_error("journal record {} has a change of unknown type {}", lsn, type);
   co_return error(Code::kFormatVersion, type);

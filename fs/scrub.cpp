@@ -158,7 +158,8 @@ void Scrub::survey() {
   for (const auto& run : *fs_.runs.runs()) bytes += run->ref().bytes;
   if (scope == ScrubScope::kAll) {
     walk_.begin();
-    bytes += fs_.store->live_blocks() * kBlockBytes;
+    // A shared block is met once for each file that has it.
+    bytes += (fs_.store->live_blocks() + fs_.store->saved_blocks()) * kBlockBytes;
   }
   LockGuard lock(mutex_);
   report_.total_bytes = bytes;

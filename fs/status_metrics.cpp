@@ -110,6 +110,8 @@ void put_filesystem(Json& status, const FilesystemMetrics& counted, const ScrubR
   metrics["compaction_windows"] = counted.compaction_windows.sum();
   metrics["compaction_sweeps"] = counted.compaction_sweeps.sum();
   metrics["compaction_bytes"] = counted.compaction_bytes.sum();
+  metrics["clones"] = counted.clones.sum();
+  metrics["cloned_bytes"] = counted.cloned_bytes.sum();
   metrics["scrubs_started"] = counted.scrubs_started.sum();
   metrics["scrubs_finished"] = counted.scrubs_finished.sum();
   metrics["scrub_progress_ratio"] = progress(scrub);
@@ -241,6 +243,8 @@ void put_metrics(Json& status, Filesystem& filesystem, const FuseSession& sessio
   put_journal(status, filesystem.journal());
   put_filesystem(status, filesystem.metrics(), filesystem.scrub_report());
   status["metrics"]["space_map_bytes"] = filesystem.store().space_map_bytes();
+  status["metrics"]["shared_blocks"] = filesystem.store().shared_blocks();
+  status["metrics"]["saved_blocks"] = filesystem.store().saved_blocks();
   status["metrics"]["file_hot_windows"] = filesystem.hot_windows();
   std::uint64_t completed = 0;
   for (const journal::DiskStatus& disk : filesystem.pool().status()) {

@@ -20,6 +20,25 @@ struct Named {
   InodeId parent;  // of the last name found
 };
 
+// What files name of a chunk.
+struct Mapped {
+  extent::BlockBitmap blocks;
+  extent::SharedBlocks shared;  // those that are named more than once
+
+  void add(std::uint32_t first, std::uint32_t count) {
+    const std::uint32_t end = first + count;
+    while (first < end) {
+      const bool again = blocks.test(first);
+      const std::uint32_t next = std::min(end, again ? extent::next_clear(blocks.words(), first)
+                                                     : extent::next_set(blocks.words(), first));
+      if (!again) blocks.set(first, next - first);
+      // So often no pool can be read.
+      if (again && shared.can_add(first, next - first)) shared.add(first, next - first);
+      first = next;
+    }
+  }
+};
+
 const char* type_word(std::uint32_t type_bits) {
   switch (type_bits) {
     case S_IFREG: return "file";
@@ -172,7 +191,7 @@ class TreeCheck {
     }
   }
 
-  // What the windows of a file name is its own.
+  // What the windows of all files name is what chunks have, block by block, as often as they say.
   void check_file(InodeId id, const extent::FileMap& map, std::uint64_t size_bytes) {
     std::uint64_t data = 0;
     std::uint64_t reserved = 0;
@@ -189,9 +208,7 @@ class TreeCheck {
         foreign = true;
         return;
       }
-      extent::BlockBitmap& mapped = mapped_[mapping.chunk.raw];
-      foreign = !mapped.is_clear(mapping.block, mapping.count);
-      if (!foreign) mapped.set(mapping.block, mapping.count);
+      mapped_[mapping.chunk.raw].add(mapping.block, mapping.count);
     });
     if (behind_end) report_.problem(fmt::format("inode {} has data behind its end", id));
     if (foreign) report_.problem(fmt::format("inode {} has blocks that are not its own", id));
@@ -210,12 +227,21 @@ class TreeCheck {
       if (chunk.places.size() < chunk.layout.width()) ++report_.thin_chunks;
     }
     std::unordered_map<std::uint32_t, bool> known;
+    std::unordered_map<std::uint32_t, extent::SharedBlocks> counted;
+    for (auto& [chunk, shared] : fs_.store->shared()) counted[chunk.raw] = std::move(shared);
+    const Mapped nothing;
     for (const auto& [chunk, live] : fs_.store->live()) {
       known[chunk.raw] = true;
       const auto at = mapped_.find(chunk.raw);
-      if (live == (at == mapped_.end() ? extent::BlockBitmap{} : at->second)) continue;
-      report_.problem(fmt::format(
-          "chunk {} has blocks in use that no file has, or the other way round", chunk));
+      const Mapped& mapped = at == mapped_.end() ? nothing : at->second;
+      if (live != mapped.blocks) {
+        report_.problem(fmt::format(
+            "chunk {} has blocks in use that no file has, or the other way round", chunk));
+      } else if (counted[chunk.raw] != mapped.shared) {
+        report_.problem(fmt::format(
+            "chunk {} has blocks that files name more often than it says, or less", chunk));
+      }
+      report_.saved_blocks += mapped.shared.saved();
     }
     for (const auto& [chunk, mapped] : mapped_) {
       if (!known.contains(chunk))
@@ -236,7 +262,7 @@ class TreeCheck {
   std::vector<InodeId> ids_;
   std::unordered_map<std::uint64_t, Named> named_;
   std::unordered_map<std::uint64_t, std::uint32_t> types_;
-  std::unordered_map<std::uint32_t, extent::BlockBitmap> mapped_;  // by chunk
+  std::unordered_map<std::uint32_t, Mapped> mapped_;  // by chunk
   std::uint64_t reserved_ = 0;
 };
 

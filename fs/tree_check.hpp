@@ -17,8 +17,9 @@ struct TreeReport {
   std::uint64_t files = 0;  // regular
   std::uint64_t others = 0;
   std::uint64_t names = 0;
-  std::uint64_t orphans = 0;      // removed while open; the next mount for writing reclaims them
-  std::uint64_t data_blocks = 0;  // mapped, copies not counted
+  std::uint64_t orphans = 0;       // removed while open; the next mount for writing reclaims them
+  std::uint64_t data_blocks = 0;   // of all files, copies not counted
+  std::uint64_t saved_blocks = 0;  // how many of them are there once more already
   std::uint64_t chunks = 0;
   std::uint64_t thin_chunks = 0;  // made while disks were away: fewer copies than they should have
   std::uint64_t problem_count = 0;

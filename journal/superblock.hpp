@@ -28,7 +28,7 @@
 
 namespace dynamicfs::journal {
 
-// 4: inodes have flags. 3: a checkpoint is several runs, with an index and a filter each. Nobody has
+// 4: blocks may be shared, inodes have flags. 3: a checkpoint is several runs, with an index and a filter each. Nobody has
 // pools of an older format, so they are refused.
 inline constexpr std::uint32_t kFormatVersion = 4;
 // The oldest that is read; a mount for writing makes of a pool one of kFormatVersion.

@@ -21,13 +21,22 @@ TEST_SUITE("allocator, against a model") {
       std::optional<ChunkPut> put = {};
       std::optional<ChunkRemove> remove = {};
       std::vector<Piece> live = {};
+      std::vector<Piece> shared = {};
       std::vector<Piece> dead = {};
     };
-    using Live = std::map<std::uint32_t, std::set<std::uint32_t>>;  // also chunks without any
-    const auto expand = [](const BlockBitmap& bitmap) {
-      std::set<std::uint32_t> blocks;
+    // References by block; also chunks without any.
+    using Blocks = std::map<std::uint32_t, std::uint32_t>;
+    using Live = std::map<std::uint32_t, Blocks>;
+    const auto expand = [](const BlockBitmap& bitmap, const SharedBlocks& shared) {
+      Blocks blocks;
       for (std::uint32_t i = 0; i < kSlotBlocks; ++i) {
-        if (bitmap.test(i)) blocks.insert(i);
+        if (bitmap.test(i)) blocks[i] = 1;
+      }
+      for (const SharedRun& run : shared.runs()) {
+        for (std::uint32_t i = run.block; i < run.block + std::uint32_t{run.count}; ++i) {
+          REQUIRE(blocks.contains(i));
+          blocks[i] = run.references;
+        }
       }
       return blocks;
     };
@@ -68,11 +77,16 @@ TEST_SUITE("allocator, against a model") {
           changed[record.remove->chunk.raw] = era;
         }
         for (const Block& block : blocks_of(record.live)) {
-          REQUIRE(live.at(block.first).insert(block.second).second);
+          REQUIRE(live.at(block.first).emplace(block.second, 1).second);
+          changed[block.first] = era;
+        }
+        for (const Block& block : blocks_of(record.shared)) {
+          ++live.at(block.first).at(block.second);
           changed[block.first] = era;
         }
         for (const Block& block : blocks_of(record.dead)) {
-          REQUIRE(live.at(block.first).erase(block.second) == 1);
+          Blocks& blocks = live.at(block.first);
+          if (--blocks.at(block.second) == 0) blocks.erase(block.second);
           changed[block.first] = era;
         }
       };
@@ -107,13 +121,13 @@ TEST_SUITE("allocator, against a model") {
           CHECK(change.state->put.chunk == change.chunk);
           CHECK(std::ranges::equal(change.state->put.places,
                                    space->chunks.find(change.chunk)->places));
-          CHECK(expand(change.state->live) == now->second);
+          CHECK(expand(change.state->live, change.state->shared) == now->second);
         }
         return found;
       };
 
       for (int step = 0; step < 1500; ++step) {
-        switch (random() % 12) {
+        switch (random() % 14) {
           case 0:
           case 1:
           case 2:
@@ -141,6 +155,21 @@ TEST_SUITE("allocator, against a model") {
             const std::vector<Piece> pieces = take_any(published);
             space->allocator.free(pieces, Lsn{++space->log.lsn});
             append({.dead = pieces});
+            break;
+          }
+          case 12:
+          case 13: {
+            // A part of what there is, once more.
+            if (published.empty()) break;
+            std::vector<Piece> pieces = published[random() % published.size()];
+            Piece& piece = pieces[random() % pieces.size()];
+            const auto skipped = static_cast<std::uint16_t>(random() % piece.count);
+            piece.block = static_cast<std::uint16_t>(piece.block + skipped);
+            piece.count =
+                static_cast<std::uint16_t>(1 + random() % (piece.count - std::uint32_t{skipped}));
+            REQUIRE(space->allocator.share(pieces));
+            append({.shared = pieces});
+            published.push_back(std::move(pieces));
             break;
           }
           case 9:
@@ -186,7 +215,7 @@ TEST_SUITE("allocator, against a model") {
         space->set_healthy(std::vector<bool>(sizes.size(), true));
         space->log.lsn = 10'000;
         for (const auto& [id, state] : durable) {
-          live[id] = expand(state.live);
+          live[id] = expand(state.live, state.shared);
           REQUIRE(space->allocator.load(state).has_value());
         }
         space->allocator.load_next_chunk(durable_next);
@@ -195,6 +224,7 @@ TEST_SUITE("allocator, against a model") {
           if (record.put) REQUIRE(space->allocator.replay(*record.put).has_value());
           if (record.remove) REQUIRE(space->allocator.replay(*record.remove).has_value());
           REQUIRE(space->allocator.note_live(record.live).has_value());
+          REQUIRE(space->allocator.note_shared(record.shared).has_value());
           REQUIRE(space->allocator.note_dead(record.dead).has_value());
         }
         space->allocator.start();
@@ -204,9 +234,21 @@ TEST_SUITE("allocator, against a model") {
         Live now;
         std::uint64_t blocks = 0;
         for (const auto& [id, bitmap] : space->allocator.live()) {
-          now[id.raw] = expand(bitmap);
+          const auto shares = space->allocator.shared();
+          const auto at = std::ranges::find(shares, id, &std::pair<ChunkId, SharedBlocks>::first);
+          now[id.raw] = expand(bitmap, at == shares.end() ? SharedBlocks{} : at->second);
           blocks += bitmap.count();
         }
+        std::uint64_t shared = 0;
+        std::uint64_t saved = 0;
+        for (const auto& [id, chunk] : live) {
+          for (const auto& [block, references] : chunk) {
+            shared += references > 1 ? 1 : 0;
+            saved += references - 1;
+          }
+        }
+        CHECK(space->allocator.shared_blocks() == shared);
+        CHECK(space->allocator.saved_blocks() == saved);
         CHECK(now == live);
         CHECK(space->allocator.live_blocks() == blocks);
       }

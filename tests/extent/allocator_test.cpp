@@ -275,13 +275,13 @@ TEST_SUITE("allocator") {
     other.chunk = ChunkId{6};
     REQUIRE(allocator.replay(one).has_value());
     CHECK(allocator.replay(one).has_value());
-    CHECK(allocator.load({one, {}}).error() == error(Code::kFormatInvalid, 5));
+    CHECK(allocator.load({one, {}, {}}).error() == error(Code::kFormatInvalid, 5));
     ChunkPut moved = one;
     moved.places[0].slot = SlotId{4};
     CHECK(allocator.replay(moved).error() == error(Code::kFormatInvalid, 5));
     const auto refused = [&](const ChunkPut& put) {
       const Error expected = error(Code::kFormatInvalid, put.chunk.raw);
-      return allocator.load({put, {}}).error() == expected &&
+      return allocator.load({put, {}, {}}).error() == expected &&
              allocator.replay(put).error() == expected;
     };
     CHECK(refused(other));
@@ -309,6 +309,14 @@ TEST_SUITE("allocator") {
     CHECK_FALSE(note(&Allocator::note_dead, 4, 0, 1));
     CHECK(note(&Allocator::note_dead, 5, 151, 10));
     CHECK_FALSE(note(&Allocator::note_dead, 5, 151, 1));
+    CHECK_FALSE(note(&Allocator::note_shared, 5, 150, 2));
+    CHECK_FALSE(note(&Allocator::note_shared, 5, 99, 1));
+    CHECK_FALSE(note(&Allocator::note_shared, 5, 100, 0));
+    CHECK_FALSE(note(&Allocator::note_shared, 4, 100, 1));
+    CHECK(note(&Allocator::note_shared, 5, 140, 11));
+    CHECK(allocator.shared_blocks() == 11);
+    CHECK(note(&Allocator::note_dead, 5, 140, 11));
+    CHECK(allocator.shared_blocks() == 0);
     CHECK(allocator.live_blocks() == 51);
     CHECK(allocator.replay(ChunkRemove{.chunk = ChunkId{5}}).error().code == Code::kFormatInvalid);
     allocator.start();
@@ -495,5 +503,73 @@ TEST_SUITE("allocator") {
     drain();
     CHECK(allocator.drain_sparse(kSingle, false).empty());
     CHECK(!allocator.drain_sparse(kSingle, true).empty());
+  }
+
+  TEST_CASE_FIXTURE(Space, "a shared block is free when its last mapping is gone, and not before") {
+    start({10, 10});
+    const std::vector<Piece> pieces = allocate(40);
+    allocator.publish(pieces);
+    CHECK(allocator.share(pieces));
+    const Piece& all = pieces.front();
+    const Piece middle{
+        .chunk = all.chunk, .block = static_cast<std::uint16_t>(all.block + 10), .count = 20};
+    CHECK(allocator.share({&middle, 1}));
+    CHECK(allocator.live_blocks() == 40);
+    CHECK(allocator.shared_blocks() == 40);
+    CHECK(allocator.saved_blocks() == 60);
+    CHECK(allocator.is_shared(pieces));
+    CHECK(allocator.single_blocks(pieces) == 0);
+    const auto pending = [&] { return allocator.space(kSingle).pending_blocks; };
+    // A range that is mapped twice, in one go.
+    const std::vector<Piece> twice{middle, middle};
+    allocator.free(twice, Lsn{++log.lsn});
+    CHECK(pending() == 0);
+    CHECK(allocator.shared_blocks() == 20);
+    allocator.free(pieces, Lsn{++log.lsn});
+    CHECK(pending() == 20);
+    CHECK(allocator.live_blocks() == 20);
+    CHECK(allocator.shared_blocks() == 0);
+    CHECK(allocator.saved_blocks() == 0);
+    for (const std::uint16_t first : {0, 30}) {
+      const Piece end{
+          .chunk = all.chunk, .block = static_cast<std::uint16_t>(all.block + first), .count = 10};
+      CHECK(allocator.single_blocks({&end, 1}) == 10);
+      allocator.free({&end, 1}, Lsn{++log.lsn});
+    }
+    CHECK(pending() == 40);
+    CHECK(allocator.live_blocks() == 0);
+  }
+
+  TEST_CASE_FIXTURE(Space,
+                    "what can have no more references is not shared, nor what came before it") {
+    start({10});
+    const std::vector<Piece> pieces = allocate(8);
+    allocator.publish(pieces);
+    Piece nowhere = pieces.front();
+    nowhere.block = static_cast<std::uint16_t>(nowhere.block + 4);  // the last four are not live
+    const std::vector<Piece> both{pieces.front(), nowhere};
+    CHECK_FALSE(allocator.share(both));
+    CHECK(allocator.shared_blocks() == 0);
+    CHECK(allocator.live_blocks() == 8);
+  }
+
+  TEST_CASE_FIXTURE(Thinned, "a chunk that shares a block is not given up") {
+    const auto gives_up = [&] {
+      std::vector<ChunkId> given_up = allocator.drain_sparse(kSingle, true);
+      allocator.stop_draining();
+      return given_up;
+    };
+    const std::vector<ChunkId> sparse = gives_up();
+    REQUIRE(!sparse.empty());
+    std::vector<Piece> shared;
+    for (const auto& [id, live] : allocator.live()) {
+      if (!std::ranges::binary_search(sparse, id)) continue;
+      const auto block = static_cast<std::uint16_t>(next_set(live.words(), 0));
+      shared.push_back({.chunk = id, .block = block, .count = 1});
+    }
+    REQUIRE(allocator.share(shared));
+    for (const ChunkId id : gives_up()) CHECK_FALSE(std::ranges::binary_search(sparse, id));
+    allocator.free(shared, Lsn{++log.lsn});
+    CHECK(gives_up().size() == sparse.size());
   }
 }

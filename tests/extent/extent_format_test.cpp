@@ -49,7 +49,9 @@ const ChunkPut kChunk{
     .layout = {.copies_or_data = 2},
     .places = {{.disk = DiskId{0}, .slot = SlotId{5}}, {.disk = DiskId{3}, .slot = SlotId{9000}}}};
 
-ChunkState state_with(const BlockBitmap& live) { return {.put = kChunk, .live = live}; }
+ChunkState state_with(const BlockBitmap& live) {
+  return {.put = kChunk, .live = live, .shared = {}};
+}
 BlockBitmap bits(std::uint32_t first, std::uint32_t count) {
   BlockBitmap live;
   live.set(first, count);
@@ -111,8 +113,11 @@ TEST_SUITE("extent format") {
         {"### Place (6 bytes)", 6},
         {"### Chunk in a run (body of a chunk put, then the live blocks)",
          encoded(kState).size() - (chunk.size() - 5)},
-        {"### Extent put (19 bytes, then pieces and checksums)", put.size() - 5 - 2 * 8 - 6 * 4},
+        {"### Extent put and extent share (19 bytes, then pieces and checksums)",
+         put.size() - 5 - 2 * 8 - 6 * 4},
         {"### Piece (8 bytes)", 8},
+        {"### Shared blocks (2 bytes, then the runs of blocks)", 2},
+        {"### Run of shared blocks (8 bytes)", sizeof(SharedRun)},
         {"### Extent clear and extent reserve (24 bytes)", encoded(ExtentClear{}).size() - 5},
         {"### Window (2 bytes, then extents and checksums)", 2},
         {"### Window extent (18 bytes)", 18},
@@ -200,6 +205,54 @@ TEST_SUITE("extent format") {
     }
     // Block 70 is bit 6 of the second number.
     CHECK(encoded(state_with(bits(70, 1)))[put + 1 + 8] == std::byte{1 << 6});
+  }
+
+  TEST_CASE("a share is a put by another name") {
+    Bytes share;
+    ByteWriter writer(share);
+    encode_share(writer, kPut);
+    const auto back = decode_extent_put(body(share, ChangeType::kExtentShare));
+    REQUIRE(back.has_value());
+    CHECK(back->pieces == kPut.pieces);
+    Bytes put = encoded(kPut);
+    put[0] = share[0];
+    CHECK(put == share);
+  }
+
+  TEST_CASE("a chunk comes back from a run with the references of its blocks, if it shares any") {
+    ChunkState state = kState;
+    const std::size_t alone = encoded(state).size();
+    state.shared =
+        SharedBlocks{std::vector<SharedRun>{{.block = 60, .count = 3, .references = 2},
+                                            {.block = 63, .count = 1, .references = 70'000}}};
+    const Bytes bytes = encoded(state);
+    CHECK(bytes.size() == alone + 2 + 2 * 8);
+    CHECK(decode_chunk_state(bytes).value() == state);
+    // Without them it is another good value: that of a chunk that shares nothing.
+    CHECK(decode_chunk_state(std::span{bytes}.first(alone)).value() == kState);
+    for (std::size_t length = 0; length < bytes.size(); ++length) {
+      if (length != alone)
+        CHECK_FALSE(decode_chunk_state(std::span{bytes}.first(length)).has_value());
+    }
+
+    const auto refused = [&](std::vector<SharedRun> runs) {
+      ChunkState bad = kState;
+      bad.shared = SharedBlocks{runs};
+      return !decode_chunk_state(encoded(bad)).has_value();
+    };
+    CHECK_FALSE(refused({{.block = 959, .count = 1, .references = 2}}));
+    CHECK(refused({{.block = 959, .count = 2, .references = 2}}));  // not live
+    CHECK(refused({{.block = 70, .count = 1, .references = 1}}));
+    CHECK(refused({{.block = 70, .count = 0, .references = 2}}));
+    CHECK(refused(
+        {{.block = 71, .count = 1, .references = 2}, {.block = 70, .count = 1, .references = 3}}));
+    CHECK(refused(
+        {{.block = 70, .count = 2, .references = 2}, {.block = 71, .count = 1, .references = 3}}));
+    CHECK(refused(
+        {{.block = 70, .count = 1, .references = 2}, {.block = 71, .count = 1, .references = 2}}));
+    Bytes none = encoded(kState);
+    none.resize(none.size() + 2);
+    CHECK_FALSE(decode_chunk_state(none).has_value());
   }
 
   TEST_CASE("damaged bodies are refused or mean something else, and never crash") {

@@ -58,6 +58,27 @@ TEST_SUITE("extent locks") {
     CHECK(locks.metrics().contentions.sum() == 0);
   }
 
+  TEST_CASE("two ranges are locked together, each window once") {
+    ExtentLocks locks;
+    const int before = Mutex::held_by_this_thread();
+    const auto shards_of = [](std::uint64_t inode, std::uint64_t window, std::uint64_t windows,
+                              std::set<std::size_t>& shards) {
+      for (std::uint64_t i = 0; i < windows; ++i)
+        shards.insert(ExtentLocks::shard_of(InodeId{inode}, WindowId{window + i}));
+    };
+    for (const std::uint64_t other : {9, 10, 11, 12, 500}) {
+      for (const std::uint64_t windows : {1, 2, 17, 300}) {
+        std::set<std::size_t> shards;
+        shards_of(9, 3, windows, shards);
+        shards_of(other, 7, windows, shards);
+        const auto guard = locks.lock({InodeId{9}, FileBlock{3 * 256}, windows * 256},
+                                      {InodeId{other}, FileBlock{7 * 256}, windows * 256});
+        CHECK(Mutex::held_by_this_thread() - before == static_cast<int>(shards.size()));
+      }
+      CHECK(Mutex::held_by_this_thread() == before);
+    }
+  }
+
   TEST_CASE("overlapping ranges exclude each other, in any order, without a deadlock") {
     ExtentLocks locks;
     std::vector<std::uint64_t> counters(40);
@@ -70,6 +91,16 @@ TEST_SUITE("extent locks") {
           if (i % 500 == 0) {
             const auto guard = locks.lock(InodeId{1}, FileBlock{0}, ~std::uint64_t{0});
             for (auto& counter : counters) ++counter;
+          } else if (i % 3 == 0) {
+            // As many windows, some of them apart and in front of the others.
+            const std::uint64_t apart = count / 2;
+            const std::uint64_t other = first < 15 ? 39 - apart : 0;
+            const auto guard =
+                locks.lock({InodeId{1}, FileBlock{first * 256}, (count - apart) * 256},
+                           {InodeId{1}, FileBlock{other * 256}, std::max<std::uint64_t>(apart, 1)});
+            for (std::uint64_t window = first; window < first + count - apart; ++window)
+              ++counters[window];
+            counters[other] += apart;
           } else {
             const auto guard = locks.lock(InodeId{1}, FileBlock{first * 256 + 3}, count * 256 - 3);
             for (std::uint64_t window = first; window < first + count; ++window) ++counters[window];

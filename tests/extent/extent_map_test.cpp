@@ -190,7 +190,16 @@ TEST_SUITE("extent map") {
       const auto place = [&] { return places[random() % places.size()] + random() % 600; };
       for (int step = 0; step < 300; ++step) {
         const std::uint64_t first = place();
-        switch (random() % 8) {
+        switch (random() % 10) {
+          case 8:
+          case 9: {
+            const std::uint64_t source = place();
+            const std::uint64_t count = 1 + random() % 700;
+            const std::uint64_t apart = first < source ? source - first : first - source;
+            if (apart < count || std::max(first, source) + count > kFileBlocksEnd) break;
+            twins.clone(source, first, count);
+            break;
+          }
           case 0: twins.clear(first, 1 + random() % 400); break;
           case 1: twins.reserve(first, 1 + random() % 400); break;
           case 2:
@@ -376,7 +385,12 @@ TEST_SUITE("extent map") {
       const auto number = static_cast<std::uint32_t>(n);
       std::fill(crcs.begin(), crcs.end(), number);
       const Piece piece{.chunk = ChunkId{number}, .block = 0, .count = 400};
-      map.put(FileBlock{100}, {&piece, 1}, crcs, Generation{n}, freed);
+      if (n % 2 == 0) {
+        map.put(FileBlock{100}, {&piece, 1}, crcs, Generation{n}, freed);
+      } else {
+        const PutView view{FileBlock{100}, {&piece, 1}, crcs};
+        map.replace(FileBlock{90}, 420, {&view, 1}, Generation{n}, freed);
+      }
     }
     stop = true;
     for (std::thread& thread : readers) thread.join();

@@ -80,6 +80,47 @@ struct Twins {
   void put(std::uint64_t first, std::uint16_t count) {
     put(first, {{.chunk = ChunkId{next_chunk++}, .block = 7, .count = count}});
   }
+  // What data is mapped in [source, source + count) is mapped at `first`, too, and nothing else there.
+  void clone(std::uint64_t source, std::uint64_t first, std::uint64_t count) {
+    ++generation;
+    struct Share {
+      std::uint64_t first;
+      std::vector<Piece> pieces;
+      std::vector<std::uint32_t> crcs;
+    };
+    std::vector<Share> shares;
+    Model fresh;
+    std::uint64_t next = ~std::uint64_t{0};
+    for (const auto& [at, block] : slice(model, source, count)) {
+      if (block.kind != MappingKind::kData) continue;
+      if (at != next) shares.push_back({.first = at - source + first, .pieces = {}, .crcs = {}});
+      next = at + 1;
+      Share& share = shares.back();
+      share.crcs.push_back(block.crc);
+      ModelBlock& here = fresh[at - source + first] = block;
+      here.generation = generation;
+      const bool follows =
+          !share.pieces.empty() && share.pieces.back().chunk.raw == block.chunk &&
+          share.pieces.back().block + share.pieces.back().count == static_cast<int>(block.block);
+      if (follows) {
+        ++share.pieces.back().count;
+      } else {
+        share.pieces.push_back({.chunk = ChunkId{block.chunk},
+                                .block = static_cast<std::uint16_t>(block.block),
+                                .count = 1});
+      }
+    }
+    std::vector<PutView> views;
+    for (const Share& share : shares)
+      views.push_back({FileBlock{share.first}, share.pieces, share.crcs});
+    Freed freed;
+    map.replace(FileBlock{first}, count, views, Generation{generation}, freed);
+    expect_freed(freed, first, count);
+    std::erase_if(model, [&](const auto& entry) {
+      return entry.first >= first && entry.first < first + count;
+    });
+    model.insert(fresh.begin(), fresh.end());
+  }
   void clear(std::uint64_t first, std::uint64_t count) {
     Freed freed;
     map.clear(FileBlock{first}, count, freed);

@@ -347,6 +347,13 @@ class SimStore {
           TRY(store->note_dead(freed.pieces));
           break;
         }
+        case extent::ChangeType::kExtentShare: {
+          const extent::ExtentPut put = TRY(extent::decode_extent_put(body));
+          file(put.inode.raw).put(put.first, put.pieces, put.crcs, Generation{lsn.raw}, freed);
+          TRY(store->note_shared(put.pieces));
+          TRY(store->note_dead(freed.pieces));
+          break;
+        }
         case extent::ChangeType::kExtentClear: {
           const extent::ExtentClear clear = TRY(extent::decode_extent_clear(body));
           file(clear.inode.raw).clear(clear.first, clear.count, freed);

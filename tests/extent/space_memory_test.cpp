@@ -107,6 +107,7 @@ TEST_SUITE("memory of the maps of space") {
           continue;
         }
         space.allocator.publish(pieces);
+        if (random() % 4 == 0 && space.allocator.share(pieces)) files.push_back(pieces);
         files.push_back(std::move(pieces));
       } else if (!files.empty()) {
         std::swap(files[random() % files.size()], files.back());
@@ -122,9 +123,17 @@ TEST_SUITE("memory of the maps of space") {
     again.set_healthy({true, true, true});
     const auto live = space.allocator.live();
     const auto chunks = space.allocator.chunks();
+    const auto shared = space.allocator.shared();
+    REQUIRE(!shared.empty());
     REQUIRE(live.size() == chunks.size());
     for (std::size_t i = 0; i < chunks.size(); ++i) {
-      REQUIRE(again.allocator.load({.put = chunks[i], .live = live[i].second}).has_value());
+      const auto at =
+          std::ranges::find(shared, live[i].first, &std::pair<ChunkId, SharedBlocks>::first);
+      REQUIRE(again.allocator
+                  .load({.put = chunks[i],
+                         .live = live[i].second,
+                         .shared = at == shared.end() ? SharedBlocks{} : at->second})
+                  .has_value());
     }
     again.allocator.start();
     CHECK(space.allocator.map_bytes() == again.allocator.map_bytes());

@@ -231,6 +231,13 @@ const std::vector<Operation>& operations() {
             return model.make(path, type, link ? "to" : "", mode);
           });
     };
+    const auto clone = [](std::string from, std::uint64_t at, std::string to, std::uint64_t to_at,
+                          std::uint64_t size) {
+      return change(
+          fmt::format("clone {} at {} to {} at {} size {}", from, at, to, to_at, size), {to},
+          [=](SimPool& pool) { return pool.copy_range(from, at, to, to_at, size); },
+          [=](Model& model) { return model.copy_range(from, at, to, to_at, size); });
+    };
     std::vector<Operation> out{
         make("c", Type::kFile),
         make("e/c", Type::kFile),
@@ -252,6 +259,8 @@ const std::vector<Operation>& operations() {
         unnamed_file(""),
         fallocate("a", FallocateMode::kPunchHole, 2000, 7000),
         fallocate("a", FallocateMode::kAllocate, 20'000, 9000),
+        clone("a", 0, "d/b", 0, 4 * kBlockBytes),
+        clone("a", kBlockBytes, "a", 5 * kBlockBytes, 2 * kBlockBytes),
         fsync_of("a"),
         fsync_of("d/b"),
         fsync_of("d"),
@@ -451,6 +460,83 @@ Recording compact(std::uint64_t seed) {
   return std::move(run.recording);
 }
 
+// Files that share blocks: one is copied to another again and again, in whole or in part, both are
+// written to, cut and removed, and what was freed is used again.
+Recording clones(std::uint64_t seed) {
+  std::mt19937_64 random(seed);
+  Run run(seed, disks(1 + seed % 3));
+  start(run);
+  const std::vector<std::string> names{"a", "c", "e/c"};
+  named("make 0 c").apply(run);
+  named("make 0 e/c").apply(run);
+  const auto step = [&] {
+    const std::string& from = names[random() % names.size()];
+    const std::string& to = names[random() % names.size()];
+    const std::uint64_t at = random() % 300 * kBlockBytes;
+    switch (random() % 8) {
+      case 0:
+      case 1:
+      case 2: {
+        const std::uint64_t source = random() % 300 * kBlockBytes;
+        const std::uint64_t size = (1 + random() % 40) * kBlockBytes;
+        change(
+            fmt::format("clone {} to {}", from, to), {to},
+            [=](SimPool& pool) { return pool.copy_range(from, source, to, at, size); },
+            [=](Model& model) { return model.copy_range(from, source, to, at, size); })
+            .apply(run);
+        break;
+      }
+      case 3:
+      case 4:
+      case 5: {
+        const std::string text((1 + random() % 30) * kBlockBytes,
+                               static_cast<char>('A' + random() % 26));
+        change(
+            fmt::format("write {}", to), {to},
+            [=](SimPool& pool) { return pool.write(to, at, text); },
+            [=](Model& model) { return model.write(to, at, text); })
+            .apply(run);
+        break;
+      }
+      case 6:
+        change(
+            fmt::format("truncate {}", to), {to},
+            [=](SimPool& pool) { return pool.truncate(to, at); },
+            [=](Model& model) { return model.truncate(to, at); })
+            .apply(run);
+        break;
+      default:
+        if (random() % 3 == 0) named("checkpoint").apply(run);
+        fsync_of(to).apply(run);
+    }
+  };
+  for (int i = 0; i < 10; ++i) step();
+  run.record();
+  run.recording.text = "clones";
+  const std::uint64_t before = run.pool.fs().metrics().cloned_bytes.sum();
+  for (int i = 0; i < 24; ++i) step();
+  // Data that no flush has covered, and at once a copy of it, up to an end within a block.
+  const std::string text(9 * kBlockBytes + 123, static_cast<char>('a' + random() % 26));
+  for (const std::string name : {"a", "c"}) {
+    change(
+        "truncate " + name, {name}, [=](SimPool& pool) { return pool.truncate(name, 0); },
+        [=](Model& model) { return model.truncate(name, 0); })
+        .apply(run);
+  }
+  change(
+      "write a", {"a"}, [=](SimPool& pool) { return pool.write("a", 0, text); },
+      [=](Model& model) { return model.write("a", 0, text); })
+      .apply(run);
+  change(
+      "clone a to c", {"c"},
+      [=](SimPool& pool) { return pool.copy_range("a", 0, "c", 0, text.size()); },
+      [=](Model& model) { return model.copy_range("a", 0, "c", 0, text.size()); })
+      .apply(run);
+  fsync_of("c").apply(run);
+  REQUIRE(run.pool.fs().metrics().cloned_bytes.sum() > before);
+  return std::move(run.recording);
+}
+
 // The thread sanitizer finds nothing in a simulation, and all sanitizers are slow.
 #if defined(__SANITIZE_THREAD__)
 constexpr std::uint64_t kCrashStates = 1'000;
@@ -483,6 +569,7 @@ struct Campaign {
     for (std::uint64_t i = 0; i < 8 && !enough(); ++i) crash.try_all(fill_log(seed + i));
     for (std::uint64_t i = 0; i < 8 && !enough(); ++i) crash.try_all(merge_runs(seed + i));
     for (std::uint64_t i = 0; i < 8 && !enough(); ++i) crash.try_all(compact(seed + i));
+    for (std::uint64_t i = 0; i < 8 && !enough(); ++i) crash.try_all(clones(seed + i));
   }
   void one_and_two() {
     const std::vector<Operation>& all = operations();

@@ -50,7 +50,8 @@ struct Subject {
   }
 };
 
-Task<Result<void>> write_cells(Subject* subject, Operation* operation, std::uint64_t spare_bytes) {
+Task<Result<void>> write_cells(Subject* subject, InodeId into, Operation* operation,
+                               std::uint64_t spare_bytes) {
   const std::size_t bytes = operation->count * kCellBytes;
   // As the kernel hands it over: behind what does not begin with a block there is nothing to align.
   const std::size_t skew = offset_of(operation->first) % kBlockBytes == 0 ? 0 : 128;
@@ -61,8 +62,21 @@ Task<Result<void>> write_cells(Subject* subject, Operation* operation, std::uint
   }
   const std::size_t room = buffer.size() - skew - bytes;
   co_return co_await subject->filesystem->write(
-      subject->inode, offset_of(operation->first), buffer.span().subspan(skew, bytes),
+      into, offset_of(operation->first), buffer.span().subspan(skew, bytes),
       std::min<std::size_t>(room, spare_bytes), {.kernel_keeps_times = true});
+}
+
+// A write as well, if it is of whole blocks: of what another file had there first.
+Task<Result<void>> clone_cells(Subject* subject, InodeId from, Operation* operation) {
+  CO_TRY(co_await write_cells(subject, from, operation, 0));
+  const std::uint64_t bytes = operation->count * kCellBytes;
+  operation->called = subject->clock.fetch_add(1);
+  CO_TRY_ASSIGN(const std::uint64_t done,
+                co_await subject->filesystem->copy_range(
+                    from, offset_of(operation->first), subject->inode, offset_of(operation->first),
+                    bytes, {.kernel_keeps_times = true}));
+  if (done != bytes) co_return Code::kRange;
+  co_return Result<void>{};
 }
 
 Task<Result<void>> read_cells(Subject* subject, Operation* operation) {
@@ -111,6 +125,10 @@ Task<Result<void>> disturb(Subject* subject, std::uint64_t what) {
 Task<Result<void>> client(Executor* executor, Subject* subject, std::uint64_t seed,
                           std::uint64_t operations) {
   std::mt19937_64 random(seed);
+  CO_TRY_ASSIGN(
+      const fs::Attributes own,
+      co_await subject->filesystem->mknod(kRootInode, fmt::format("{} of {}", seed, subject->inode),
+                                          S_IFREG | 0644, 0, {}));
   for (std::uint64_t i = 0; i < operations; ++i) {
     Operation operation;
     operation.first = random() % kCells;
@@ -132,7 +150,13 @@ Task<Result<void>> client(Executor* executor, Subject* subject, std::uint64_t se
     operation.called = subject->clock.fetch_add(1);
     Result<void> done;
     switch (operation.kind) {
-      case Kind::kWrite: done = co_await write_cells(subject, &operation, random() % 8192); break;
+      case Kind::kWrite:
+        if ((operation.first | operation.count) % (kBlockBytes / kCellBytes) == 0) {
+          done = co_await clone_cells(subject, own.inode, &operation);
+        } else {
+          done = co_await write_cells(subject, subject->inode, &operation, random() % 8192);
+        }
+        break;
       case Kind::kRead: done = co_await read_cells(subject, &operation); break;
       case Kind::kRemove: done = co_await remove_cells(subject, &operation, choice == 16); break;
     }
@@ -141,6 +165,7 @@ Task<Result<void>> client(Executor* executor, Subject* subject, std::uint64_t se
     subject->note(std::move(operation));
     if (random() % 3 == 0) co_await executor->yield();
   }
+  subject->filesystem->forget(own.inode, 1);
   co_return Result<void>{};
 }
 
@@ -239,6 +264,7 @@ TEST_SUITE("linearizability") {
   TEST_CASE("in simulation, whatever the order of requests, all operations have one order") {
     const std::uint64_t first = seed_from_environment(1);
     std::uint64_t redone = 0;
+    std::uint64_t cloned = 0;
     const char* const asked = std::getenv("DYNAMICFS_HISTORIES");  // tools/soak
     const std::uint64_t histories =
         asked != nullptr ? std::strtoull(asked, nullptr, 10) : seeds(100);
@@ -263,9 +289,14 @@ TEST_SUITE("linearizability") {
       CHECK(metrics.checksum_errors.sum() == 0);
       CHECK(metrics.checksum_stale.sum() == 0);
       redone += pool.fs().metrics().merge_redos.sum();
+      cloned += pool.fs().metrics().clones.sum();
+      const auto tree = pool.run(pool.fs().check_tree());
+      REQUIRE(tree.has_value());
+      CHECK(tree->problems == std::vector<std::string>{});
     }
     // It is about what comes between an operation's looks.
     if (histories >= 50) CHECK(redone > 0);
+    CHECK(cloned > 0);
   }
 
   TEST_CASE("with threads all operations have one order") {

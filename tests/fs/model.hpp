@@ -153,6 +153,26 @@ class Model {
     node->text.replace(offset, text.size(), text);
     return {};
   }
+  // Behind the end of the source there are zeros.
+  Result<void> copy_range(const std::string& from, std::uint64_t from_at, const std::string& to,
+                          std::uint64_t to_at, std::uint64_t size) {
+    const NodePtr source = TRY(resolve(from));
+    const NodePtr target = TRY(resolve(to));
+    for (const NodePtr& node : {source, target}) {
+      if (node->type == Node::Type::kDirectory) return Code::kIsDirectory;
+      if (node->type != Node::Type::kFile) return Code::kInvalid;
+    }
+    const std::uint64_t apart = from_at < to_at ? to_at - from_at : from_at - to_at;
+    if (source == target && apart < size) return Code::kInvalid;
+    if (apart % kBlockBytes != 0) return Code::kNotSupported;
+    if (size == 0) return {};
+    std::string text(size, '\0');
+    if (from_at < source->text.size()) {
+      const std::string there = source->text.substr(from_at, size);
+      text.replace(0, there.size(), there);
+    }
+    return write(to, to_at, text);
+  }
   Result<void> truncate(const std::string& path, std::uint64_t size) {
     const NodePtr node = TRY(resolve(path));
     if (node->type != Node::Type::kFile) return Code::kInvalid;

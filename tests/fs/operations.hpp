@@ -28,7 +28,7 @@ class RandomOperations {
     const std::string a = path();
     const std::string b = path();
     const Outcome outcome = apply(pool, model, kind, a, b);
-    if (outcome.model == Code::kOk && kind < kKindsThatChange) {
+    if (outcome.model == Code::kOk && kind < kKindsThatChange && !is_clone(kind)) {
       mark(model, a);
       if (kind < kKindsOfNames) mark(model, parent(a));
       if (kind >= 34 && kind < kKindsOfNames) {  // rename
@@ -44,6 +44,9 @@ class RandomOperations {
  private:
   static constexpr std::uint64_t kKindsOfNames = 44;
   static constexpr std::uint64_t kKindsThatChange = 86;
+
+  // What it changes is the other file.
+  static bool is_clone(std::uint64_t kind) { return kind >= 68 && kind < 71; }
 
   static std::string parent(const std::string& path) {
     const std::size_t slash = path.rfind('/');
@@ -78,6 +81,18 @@ class RandomOperations {
       const std::string text = some_text();
       return both(fmt::format("write {} at {} bytes {}", a, offset, text.size()),
                   pool.write(a, offset, text), model.write(a, offset, text));
+    }
+    if (is_clone(kind)) {
+      // Whole blocks, so that it is one operation; from a to b, or within a.
+      const std::uint64_t from = offset_in_file() / kBlockBytes * kBlockBytes;
+      const std::uint64_t to = offset_in_file() / kBlockBytes * kBlockBytes;
+      const std::uint64_t size = (1 + pick(20)) * kBlockBytes;
+      const std::string& target = pick(4) == 0 ? a : b;
+      Outcome outcome = both(
+          fmt::format("clone {} at {} to {} at {} bytes {}", a, from, target, to, size),
+          pool.copy_range(a, from, target, to, size), model.copy_range(a, from, target, to, size));
+      if (outcome.model == Code::kOk) mark(model, target);
+      return outcome;
     }
     if (kind < 76) {
       const std::uint64_t size = offset_in_file();

@@ -140,6 +140,21 @@ class SimPool {
     const InodeId inode = TRY(resolve(path));
     return run(read_task(filesystem.get(), inode, offset, size));
   }
+  // All of it, in as many calls as that takes.
+  Result<void> copy_range(const std::string& from, std::uint64_t from_at, const std::string& to,
+                          std::uint64_t to_at, std::uint64_t size) {
+    const InodeId source = TRY(resolve(from));
+    const InodeId target = TRY(resolve(to));
+    do {
+      const std::uint64_t done =
+          TRY(run(filesystem->copy_range(source, from_at, target, to_at, size, {})));
+      DFS_ASSERT(done <= size && (done > 0 || size == 0));
+      from_at += done;
+      to_at += done;
+      size -= done;
+    } while (size > 0);
+    return {};
+  }
   Result<void> truncate(const std::string& path, std::uint64_t size) {
     const InodeId inode = TRY(resolve(path));
     fs::AttributeChange change;

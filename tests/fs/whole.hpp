@@ -20,7 +20,8 @@ inline void check_whole(SimPool& pool) {
   const std::string first = report->problems.empty() ? "" : report->problems.front();
   INFO(first);
   CHECK(report->problem_count == 0);
-  CHECK(pool.fs().store().live_blocks() == report->data_blocks);
+  CHECK(pool.fs().store().live_blocks() + pool.fs().store().saved_blocks() == report->data_blocks);
+  CHECK(pool.fs().store().saved_blocks() == report->saved_blocks);
 }
 
 inline void checkpoint(SimPool& pool) {

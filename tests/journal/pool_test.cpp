@@ -146,6 +146,19 @@ TEST_SUITE("opening a pool") {
                "/disks/b was written by an older dynamicfs (format 2; this program reads 3 to 4)"));
   }
 
+  TEST_CASE("a pool of format 3 is one of this format as soon as it is mounted for writing") {
+    SimPool pool{1, sized({kSmall, kSmall}, 2)};
+    REQUIRE(pool.format().has_value());
+    for (const std::size_t disk : {0, 1}) {
+      auto superblock = pool.superblock_on(disk);
+      superblock.reader_min = superblock.writer_min = journal::kFormatVersionOldest;
+      write_superblock(pool, disk, superblock);
+    }
+    REQUIRE(pool.boot().has_value());
+    CHECK(pool.superblock_on(0).reader_min == journal::kFormatVersion);
+    CHECK(pool.superblock_on(1).writer_min == journal::kFormatVersion);
+  }
+
   TEST_CASE("a newer copy of a newer format outweighs an older one that could be read") {
     SimPool pool{1, sized({kSmall}, 1)};
     REQUIRE(pool.format().has_value());
