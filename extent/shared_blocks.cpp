@@ -37,16 +37,17 @@ bool SharedBlocks::is_proper(std::span<const SharedRun> runs) {
   return std::ranges::equal(joined, runs);
 }
 
-std::uint64_t SharedBlocks::blocks() const {
-  std::uint64_t blocks = 0;
-  for (const SharedRun& run : runs_) blocks += run.count;
-  return blocks;
+SharedBlocks::SharedBlocks(std::span<const SharedRun> runs) : runs_(runs.begin(), runs.end()) {
+  for (const SharedRun& run : runs_) {
+    blocks_ += run.count;
+    saved_ += std::uint64_t{run.count} * (run.references - 1);
+  }
 }
 
-std::uint64_t SharedBlocks::saved() const {
-  std::uint64_t blocks = 0;
-  for (const SharedRun& run : runs_) blocks += std::uint64_t{run.count} * (run.references - 1);
-  return blocks;
+std::size_t SharedBlocks::first_behind(std::uint32_t block) const {
+  const auto at = std::ranges::upper_bound(
+      runs_, block, {}, [](const SharedRun& run) { return run.block + std::uint32_t{run.count}; });
+  return static_cast<std::size_t>(at - runs_.begin());
 }
 
 bool SharedBlocks::any(std::uint32_t block, std::uint32_t count) const {
@@ -73,23 +74,42 @@ void SharedBlocks::add(std::uint32_t block, std::uint32_t count) { change(block,
 
 void SharedBlocks::change(std::uint32_t block, std::uint32_t count, std::int32_t by) {
   DFS_ASSERT(block + count <= kSlotBlocks);
-  std::vector<SharedRun> runs;
-  runs.reserve(runs_.size() + 2);
   const std::uint32_t end = block + count;
-  for (const SharedRun& run : runs_) {
-    if (run.block >= block) break;
-    append(runs, run.block, std::min<std::uint32_t>(run.count, block - run.block), run.references);
+  // The runs that the range touches, those that only border on it included, become these.
+  const std::size_t first = block == 0 ? 0 : first_behind(block - 1);
+  std::size_t last = first;
+  while (last < runs_.size() && runs_[last].block <= end) ++last;
+  std::vector<SharedRun> fresh;
+  for (std::size_t i = first; i < last && runs_[i].block < block; ++i) {
+    const SharedRun& run = runs_[i];
+    append(fresh, run.block, std::min<std::uint32_t>(run.count, block - run.block), run.references);
   }
-  for_each(block, count, [&](std::uint32_t first, std::uint32_t blocks, std::uint32_t references) {
-    append(runs, first, blocks, references + static_cast<std::uint32_t>(by));
+  for_each(block, count, [&](std::uint32_t at, std::uint32_t blocks, std::uint32_t references) {
+    const std::uint32_t now = references + static_cast<std::uint32_t>(by);
+    append(fresh, at, blocks, now);
+    if (references > 1) saved_ -= std::uint64_t{blocks} * (references - 1);
+    if (now > 1) saved_ += std::uint64_t{blocks} * (now - 1);
+    if (references > 1 && now < 2) blocks_ -= blocks;
+    if (references < 2 && now > 1) blocks_ += blocks;
   });
-  for (const SharedRun& run : runs_) {
+  for (std::size_t i = first; i < last; ++i) {
+    const SharedRun& run = runs_[i];
     const std::uint32_t run_end = run.block + std::uint32_t{run.count};
     if (run_end <= end) continue;
-    const std::uint32_t first = std::max<std::uint32_t>(run.block, end);
-    append(runs, first, run_end - first, run.references);
+    const std::uint32_t from = std::max<std::uint32_t>(run.block, end);
+    append(fresh, from, run_end - from, run.references);
   }
-  runs_ = std::vector<SharedRun>(runs.begin(), runs.end());
+  if (fresh.size() == last - first) {
+    std::ranges::copy(fresh, runs_.begin() + static_cast<std::ptrdiff_t>(first));
+    return;
+  }
+  std::vector<SharedRun> runs;
+  runs.reserve(runs_.size() - (last - first) + fresh.size());
+  const auto at = [&](std::size_t i) { return runs_.begin() + static_cast<std::ptrdiff_t>(i); };
+  runs.insert(runs.end(), at(0), at(first));
+  runs.insert(runs.end(), fresh.begin(), fresh.end());
+  runs.insert(runs.end(), at(last), runs_.end());
+  runs_ = std::move(runs);
 }
 
 }  // namespace dynamicfs::extent

@@ -31,7 +31,7 @@ class SharedBlocks {
   // one run, every count two or more, within a slot).
   static bool is_proper(std::span<const SharedRun> runs);
   // Proper ones.
-  explicit SharedBlocks(std::span<const SharedRun> runs) : runs_(runs.begin(), runs.end()) {}
+  explicit SharedBlocks(std::span<const SharedRun> runs);
 
   bool empty() const { return runs_.empty(); }
   std::span<const SharedRun> runs() const { return runs_; }
@@ -39,8 +39,8 @@ class SharedBlocks {
   std::size_t memory_bytes() const { return heap_bytes(runs_.capacity() * sizeof(SharedRun)); }
 
   // How many blocks there are, and how many more it would take if each reference had its own.
-  std::uint64_t blocks() const;
-  std::uint64_t saved() const;
+  std::uint64_t blocks() const { return blocks_; }
+  std::uint64_t saved() const { return saved_; }
   bool any(std::uint32_t block, std::uint32_t count) const;
   // How many of these have one reference.
   std::uint32_t single(std::uint32_t block, std::uint32_t count) const;
@@ -63,21 +63,26 @@ class SharedBlocks {
   template <class F>
   void for_each(std::uint32_t block, std::uint32_t count, F each) const {
     const std::uint32_t end = block + count;
-    for (const SharedRun& run : runs_) {
+    for (std::size_t i = first_behind(block); i < runs_.size() && runs_[i].block < end; ++i) {
+      const SharedRun& run = runs_[i];
+      if (run.block > block) {
+        each(block, run.block - block, std::uint32_t{1});
+        block = run.block;
+      }
       const std::uint32_t run_end = run.block + std::uint32_t{run.count};
-      if (run_end <= block) continue;
-      if (run.block >= end || block == end) break;
-      if (run.block > block) each(block, run.block - block, std::uint32_t{1});
-      block = block < run.block ? run.block : block;
       const std::uint32_t to = run_end < end ? run_end : end;
       each(block, to - block, run.references);
       block = to;
     }
     if (block < end) each(block, end - block, std::uint32_t{1});
   }
+  // Index of the first run that ends behind `block`.
+  std::size_t first_behind(std::uint32_t block) const;
   void change(std::uint32_t block, std::uint32_t count, std::int32_t by);
 
   std::vector<SharedRun> runs_;  // of exactly its size
+  std::uint64_t blocks_ = 0;
+  std::uint64_t saved_ = 0;
 };
 
 }  // namespace dynamicfs::extent
