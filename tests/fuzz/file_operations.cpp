@@ -211,10 +211,15 @@ void FileWorker::copy(Rng& rng, unsigned file) {
   if (!model_.files[other] || bytes(other).empty()) return;
   const std::uint64_t size = bytes(other).size();
   Range from{draw_place(rng, size - 1), draw_length(rng)};
+  // Whole blocks can be shared, and also what lies behind the first edge of one if both offsets are at
+  // the same place of theirs.
   const bool aligned = rng.chance(50);
+  const bool same_place = aligned || rng.chance(50);
   if (aligned) from.at = from.at / kBlock * kBlock;
   std::uint64_t to = draw_place(rng, std::min<std::uint64_t>(bytes(file).size(), kFileMax - 1));
-  if (aligned) to = to / kBlock * kBlock;
+  if (same_place) to = to / kBlock * kBlock + from.at % kBlock;
+  if (to >= kFileMax) return;
+  if (rng.chance(30)) from.length = size;  // to the end
   from.length = std::min({from.length, size - from.at, kFileMax - to});
   // Within a file the ranges may not overlap.
   if (file == other && from.at < to + from.length && to < from.end()) return;

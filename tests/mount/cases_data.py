@@ -4,9 +4,9 @@ import errno
 import mmap
 import os
 
-from case import case
+from case import OWN_POOLS, case
 from cases_names import SURVIVAL, check_survival, expect_error
-from harness import expect, expect_equal, wait_until
+from harness import command, expect, expect_equal, wait_until
 from syscalls import (
     FALLOC_KEEP_SIZE,
     aligned,
@@ -16,7 +16,7 @@ from syscalls import (
     read_direct,
     zero_range,
 )
-from targets import MIB
+from targets import MIB, dynamicfs, image_disk
 
 GROUP = "data"
 KIB = 1024
@@ -264,6 +264,77 @@ def statvfs_truth(bench):
 
 def _used_since(before, bench):
     return before.f_bfree * before.f_frsize - _free_bytes(bench.tree.root)
+
+
+def _bytes_to_disks(pool):
+    counted = pool.metrics()
+    return sum(value for key, value in counted.items() if key.endswith("_device_written_bytes"))
+
+
+@case(
+    GROUP,
+    "cp of a file that a pool has no room for twice: no data is written, and both change apart",
+    where=OWN_POOLS,
+    timeout_s=240,
+)
+def clones(bench):
+    size = (256 if bench.quick else 2048) * MIB
+    disks = [image_disk(bench.scratch / "disk.img", size * 3 // 2)]
+    pool = bench.pool("pool", disks, "single").mount()
+    source, copy = pool.root / "source", pool.root / "copy"
+    piece = bytearray(bench.random_bytes(MIB))
+    with open(source, "wb", buffering=0) as file:
+        for number in range(size // MIB):
+            piece[:8] = number.to_bytes(8, "little")
+            file.write(piece)
+        file.write(b"and not a whole block")
+        os.fsync(file.fileno())
+    before = pool.metrics()
+    written = _bytes_to_disks(pool)
+    command("cp", "--reflink=auto", source, copy, timeout_s=60)
+    fsync_path(copy)
+    after = pool.metrics()
+    expect_equal(after["data_bytes_written"], before["data_bytes_written"], "data written by cp")
+    # What is written is the record: a checksum for each block, in two logs at most, and checkpoints.
+    written = _bytes_to_disks(pool) - written
+    expect(written < size // 50, f"{written / MIB:.1f} MiB were written for a copy of {size / MIB:.0f}")
+    expect_equal(after["saved_blocks"], size // 4096 + 1, "blocks saved")
+    expect_equal(os.stat(copy).st_blocks, os.stat(source).st_blocks, "blocks of the copy")
+    command("cmp", source, copy, timeout_s=100)
+
+    def change(path, letter):
+        with open(path, "r+b", buffering=0) as file:
+            file.seek(5 * MIB + 77)
+            file.write(letter * 300_000)
+            os.fsync(file.fileno())
+
+    def check(path, letter):
+        with open(path, "rb") as file:
+            for number in range(0, size // MIB, 16):
+                file.seek(number * MIB)
+                expect_equal(int.from_bytes(file.read(8), "little"), number, f"a piece of {path.name}")
+            file.seek(5 * MIB + 76)
+            found = file.read(300_002)
+            expect_equal(found[1:-1], letter * 300_000, f"what was written to {path.name}")
+            expect(found[:1] != letter and found[-1:] != letter, f"{path.name} beside the change")
+            file.seek(size)
+            expect_equal(file.read(), b"and not a whole block", f"the end of {path.name}")
+
+    change(source, b"S")
+    change(copy, b"C")
+    for restart in (lambda: None, pool.kill, pool.umount):
+        restart()
+        if restart.__name__ != "<lambda>":
+            pool.mount()
+        check(source, b"S")
+        check(copy, b"C")
+    source.unlink()
+    check(copy, b"C")
+    pool.umount()
+    outcome = dynamicfs("check", "--data", disks[0].path, timeout_s=100)
+    expect("Nothing is wrong" in outcome.out, f"check says: {outcome}")
+    pool.mount()
+    expect_equal(pool.metrics()["saved_blocks"], 0, "blocks saved by one file")
 
 
 @case(GROUP, "direct and buffered access of one file see each other")

@@ -49,6 +49,60 @@ CASE("every offset and length") {
   }
 }
 
+CASE("a copy and its source change apart") {
+  const std::string all = pattern(3 * 1024 * 1024 + 1000, 3);
+  std::string one = all;
+  std::string two = all;
+  const std::string source = file_with(all);
+  const std::string copy = fresh();
+  const UniqueFd a = opened(source, O_RDWR);
+  const UniqueFd b = opened(copy, O_RDWR | O_CREAT);
+  const auto copy_all = [&] {
+    loff_t in_at = 0;
+    loff_t out_at = 0;
+    while (in_at < static_cast<loff_t>(all.size())) {
+      if (::copy_file_range(a.get(), &in_at, b.get(), &out_at, all.size(), 0) <= 0) break;
+    }
+    expect(static_cast<long>(all.size()), static_cast<long>(out_at), "bytes are copied");
+  };
+  // What the source has in the page cache and nowhere else is copied, too.
+  const auto change = [](const UniqueFd& file, std::string& model, std::size_t at,
+                         const std::string& text) {
+    require(::pwrite(file.get(), text.data(), text.size(), static_cast<off_t>(at)), "pwrite");
+    model.resize(std::max(model.size(), at + text.size()));
+    model.replace(at, text.size(), text);
+  };
+  change(a, one, 5000, "just before the copy");
+  two = one;
+  copy_all();
+  change(a, one, 4096, std::string(4096, 'A'));
+  change(b, two, 100, std::string(9000, 'B'));
+  change(b, two, all.size(), std::string(500, 'C'));
+  change(a, one, all.size(), std::string(50, 'D'));
+  require(::ftruncate(a.get(), 2'000'001), "ftruncate");
+  one.resize(2'000'001);
+  holds(contents(source) == one, "the source has its own changes alone");
+  holds(contents(copy) == two, "the copy has its own changes alone");
+  require(::fsync(b.get()), "fsync");
+  require(::unlink(source.c_str()), "unlink");
+  holds(contents(copy) == two, "the copy outlives its source");
+}
+
+CASE("blocks that a copy shares count for each file") {
+  const std::string source = file_with(pattern(400'000));
+  const UniqueFd in = opened(source, O_RDONLY);
+  require(::fsync(in.get()), "fsync");
+  const std::string copy = fresh();
+  const UniqueFd out = opened(copy, O_RDWR | O_CREAT);
+  loff_t at = 0;
+  while (at < 400'000) {
+    if (::copy_file_range(in.get(), &at, out.get(), nullptr, 400'000, 0) <= 0) break;
+  }
+  require(::fsync(out.get()), "fsync");
+  holds(status(out).st_blocks * 512 >= 400'000, "the copy has blocks");
+  holds(status(in).st_blocks * 512 >= 400'000, "the source has blocks");
+}
+
 CASE("positions and one file") {
   const std::string source = file_with(pattern(10'000));
   const UniqueFd in = opened(source, O_RDWR);
