@@ -185,7 +185,7 @@ Result<void> Allocator::note_dead(std::span<const Piece> pieces) {
   for (const Piece& piece : pieces) {
     const auto at = shared_.find(piece.chunk.raw);
     if (mutated(Mutant::kKeepShared) && at != shared_.end() &&
-        at->second.single(piece.block, piece.count) == 0) {
+        at->second.any(piece.block, piece.count)) {
       continue;
     }
     if (!clear_live(piece, &dead)) return error(Code::kFormatInvalid, piece.chunk.raw);

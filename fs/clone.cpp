@@ -178,6 +178,20 @@ Task<Result<std::uint64_t>> Filesystem::copy_range(InodeId source_id, std::uint6
   co_return outcome;
 }
 
+// What is not in memory of the source's map, many reads at once: one after the other each would be a trip
+// to a disk.
+Task<void> Filesystem::Impl::load_source(InodeRef source, FileBlock first, std::uint64_t blocks) {
+  if (!source->map->absent(first, blocks)) co_return;
+  std::vector<Task<Result<void>>> loads;
+  for (std::uint64_t at = 0; at < blocks; at += kStepBlocks) {
+    loads.push_back(
+        read_windows(*source, FileBlock{first.raw + at}, std::min(kStepBlocks, blocks - at)));
+  }
+  const std::vector<Result<void>> outcomes = co_await when_all(std::move(loads));
+  for (const Result<void>& loaded : outcomes)
+    loaded.ignore("the step that needs it meets it again");
+}
+
 // As much of it as can be had: an error when that is nothing.
 Task<Result<std::uint64_t>> Filesystem::Impl::clone(InodeRef source, std::uint64_t source_bytes,
                                                     InodeRef target, std::uint64_t target_bytes,
@@ -185,6 +199,8 @@ Task<Result<std::uint64_t>> Filesystem::Impl::clone(InodeRef source, std::uint64
                                                     WriteOptions write_options) {
   std::uint64_t done = 0;
   bool counted = false;
+  co_await load_source(source, FileBlock{source_bytes / kBlockBytes},
+                       ceil_div(source_bytes % kBlockBytes + size_bytes, kBlockBytes));
   while (done < size_bytes) {
     const std::uint64_t at = target_bytes + done;
     const std::uint64_t left = size_bytes - done;

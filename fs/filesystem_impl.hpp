@@ -253,6 +253,7 @@ struct Filesystem::Impl {
 
   // Clones (clone.cpp).
   struct CloneStep;
+  Task<void> load_source(InodeRef source, FileBlock first, std::uint64_t blocks);
   Task<Result<std::uint64_t>> clone_step(CloneStep step);
   Task<Result<void>> copy_bytes(InodeRef source, std::uint64_t source_bytes, InodeRef target,
                                 std::uint64_t target_bytes, std::size_t size,

@@ -466,6 +466,7 @@ Recording clones(std::uint64_t seed) {
   std::mt19937_64 random(seed);
   Run run(seed, disks(1 + seed % 3));
   start(run);
+  run.record();
   const std::vector<std::string> names{"a", "c", "e/c"};
   named("make 0 c").apply(run);
   named("make 0 e/c").apply(run);
@@ -510,6 +511,12 @@ Recording clones(std::uint64_t seed) {
         fsync_of(to).apply(run);
     }
   };
+  // Something to share, wherever a clone looks.
+  const std::string all(310 * kBlockBytes, 'z');
+  change(
+      "write all of a", {"a"}, [=](SimPool& pool) { return pool.write("a", 0, all); },
+      [=](Model& model) { return model.write("a", 0, all); })
+      .apply(run);
   for (int i = 0; i < 10; ++i) step();
   run.record();
   run.recording.text = "clones";
