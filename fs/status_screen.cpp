@@ -62,11 +62,17 @@ std::string latency_of(const Json& disk, const char* key) {
   return latency.contains(key) ? latency_text(number(latency, key)) : "-";
 }
 
-constexpr std::string_view kGroupOrder[] = {"Extent locks", "Reads and checksums",
-                                            "Compaction",   "Scrub",
-                                            "Journal",      "Metadata",
-                                            "Files",        "Space",
-                                            "Disks",        "Requests of the kernel",
+constexpr std::string_view kGroupOrder[] = {"Extent locks",
+                                            "Reads and checksums",
+                                            "Compaction",
+                                            "Clones",
+                                            "Scrub",
+                                            "Journal",
+                                            "Metadata",
+                                            "Files",
+                                            "Space",
+                                            "Disks",
+                                            "Requests of the kernel",
                                             "Memory"};
 
 // Of a metric that this command does not know, because the daemon is newer, "Memory" is as good as any.
