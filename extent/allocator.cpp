@@ -493,10 +493,13 @@ void Allocator::publish(std::span<const Piece> pieces) {
 
 void Allocator::free(std::span<const Piece> pieces, Lsn lsn) {
   LockGuard lock(mutex_);
+  // Records that took other references to the same blocks may be younger and have come here before: a
+  // block is free when all of them are durable.
+  last_freed_ = std::max(last_freed_, lsn);
   DeadPieces dead;
   for (const Piece& piece : pieces) {
     DFS_ASSERT(clear_live(piece, &dead));
-    for (const Piece& last : dead) make_pending(last, lsn);
+    for (const Piece& last : dead) make_pending(last, last_freed_);
   }
 }
 

@@ -269,6 +269,7 @@ class Allocator {
   std::uint64_t moving_blocks_ DFS_GUARDED_BY(mutex_) = 0;
   PendingSpace pending_ DFS_GUARDED_BY(mutex_);
   Lsn hold_ DFS_GUARDED_BY(mutex_){~std::uint64_t{0}};
+  Lsn last_freed_ DFS_GUARDED_BY(mutex_);  // the youngest record that free() was told of
   std::uint64_t pending_blocks_ DFS_GUARDED_BY(mutex_) = 0;
   std::uint64_t pending_slots_ DFS_GUARDED_BY(mutex_) = 0;
   std::uint64_t promised_blocks_ DFS_GUARDED_BY(mutex_) = 0;

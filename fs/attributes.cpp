@@ -43,7 +43,9 @@ Result<void> may_set(const Inode& inode, const AttributeChange& change) {
   if (change.mode || change.uid || change.gid || change.size_bytes || change.atime_ns) {
     return Code::kPermission;
   }
-  if (immutable && (change.atime_now || change.mtime_now)) return Code::kPermission;
+  if (immutable && (change.atime_now || change.mtime_now || change.kill_suid_sgid)) {
+    return Code::kPermission;
+  }
   if (change.mtime_ns) {
     const bool from_before =
         change.ctime_ns && *change.ctime_ns <= inode.ctime_ns.load(std::memory_order_relaxed);

@@ -76,6 +76,7 @@ struct Filesystem::Impl::CloneStep {
 Task<Result<std::uint64_t>> Filesystem::Impl::clone_step(CloneStep step) {
   Inode& source = *step.source;
   Inode& target = *step.target;
+  CO_TRY(growable());
   CO_TRY(co_await load_windows(source, step.source_first, step.blocks));
   CO_TRY(co_await load_windows(target, step.target_first, step.blocks));
   journal::Credit credit =
@@ -83,6 +84,8 @@ Task<Result<std::uint64_t>> Filesystem::Impl::clone_step(CloneStep step) {
   const std::int64_t now = write_time_ns();
 
   const journal::ChangeScope scope(gate);
+  // Twice, so that a scrub that begins meanwhile sees one of them behind it.
+  clone_steps.add();
   LockGuard attributes(target.mutex);
   modify_locked(target);
   const auto extents = store->locks().lock({source.id, step.source_first, step.blocks},
@@ -132,6 +135,7 @@ Task<Result<std::uint64_t>> Filesystem::Impl::clone_step(CloneStep step) {
   extent::Freed freed;
   target.map->replace(step.target_first, blocks, views, Generation{lsn.raw}, freed);
   free_data(freed, lsn);
+  clone_steps.add();
   metrics.cloned_bytes.add(shared * kBlockBytes);
   co_return blocks;
 }

@@ -69,11 +69,19 @@ std::optional<std::string> receive_request(int fd) {
   return std::nullopt;
 }
 
-bool may_ask(int connection) {
+// Of a socket's two ends each looks who the other is.
+bool is_root_or_us(int connection) {
   ucred peer{};
   socklen_t size = sizeof peer;
   if (::getsockopt(connection, SOL_SOCKET, SO_PEERCRED, &peer, &size) != 0) return false;
   return peer.uid == 0 || peer.uid == ::geteuid();
+}
+
+// Nobody else can have put anything there.
+bool is_ours_alone(const std::string& directory) {
+  struct stat info {};
+  return ::lstat(directory.c_str(), &info) == 0 && S_ISDIR(info.st_mode) &&
+         info.st_uid == ::geteuid() && (info.st_mode & (S_IWGRP | S_IWOTH)) == 0;
 }
 
 Refusal failed(std::string what, std::string remedy) {
@@ -108,9 +116,7 @@ Outcome<std::unique_ptr<ControlServer>> ControlServer::start(const Uuid& pool, H
   if (::mkdir(directory.c_str(), ::geteuid() == 0 ? 0755 : 0700) != 0 && errno != EEXIST) {
     return failed(fmt::format("{} cannot be made: {}.", directory, std::strerror(errno)), "");
   }
-  struct stat info {};
-  if (::lstat(directory.c_str(), &info) != 0 || !S_ISDIR(info.st_mode) ||
-      info.st_uid != ::geteuid() || (info.st_mode & S_IWOTH) != 0) {
+  if (!is_ours_alone(directory)) {
     return failed(fmt::format("{} is not a directory of yours.", directory),
                   "The socket by which the daemon is asked has to be safe from others.");
   }
@@ -166,7 +172,7 @@ void ControlServer::serve() {
     if (waiting[1].revents != 0) return;
     UniqueFd connection{::accept4(listener_.get(), nullptr, nullptr, SOCK_CLOEXEC)};
     if (!connection) continue;
-    if (!may_ask(connection.get())) continue;
+    if (!is_root_or_us(connection.get())) continue;
     const auto line = receive_request(connection.get());
     if (!line) continue;
     const Json request = Json::parse(*line, nullptr, false);
@@ -208,6 +214,11 @@ Outcome<ControlClient> ControlClient::connect(const std::string& socket) {
   }
   if (error != 0) {
     return Refusal{ExitCode::kNotMounted, fmt::format("No daemon answers at {}.", socket), ""};
+  }
+  if (!is_root_or_us(connection.get())) {
+    return Refusal{ExitCode::kPermission,
+                   fmt::format("What answers at {} is somebody else's.", socket),
+                   "It is not believed."};
   }
   return ControlClient{std::move(connection)};
 }

@@ -65,10 +65,12 @@ Task<Result<void>> Filesystem::Impl::read_block(Inode& inode, FileBlock block, B
   co_return co_await store->read(*inode.map, inode.id, block, into, scheduler::IoClass::kRead);
 }
 
-// The kernel hands over whole pages that appending has changed: with what stood there before.
+// The kernel hands over whole pages that appending has changed, with what stood there before: how much of it
+// that is, and whether it is the same.
 Task<Result<std::size_t>> Filesystem::Impl::already_there(InodeRef inode,
                                                           std::uint64_t offset_bytes,
-                                                          std::span<const std::byte> data) {
+                                                          std::span<const std::byte> data,
+                                                          bool* same) {
   const std::uint64_t size = inode->size_bytes.load(std::memory_order_acquire);
   if (offset_bytes >= size) co_return std::size_t{0};
   const std::size_t there = std::min<std::uint64_t>(data.size(), size - offset_bytes);
@@ -77,7 +79,7 @@ Task<Result<std::size_t>> Filesystem::Impl::already_there(InodeRef inode,
   Buffer old{align_up(begin + there, kBlockBytes)};
   CO_TRY(co_await load_windows(*inode, first, old.size() / kBlockBytes));
   CO_TRY(co_await store->read(*inode->map, inode->id, first, old, scheduler::IoClass::kRead));
-  if (std::memcmp(old.data() + begin, data.data(), there) != 0) co_return Code::kPermission;
+  *same = std::memcmp(old.data() + begin, data.data(), there) == 0;
   co_return there;
 }
 
@@ -103,9 +105,18 @@ Task<Result<void>> Filesystem::Impl::write(InodeId id, std::uint64_t offset_byte
   if (!inode->is_regular()) co_return inode->is_directory() ? Code::kIsDirectory : Code::kInvalid;
   if (inode->has_flag(kFlagImmutable)) co_return Code::kPermission;
   if (inode->has_flag(kFlagAppendOnly)) {
-    CO_TRY_ASSIGN(const std::size_t there, co_await already_there(inode, offset_bytes, data));
+    bool same = true;
+    CO_TRY_ASSIGN(const std::size_t there,
+                  co_await already_there(inode, offset_bytes, data, &same));
     offset_bytes += there;
     data = data.subspan(there);
+    if (!same) {
+      // What somebody else has appended to the same pages is not lost for that.
+      if (!data.empty()) {
+        CO_TRY(co_await write(id, offset_bytes, data, spare_bytes, write_options));
+      }
+      co_return Code::kPermission;
+    }
   }
   if (data.empty()) co_return {};
   if (offset_bytes > kFileBytesMax || data.size() > kFileBytesMax - offset_bytes) {
@@ -264,6 +275,7 @@ std::uint64_t Filesystem::Impl::replaced_blocks(const Inode& inode, FileBlock fi
 // fails is given back.
 Task<Result<void>> Filesystem::Impl::prepare_edges(Inode& inode, Edit* plan) {
   Result<void> outcome;
+  const bool truncates = plan->clear_count == ~std::uint64_t{0};
   for (Edit::Edge& edge : plan->edges) {
     inode.map->snapshot(edge.block, 1, edge.seen);
     if (!has_data(edge.seen)) continue;
@@ -275,7 +287,8 @@ Task<Result<void>> Filesystem::Impl::prepare_edges(Inode& inode, Edit* plan) {
     hint.inode = inode.id;
     hint.first = edge.block;
     hint.policy = pool->policy();
-    hint.replaced_blocks = 1;
+    // A truncate may use what is kept for overwriting: it gives back more than that.
+    hint.replaced_blocks = truncates ? 1 : replaced_blocks(inode, edge.block, 1);
     auto written = co_await store->write(hint, block.span());
     if (!written.has_value()) {
       outcome = written.error();

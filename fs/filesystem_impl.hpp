@@ -230,10 +230,10 @@ struct Filesystem::Impl {
   // Data (file.cpp).
   Task<Result<void>> write(InodeId id, std::uint64_t offset_bytes, std::span<std::byte> data,
                            std::size_t spare_bytes, WriteOptions options_in);
-  // Of a write to an append-only file: how much of it, from the beginning, is there already as it is.
-  // kPermission: what is there would change.
+  // Of a write to an append-only file: how much of it, from the beginning, is not behind the end; `*same`
+  // says whether that is there already as it is.
   Task<Result<std::size_t>> already_there(InodeRef inode, std::uint64_t offset_bytes,
-                                          std::span<const std::byte> data);
+                                          std::span<const std::byte> data, bool* same);
   Task<Result<void>> read_block(Inode& inode, FileBlock block, Buffer& into);
   Task<Result<void>> truncate(InodeRef inode, std::uint64_t size_bytes, AttributeChange change);
   Task<Result<void>> prepare_edges(Inode& inode, Edit* plan);
@@ -252,6 +252,7 @@ struct Filesystem::Impl {
   std::uint64_t replaced_blocks(const Inode& inode, FileBlock first, std::uint64_t blocks) const;
 
   // Clones (clone.cpp).
+  Counter clone_steps;  // grows with each: what a scrub has passed may name what it has not
   struct CloneStep;
   Task<void> load_source(InodeRef source, FileBlock first, std::uint64_t blocks);
   Task<Result<std::uint64_t>> clone_step(CloneStep step);

@@ -236,11 +236,17 @@ Task<void> serve_flags(Request request, InodeId inode, bool extended) {
 
 // What was written before a file is closed to changes is to be kept: the kernel hands it over first.
 Task<void> serve_set_flags(Request request, InodeId inode, std::uint32_t flags) {
-  if ((flags & (kFlagImmutable | kFlagAppendOnly)) != 0) {
-    [[maybe_unused]] const bool flushed = co_await request.flush_pages(inode, {});
+  const auto now = co_await request.filesystem().getattr(inode);
+  // What is dirty would be refused when it comes.
+  const bool wants_clean =
+      (flags & (kFlagImmutable | kFlagAppendOnly)) != 0 && now.has_value() && S_ISREG(now->mode);
+  if (wants_clean) {
+    const bool flushed = co_await request.flush_pages(inode, {});
+    if (!flushed) co_return request.fail(EBUSY);
   }
   const auto done = co_await request.filesystem().set_flags(inode, flags);
   if (done) {
+    request.changed_time(inode);
     request.ioctl({});
   } else {
     request.fail(done.error());

@@ -99,9 +99,17 @@ class Request {
     if (filesystem().attributes_outdated(inode)) session_->attributes_changed(inode);
   }
   // Not an answer either: what the kernel has dirty there it hands over. False: it cannot be had to.
-  auto flush_pages(InodeId inode, ByteRange range) {
-    return session_->writeback_->flush(inode, range);
+  Task<bool> flush_pages(InodeId inode, ByteRange range) {
+    FuseSession& session = *session_;
+    // On a ring we hold an entry meanwhile, and what is handed over needs one, too.
+    const bool may_wait = session.flushing_.fetch_add(1) < session.flushes_max();
+    bool flushed = false;
+    if (may_wait) flushed = co_await session.writeback_->flush(inode, range);
+    session.flushing_.fetch_sub(1);
+    co_return flushed;
   }
+  // Nor this: the kernel's own time of change is not true any more.
+  void changed_time(InodeId inode) { session_->attributes_changed(inode); }
   void written(std::size_t size) {
     fuse_reply_write(take(), size);
     finish();

@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
+#include <chrono>
 #include <cstring>
 #include <future>
 #include <thread>
@@ -72,11 +73,10 @@ class FuseRings::Entry {
     if (payload_bytes > memory[1].iov_len || header.len < sizeof header + payload_bytes) return {};
     const std::size_t op_bytes = header.len - sizeof header - payload_bytes;
     if (op_bytes > headers.op_in.size()) return {};
-    std::byte* const op = payload() - op_bytes;
-    std::memcpy(op, headers.op_in.data(), op_bytes);
-    std::memcpy(op - sizeof header, &header, sizeof header);
-    unique = header.unique;
-    return {op - sizeof header, header.len};
+    std::byte* const op_header = payload() - op_bytes;
+    std::memcpy(op_header, headers.op_in.data(), op_bytes);
+    std::memcpy(op_header - sizeof header, &header, sizeof header);
+    return {op_header - sizeof header, header.len};
   }
 
   Queue& queue;
@@ -84,6 +84,7 @@ class FuseRings::Entry {
   Headers headers{};
   const std::array<iovec, 2> memory;
   std::uint64_t unique = 0;
+  std::uint32_t op = 0;   // the kernel's last command for it
   Entry* next = nullptr;  // among those that were answered
 };
 
@@ -121,6 +122,11 @@ class FuseRings::Queue {
     } while (!answered_.compare_exchange_weak(first, &entry));
     if (is_asleep_.exchange(false)) ring_->wake();
   }
+  // Whoever calls this has seen to it that nothing is handled any more; nothing is being handled afterwards.
+  void wait_until_stopped() {
+    ring_->wake();
+    while (!has_stopped_.load()) std::this_thread::sleep_for(std::chrono::milliseconds{1});
+  }
   void end() {
     if (!thread_.joinable()) return;
     is_ending_.store(true);
@@ -153,6 +159,7 @@ class FuseRings::Queue {
       if (is_enlisted_.load() && !std::exchange(is_registered, true)) {
         for (const auto& entry : entries_) add(*entry, kRegister, 0);
       }
+      if (rings_.stopping_.load()) has_stopped_.store(true);
       // Before the last look: who answers from here on wakes us.
       is_asleep_.store(true);
       for (Entry* entry = answered_.exchange(nullptr); entry != nullptr;) {
@@ -167,20 +174,23 @@ class FuseRings::Queue {
       }
       const Result<void> waited = ring_->wait(done);
       is_asleep_.store(false);
-      if (!waited.has_value()) log_error("fuse ring {}: {}", number_, describe(waited.error()));
+      if (!waited.has_value()) {
+        log_error("fuse ring {}: {}", number_, describe(waited.error()));
+        rings_.options_.on_failure();
+        std::this_thread::sleep_for(std::chrono::milliseconds{100});
+      }
       for (const auto& completion : done)
         take(*static_cast<Entry*>(completion.tag), completion.result);
     }
   }
 
   void take(Entry& entry, int result) {
-    if (result < 0) {
-      // The entry is gone with the mount.
-      if (result != -ENOTCONN && result != -ECONNABORTED && result != -ECANCELED)
-        log_error("fuse ring {}: {}", number_, describe(system_error(Code::kSystem, -result)));
-      return;
+    if (result == -EAGAIN || result == -ENOMEM || result == -EINTR) {
+      return add(entry, entry.op, entry.unique);
     }
+    if (result < 0) return lose(result);
     if (rings_.stopping_.load(std::memory_order_relaxed)) return;
+    entry.unique = entry.headers.state.commit_id;
     const std::span<std::byte> message = entry.message();
     if (message.empty()) {
       log_error("fuse ring {}: a request whose lengths make no sense", number_);
@@ -192,15 +202,25 @@ class FuseRings::Queue {
     rings_.handler_(entry, message);
   }
 
+  // An entry that the kernel has no use for any more: all of them when it has ended the session.
+  void lose(int result) {
+    ++lost_;
+    if (result == -ENOTCONN || result == -ECONNABORTED || result == -ECANCELED) return;
+    log_error("fuse ring {}: {}", number_, describe(system_error(Code::kSystem, -result)));
+    // Callers here would wait for ever: an end is better than that.
+    if (lost_ == entries_.size()) rings_.options_.on_failure();
+  }
+
   void add_commit(Entry& entry) { add(entry, kCommitAndFetch, entry.unique); }
   void add(Entry& entry, std::uint32_t op, std::uint64_t commit_id) {
+    entry.op = op;
     const CommandBody body{.commit_id = commit_id, .queue = number_};
     const Result<void> added = ring_->add({.fd = rings_.options_.device,
                                            .op = op,
                                            .body = std::as_bytes(std::span{&body, 1}),
                                            .memory = entry.memory,
                                            .tag = &entry});
-    if (!added.has_value()) log_error("fuse ring {}: {}", number_, describe(added.error()));
+    if (!added.has_value()) lose(added.error().sys_errno == 0 ? -EIO : -added.error().sys_errno);
   }
 
   FuseRings& rings_;
@@ -210,13 +230,15 @@ class FuseRings::Queue {
   std::atomic<Entry*> answered_{nullptr};         // by other threads, newest first
   std::atomic<bool> is_asleep_{false};
   std::atomic<bool> is_enlisted_{false};
+  std::atomic<bool> has_stopped_{false};
   std::atomic<bool> is_ending_{false};
+  std::size_t lost_ = 0;  // entries; the thread's
   std::thread thread_;
 };
 
-std::size_t FuseRings::entries_per_queue(std::size_t entries) {
-  return std::max(kEntriesMin, entries / processors());
-}
+std::size_t FuseRings::entries_min() { return kEntriesMin * processors(); }
+
+std::size_t FuseRings::entries_per_queue(std::size_t entries) { return entries / processors(); }
 
 FuseRings::FuseRings(Executor& executor, Options options, Handler handler)
     : executor_(executor), options_(options), handler_(std::move(handler)) {}
@@ -255,7 +277,10 @@ void FuseRings::answer(Entry& entry, std::span<const iovec> parts) {
   entry.queue.commit(entry);
 }
 
-void FuseRings::stop() { stopping_.store(true); }
+void FuseRings::stop() {
+  stopping_.store(true);
+  for (const auto& queue : queues_) queue->wait_until_stopped();
+}
 
 void FuseRings::end() {
   for (const auto& queue : queues_) queue->end();

@@ -35,10 +35,12 @@ class FuseRings {
   using Handler = std::function<void(Entry&, std::span<std::byte> message)>;
 
   struct Options {
-    int device = -1;                // /dev/fuse of the mount; outlives the rings
-    std::size_t entries = 0;        // of all queues together, about
-    std::size_t payload_bytes = 0;  // the largest of a request or an answer
+    int device = -1;                   // /dev/fuse of the mount; outlives the rings
+    std::size_t entries = 0;           // of all queues together, about; not below entries_min()
+    std::function<void()> on_failure;  // a queue cannot go on: its callers wait for ever
+    std::size_t payload_bytes = 0;     // the largest of a request or an answer
   };
+  static std::size_t entries_min();
   // How many entries each queue has then.
   static std::size_t entries_per_queue(std::size_t entries);
 
@@ -53,7 +55,7 @@ class FuseRings {
   void enlist();
   // The kernel gets the answer (its header first, then what belongs to it) and `entry` for the next request. Any thread.
   void answer(Entry& entry, std::span<const iovec> parts);
-  // No request is handled from here on; those that were are still answered.
+  // No request is handled when this returns; those that were are still answered. Not from a handler.
   void stop();
   // Ends the threads, when everything has been answered. After stop().
   void end();

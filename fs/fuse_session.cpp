@@ -146,22 +146,39 @@ Result<std::unique_ptr<FuseSession>> FuseSession::start(Executor& executor, File
 }
 
 void FuseSession::start_rings() {
-  auto rings = FuseRings::start(
-      executor_,
-      {.device = device_fd_, .entries = write_buffers(), .payload_bytes = kWriteBytesMax},
-      [this](FuseRings::Entry& entry, std::span<std::byte> message) {
-        ReceiveBuffer memory{memory_of(entry)};
-        incoming.buffer = &memory;
-        incoming.entry = &entry;
-        handle(message);
-        incoming.entry = nullptr;
-        incoming.buffer = nullptr;
-      });
+  if (write_buffers() < FuseRings::entries_min()) {
+    log_warning(
+        "fuse: io_uring needs write_memory={}M with so many processors; going on with /dev/fuse",
+        FuseRings::entries_min() * kWriteBytesMax / kMiB);
+    return;
+  }
+  auto rings = FuseRings::start(executor_,
+                                {.device = device_fd_,
+                                 .entries = write_buffers(),
+                                 .on_failure =
+                                     [this] {
+                                       const std::uint64_t one = 1;
+                                       [[maybe_unused]] const auto told =
+                                           ::write(end_fd_.get(), &one, sizeof one);
+                                     },
+                                 .payload_bytes = kWriteBytesMax},
+                                [this](FuseRings::Entry& entry, std::span<std::byte> message) {
+                                  ReceiveBuffer memory{memory_of(entry)};
+                                  incoming.buffer = &memory;
+                                  incoming.entry = &entry;
+                                  handle(message);
+                                  incoming.entry = nullptr;
+                                  incoming.buffer = nullptr;
+                                });
   if (rings.has_value()) {
     rings_ = std::move(*rings);
   } else {
     log_warning("fuse: io_uring cannot be used, /dev/fuse is: {}", describe(rings.error()));
   }
+}
+
+std::size_t FuseSession::flushes_max() const {
+  return rings_ ? FuseRings::entries_per_queue(write_buffers()) / 2 : SIZE_MAX;
 }
 
 FuseSession::~FuseSession() {

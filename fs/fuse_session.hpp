@@ -113,6 +113,8 @@ class FuseSession {
 
   std::size_t write_buffers() const { return buffers_.count_max() - options_.readers; }
   void start_rings();
+  // How many requests may wait for the kernel's writeback at once.
+  std::size_t flushes_max() const;
   void read_requests(unsigned index);
   void handle(std::span<std::byte> message);
   void negotiate(fuse_conn_info* connection);
@@ -133,6 +135,7 @@ class FuseSession {
   ReceiveBuffers buffers_;
   StaleAttributes stale_attributes_;
   std::optional<KernelWriteback> writeback_;
+  std::atomic<std::size_t> flushing_{0};
   std::unique_ptr<FuseRings> rings_;  // if they were asked for, and there can be any
   std::vector<std::thread> readers_;
   std::atomic<unsigned> readers_left_{0};

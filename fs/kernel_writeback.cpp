@@ -54,7 +54,7 @@ bool KernelWriteback::add(const Job& job) {
     if (stopping_) return false;
     jobs_.push_back(job);
   }
-  changed_.notify_one();
+  changed_.notify_all();
   return true;
 }
 
@@ -86,20 +86,51 @@ UniqueFd KernelWriteback::sync(const Job& job) const {
 void KernelWriteback::run() {
   ::pthread_setname_np(::pthread_self(), "fuse-writeback");
   const bool able = leave_descriptors();
+  // It shares the table that we have now.
+  std::thread closer{[this] { close_files(); }};
   while (true) {
     Job job;
     {
       std::unique_lock lock(mutex_);
       changed_.wait(lock, [&] { return stopping_ || !jobs_.empty(); });
-      if (jobs_.empty()) return;
+      if (jobs_.empty()) break;
       job = jobs_.front();
       jobs_.pop_front();
     }
-    const UniqueFd file = able ? sync(job) : UniqueFd{};
+    UniqueFd file = able ? sync(job) : UniqueFd{};
     *job.done = file.get() >= 0;
     // Not inside a DriverScope, so that it goes on elsewhere; and before the file is closed, which waits
     // for the lock that the kernel holds until LSEEK is answered.
     executor_.post(job.waiting);
+    if (file.get() >= 0) close_soon(std::move(file));
+  }
+  {
+    std::lock_guard lock(mutex_);
+    closing_ = true;
+  }
+  changed_.notify_all();
+  closer.join();
+}
+
+void KernelWriteback::close_soon(UniqueFd file) {
+  {
+    std::lock_guard lock(mutex_);
+    to_close_.push_back(std::move(file));
+  }
+  changed_.notify_all();
+}
+
+void KernelWriteback::close_files() {
+  ::pthread_setname_np(::pthread_self(), "fuse-close");
+  std::unique_lock lock(mutex_);
+  while (true) {
+    changed_.wait(lock, [&] { return closing_ || !to_close_.empty(); });
+    if (to_close_.empty()) return;
+    UniqueFd file = std::move(to_close_.front());
+    to_close_.pop_front();
+    lock.unlock();
+    file.reset();
+    lock.lock();
   }
 }
 

@@ -8,7 +8,10 @@
 // killed meanwhile, the thread must not be what keeps /dev/fuse open, or it would wait for ever: so it
 // has a table of file descriptors of its own, without that one.
 //
-// Threads  One of its own, see above: nothing that uses a descriptor may run on it, so no coroutine does.
+// Closing a file waits for the lock that the kernel holds on it throughout an LSEEK, perhaps of somebody who
+// waits for that thread in turn. So files are closed by a second one.
+//
+// Threads  Two of its own, see above: nothing that uses a descriptor may run on them, so no coroutine does.
 //          Every method may be called from any thread.
 #pragma once
 
@@ -77,6 +80,8 @@ class KernelWriteback {
   // False if nobody will do it any more.
   bool add(const Job& job);
   void run();
+  void close_soon(UniqueFd file);
+  void close_files();
   // The file, open still, or nothing.
   UniqueFd sync(const Job& job) const;
 
@@ -89,7 +94,9 @@ class KernelWriteback {
   std::mutex mutex_;
   std::condition_variable changed_;
   std::deque<Job> jobs_;
+  std::deque<UniqueFd> to_close_;
   bool stopping_ = false;
+  bool closing_ = false;  // nothing will be added to to_close_ any more
 
   std::thread thread_;
 };

@@ -265,6 +265,8 @@ Outcome<void> parse_mount_options(std::string_view text, MountOptions& options) 
 
 AtimeRules atime_rules(unsigned long flags) {
   AtimeRules rules;
+  if ((flags & MS_RDONLY) != 0)
+    return {.files = AtimeRule::kNever, .directories = AtimeRule::kNever};
   if ((flags & MS_STRICTATIME) != 0) rules.files = AtimeRule::kAlways;
   if ((flags & MS_NOATIME) != 0) rules.files = AtimeRule::kNever;
   rules.directories = (flags & MS_NODIRATIME) != 0 ? AtimeRule::kNever : rules.files;

@@ -202,6 +202,7 @@ Task<bool> Scrub::check_data() {
 
 Task<void> Scrub::run() {
   co_await fs_.executor.leave_driver_thread();
+  const std::uint64_t clone_steps_before = fs_.clone_steps.sum();
   survey();
   bool wanted = co_await go_on();
   if (wanted) {
@@ -232,6 +233,13 @@ Task<void> Scrub::run() {
             counts.blocks_lost == 0 && counts.blocks_unreadable == 0 &&
             counts.copies_repaired >= counts.copies_bad + counts.copies_outdated;
   }
+  if (whole && fs_.clone_steps.sum() != clone_steps_before) {
+    // The original may be gone before the walk came to it, and the clone be where it had been.
+    log_info(
+        "scrub: clones were made meanwhile; a disk that was away counts as whole after the next "
+        "one");
+    whole = false;
+  }
   if (whole && !fs_.pool->read_only()) {
     // What was overwritten or removed before it was looked at must not come back after a power cut.
     whole = (co_await fs_.journal->drain()).has_value();
@@ -243,7 +251,7 @@ Task<void> Scrub::run() {
   }
   if (whole && !fs_.pool->read_only()) {
     // All that is older than the scrub has been read from every disk that is here; what is newer was
-    // written to all of them.
+    // written to all of them (or is a clone, see above).
     const Result<void> marked = co_await fs_.pool->mark_whole();
     marked.ignore("the disks stay marked as they were");
   }

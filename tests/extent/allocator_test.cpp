@@ -541,6 +541,24 @@ TEST_SUITE("allocator") {
   }
 
   TEST_CASE_FIXTURE(Space,
+                    "a block is free when all records that took mappings of it are durable") {
+    start({10, 10});
+    const std::vector<Piece> pieces = allocate(8);
+    allocator.publish(pieces);
+    CHECK(allocator.share(pieces));
+    // The younger record comes first: threads are free to.
+    allocator.free(pieces, Lsn{log.lsn + 20});
+    allocator.free(pieces, Lsn{log.lsn + 10});
+    const auto pending = [&] { return allocator.space(kSingle).pending_blocks; };
+    log.lsn += 10;
+    drain();
+    CHECK(pending() == 8);
+    log.lsn += 10;
+    drain();
+    CHECK(pending() == 0);
+  }
+
+  TEST_CASE_FIXTURE(Space,
                     "what can have no more references is not shared, nor what came before it") {
     start({10});
     const std::vector<Piece> pieces = allocate(8);

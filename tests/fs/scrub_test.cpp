@@ -333,6 +333,33 @@ TEST_SUITE("scrub") {
     CHECK(wide.dump().value() == before);
   }
 
+  // The walk may have passed where the clone is before it is there, and the original is gone when it comes.
+  TEST_CASE("a disk that was away is not whole by a scrub that clones were made beside") {
+    Filled three(7, SimPoolOptions{});
+    SimPool& wide = three.pool;
+    wide.disks[2]->faults().fail = [](const scheduler::IoRequest& request) {
+      return request.op == scheduler::IoOp::kWrite ? Code::kDiskWrite : Code::kOk;
+    };
+    REQUIRE(wide.create("late").has_value());
+    REQUIRE(wide.write("late", 0, pattern(77, 100'000)).has_value());
+    REQUIRE(wide.fs().pool().degraded());
+    REQUIRE(wide.unmount().has_value());
+    REQUIRE(wide.mount().has_value());
+    const auto all_healthy = [&wide] {
+      return std::ranges::all_of(wide.fs().pool().status(), [](const journal::DiskStatus& disk) {
+        return disk.health == journal::DiskHealth::kHealthy;
+      });
+    };
+    REQUIRE(wide.create("clone").has_value());
+    REQUIRE(wide.fs().start_scrub().has_value());
+    while (wide.fs().scrub_report().counts.bytes == 0) REQUIRE(wide.executor.step());
+    REQUIRE(wide.copy_range("late", 0, "clone", 0, 100'000).has_value());
+    CHECK(three.wait().state == ScrubState::kFinished);
+    CHECK_FALSE(all_healthy());
+    CHECK(three.scrub().state == ScrubState::kFinished);
+    CHECK(all_healthy());
+  }
+
   TEST_CASE("what a scrub did not look at because it was removed does not come back after it") {
     Filled three(9, SimPoolOptions{});
     SimPool& wide = three.pool;

@@ -3,10 +3,12 @@
 import errno
 import mmap
 import os
+import subprocess
+import sys
 
 from case import OWN_POOLS, case
 from cases_names import SURVIVAL, check_survival, expect_error
-from harness import command, expect, expect_equal, wait_until
+from harness import command, die_with_parent, expect, expect_equal, wait_until
 from syscalls import (
     FALLOC_KEEP_SIZE,
     aligned,
@@ -159,6 +161,36 @@ def sparse(bench):
     os.fsync(fd)
     expect_equal(os.lseek(fd, 0, os.SEEK_DATA), 32 * MIB, "first data after the punch")
     expect_equal(os.pread(fd, 8, 16 * MIB), bytes(8), "punched bytes")
+    os.close(fd)
+
+
+@case(GROUP, "several processes look for holes in one file, and nobody waits for ever")
+def seeks_together(bench):
+    path = bench.dir / "sought"
+    path.write_bytes(b"content")
+    os.truncate(path, 64 * MIB)
+    work = (
+        "import os, sys, time\n"
+        "fd = os.open(sys.argv[1], os.O_RDWR)\n"
+        "end = time.monotonic() + float(sys.argv[2])\n"
+        "while time.monotonic() < end:\n"
+        "    os.pwrite(fd, b'dirty', 8 << 20)\n"
+        "    os.lseek(fd, 0, os.SEEK_HOLE)\n"
+        "    os.lseek(fd, 16 << 20, os.SEEK_HOLE)\n"
+    )
+    duration_s = 2 if bench.quick else 20
+    seekers = [
+        subprocess.Popen([sys.executable, "-c", work, path, str(duration_s)], preexec_fn=die_with_parent)
+        for _ in range(4)
+    ]
+    try:
+        for seeker in seekers:
+            expect_equal(seeker.wait(duration_s + 30), 0, "exit code of a seeker")
+    finally:
+        for seeker in seekers:
+            seeker.kill()
+    fd = os.open(path, os.O_RDONLY)
+    expect_equal(os.lseek(fd, 9 * MIB, os.SEEK_HOLE), 9 * MIB, "a hole")
     os.close(fd)
 
 
