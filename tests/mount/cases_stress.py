@@ -16,14 +16,13 @@ EXCLUDED = {
     "dup": "duplicates descriptors of /dev/null",
     "eventfd": "has no file",
     "fiemap": "the kernel has no FIEMAP on FUSE: it refuses the ioctl without asking the daemon",
-    "iomix": "makes a file append-only under those who write to it: on FUSE the kernel takes what they write, and tells "
-    "of the refusal at the next syncfs, also of the stressor io (dynamicfs(8), chattr)",
+    "io": "syncs every file system of the machine, also the broken ones of others, and fails with them",
     "verity": "the pool has checksums of its own and no FS_IOC_ENABLE_VERITY",
 }
 # Their defaults would fill the pool: 1 GiB each. (That of copy-file takes 128 MiB at least, and makes holes.)
 SIZES = [
     word
-    for name in ("fallocate", "hdd", "sync-file")
+    for name in ("fallocate", "hdd", "iomix", "sync-file")
     for word in (f"--{name}-bytes", "32m")
 ]
 BESIDE_EACH_OTHER = 12
