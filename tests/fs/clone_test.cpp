@@ -339,7 +339,7 @@ TEST_SUITE("clones") {
     // One copy of one block, which both files have.
     const extent::ChunkPut chunk = fs().store().chunks().back();
     const extent::Place place = chunk.places.front();
-    const auto& disk = fs().pool().status()[place.disk.raw].record;
+    const auto disk = fs().pool().status()[place.disk.raw].record;
     const std::uint64_t at = disk.first_slot_offset + place.slot.raw * kSlotBytes;
     Bytes bad(kBlockBytes, std::byte{0x5a});
     media[place.disk.raw]->write(at, bad);
