@@ -257,7 +257,8 @@ void FuseSession::handle(std::span<std::byte> message) {
   requests_[head.opcode < wire::kOpcodes ? head.opcode : 0].add();
   if (wire::is_interrupt(head)) {
     // Our requests end by themselves, and tracking which is being waited for costs every one of
-    // them a lock: refused once, the kernel sends no more.
+    // them a lock: refused once, the kernel sends no more. (One about a request that came by a ring it does not
+    // find here, and goes on.)
     std::vector<std::byte> refusal = wire::refusal_of(head);
     [[maybe_unused]] const auto sent = ::write(device_fd_, refusal.data(), refusal.size());
     return;
