@@ -13,20 +13,6 @@
 namespace dynamicfs::test {
 namespace {
 
-std::string pattern(std::uint64_t seed, std::size_t size) {
-  std::mt19937_64 random(seed);
-  std::string text(size, '\0');
-  for (char& c : text) c = static_cast<char>('a' + random() % 26);
-  return text;
-}
-
-SimPoolOptions one_disk(std::uint64_t bytes) {
-  SimPoolOptions options;
-  options.disk_bytes = {bytes};
-  options.policy.copies_or_data = 1;
-  return options;
-}
-
 struct Cloned : SimPool {
   explicit Cloned(SimPoolOptions options = {}) : SimPool(7, std::move(options)) {
     format();

@@ -15,20 +15,6 @@ namespace {
 
 constexpr std::uint64_t kWindow = kMiB;
 
-std::string pattern(std::uint64_t seed, std::size_t size) {
-  std::mt19937_64 random(seed);
-  std::string text(size, '\0');
-  for (char& c : text) c = static_cast<char>('a' + random() % 26);
-  return text;
-}
-
-SimPoolOptions one_disk(std::uint64_t bytes) {
-  SimPoolOptions options;
-  options.disk_bytes = {bytes};
-  options.policy.copies_or_data = 1;
-  return options;
-}
-
 // One block after the other of the first MiB in random order, between blocks of another file, so that
 // no two neighbours lie together.
 void scatter(SimPool& pool, std::uint64_t seed, std::string* content) {

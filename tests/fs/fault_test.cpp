@@ -9,13 +9,6 @@
 namespace dynamicfs::test {
 namespace {
 
-std::string pattern(std::uint64_t seed, std::size_t size) {
-  std::mt19937_64 random(seed);
-  std::string text(size, '\0');
-  for (char& c : text) c = static_cast<char>('a' + random() % 26);
-  return text;
-}
-
 // A pool of copies with a few files on it.
 struct Filled {
   explicit Filled(std::uint64_t seed, SimPoolOptions options = {})

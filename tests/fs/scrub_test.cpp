@@ -13,13 +13,6 @@ namespace {
 
 using fs::ScrubState;
 
-std::string pattern(std::uint64_t seed, std::size_t size) {
-  std::mt19937_64 random(seed);
-  std::string text(size, '\0');
-  for (char& c : text) c = static_cast<char>('a' + random() % 26);
-  return text;
-}
-
 constexpr int kFiles = 6;
 // Not before the superblocks; slots begin somewhere behind.
 constexpr std::uint64_t kDataBegins = 1 * kMiB;

@@ -8,6 +8,7 @@
 #include <cstring>
 #include <functional>
 #include <memory>
+#include <random>
 #include <string>
 #include <vector>
 
@@ -30,6 +31,21 @@ struct SimPoolOptions {
   std::uint64_t small_run_bytes = fs::FilesystemOptions{}.small_run_bytes;
   std::uint64_t metadata_memory_bytes = fs::FilesystemOptions{}.metadata_memory_bytes;
 };
+
+inline SimPoolOptions one_disk(std::uint64_t bytes) {
+  SimPoolOptions options;
+  options.disk_bytes = {bytes};
+  options.policy.copies_or_data = 1;
+  return options;
+}
+
+// Letters from `seed`.
+inline std::string pattern(std::uint64_t seed, std::size_t size) {
+  std::mt19937_64 random(seed);
+  std::string text(size, '\0');
+  for (char& c : text) c = static_cast<char>('a' + random() % 26);
+  return text;
+}
 
 class SimPool {
  public:
