@@ -198,6 +198,7 @@ class FuseRings::Queue {
       const iovec part{&refusal, sizeof refusal};
       return rings_.answer(entry, {&part, 1});
     }
+    rings_.requests_.add();
     const DriverScope scope(rings_.executor_);
     rings_.handler_(entry, message);
   }

@@ -62,6 +62,8 @@ class FuseRings {
 
   std::size_t queues() const { return queues_.size(); }
   std::size_t entries() const;
+  // Requests that have come.
+  std::uint64_t requests() const { return requests_.sum(); }
   // Answers that another thread than the queue's gave, for which that had to be woken.
   std::uint64_t handed_over() const { return handed_over_.sum(); }
 
@@ -72,6 +74,7 @@ class FuseRings {
   const Options options_;
   const Handler handler_;
   std::atomic<bool> stopping_{false};
+  Counter requests_;
   Counter handed_over_;
   std::vector<std::unique_ptr<Queue>> queues_;
 };

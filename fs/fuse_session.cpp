@@ -388,6 +388,7 @@ FuseSession::State FuseSession::state() const {
   if (rings_) {
     state.ring_queues = rings_->queues();
     state.ring_entries = rings_->entries();
+    state.ring_requests = rings_->requests();
     state.ring_answers_handed_over = rings_->handed_over();
   }
   state.seek_syncs = writeback_ ? writeback_->flushes() : 0;

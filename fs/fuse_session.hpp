@@ -98,8 +98,9 @@ class FuseSession {
     std::size_t buffer_waits = 0;
     std::uint64_t in_flight = 0;
     std::uint64_t seek_syncs = 0;
-    std::size_t ring_queues = 0;   // 0: all requests come by /dev/fuse
-    std::size_t ring_entries = 0;  // requests that may be under way in all queues together
+    std::size_t ring_queues = 0;      // 0: all requests come by /dev/fuse
+    std::size_t ring_entries = 0;     // requests that may be under way in all queues together
+    std::uint64_t ring_requests = 0;  // 0: the kernel has the queues and does not use them
     std::uint64_t ring_answers_handed_over = 0;
   };
   State state() const;

@@ -203,6 +203,8 @@ constexpr MetricInfo kMetrics[] = {
      "How many there may be"},
     {"fuse_receive_waits", "Requests of the kernel", kCounter, "fuse_receive_waits_total",
      "Times no request was taken for want of a buffer"},
+    {"fuse_ring_requests", "Requests of the kernel", kCounter, "fuse_ring_requests_total",
+     "Requests that came by io_uring"},
     {"fuse_ring_answers_handed_over", "Requests of the kernel", kCounter,
      "fuse_ring_answers_handed_over_total",
      "Answers that were handed to the thread of their io_uring queue by another one"},

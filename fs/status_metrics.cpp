@@ -192,6 +192,7 @@ void put_fuse(Json& metrics, const FuseSession& session) {
   metrics["fuse_receive_buffers_in_use"] = state.buffers_out;
   metrics["fuse_receive_buffers_max"] = state.buffers_max;
   metrics["fuse_receive_waits"] = state.buffer_waits;
+  metrics["fuse_ring_requests"] = state.ring_requests;
   metrics["fuse_ring_answers_handed_over"] = state.ring_answers_handed_over;
   metrics["fuse_seek_syncs"] = state.seek_syncs;
 }
