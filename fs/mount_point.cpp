@@ -14,6 +14,7 @@
 
 #include <array>
 #include <cerrno>
+#include <charconv>
 #include <climits>
 #include <csignal>
 #include <cstdlib>
@@ -149,16 +150,21 @@ std::vector<MountEntry> mount_table() {
   std::ifstream lines("/proc/self/mountinfo");
   for (std::string line; std::getline(lines, line);) {
     std::istringstream words(line);
-    std::string id, parent, device, root, mountpoint, word, type, source;
+    std::string id, parent, device, root, mountpoint, word, type, source, options;
     words >> id >> parent >> device >> root >> mountpoint;
     while (words >> word && word != "-") {
     }
     words >> type >> source;
     if (words.fail()) continue;
+    words >> options;
+    unsigned user = 0;
+    if (const std::size_t at = options.find("user_id="); at != options.npos)
+      std::from_chars(options.data() + at + 8, options.data() + options.size(), user);
     table.push_back({.device = device,
                      .mountpoint = unescaped(mountpoint),
                      .type = type,
-                     .source = unescaped(source)});
+                     .source = unescaped(source),
+                     .user = user});
   }
   return table;
 }

@@ -20,6 +20,7 @@ struct MountEntry {
   std::string mountpoint;
   std::string type;
   std::string source;
+  unsigned user = 0;  // who mounted it, of a FUSE mount
 };
 
 // As this process sees them, in the order they were mounted. Touches no mount.

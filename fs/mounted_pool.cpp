@@ -54,9 +54,25 @@ Refusal refuse_silent(const std::string& mountpoint) {
           "It may be waiting for a disk; the log in /var/log/dynamicfs says what it is doing."};
 }
 
+// Of a pool that an ordinary user mounted: only they can ask its daemon, and the kernel lets nobody else, root
+// included, see whether that is alive.
+bool is_of_other_user(const MountEntry& mount) {
+  return mount.user != 0 && mount.user != ::geteuid();
+}
+Refusal refuse_other_user(const MountEntry& mount) {
+  return {ExitCode::kPermission,
+          fmt::format("{} was mounted by the user {}, who alone can ask its daemon.",
+                      mount.mountpoint, mount.user),
+          fmt::format("Run the same command with sudo -u '#{}'. 'umount {}' removes the mount "
+                      "without waiting for "
+                      "the daemon.",
+                      mount.user, mount.mountpoint)};
+}
+
 // Why nobody answers for a mount of ours.
 Refusal refuse_unanswered(const MountEntry& mount, const RunningDaemons& daemons) {
   const std::string& at = mount.mountpoint;
+  if (is_of_other_user(mount)) return refuse_other_user(mount);
   if (daemons.denied || ::geteuid() != 0) {
     return {ExitCode::kPermission, fmt::format("You may not ask the daemon of {}.", at),
             "Run the same command with sudo."};
@@ -216,6 +232,7 @@ Outcome<void> unmount_pool(const std::string& mountpoint) {
   const RunningDaemons daemons = running_daemons();
   const auto daemon = daemon_behind(mount->device, daemons);
   if (!daemon) {
+    if (is_of_other_user(*mount)) return refuse_other_user(*mount);
     if (daemons.denied && ::geteuid() != 0) return refuse_unanswered(*mount, daemons);
     if (daemons.silent) return refuse_silent(mount->mountpoint);
     if (probe_mountpoint(*path).state == MountpointState::kDead) return remove_dead(*mount);
