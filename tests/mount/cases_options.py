@@ -4,6 +4,7 @@ Cases that need /sbin/mount.dynamicfs, a /dev/fuse that anybody may open, or ano
 have a mount namespace of their own, so nobody else sees them.
 """
 
+import contextlib
 import ctypes
 import errno
 import json
@@ -11,10 +12,20 @@ import os
 import shutil
 import stat
 import subprocess
+import sys
 from pathlib import Path
 
 from case import OWN_POOLS, case
-from harness import NOBODY_UID, Skip, as_nobody, command, expect, expect_equal, wait_until
+from harness import (
+    NOBODY_UID,
+    Skip,
+    as_nobody,
+    command,
+    die_with_parent,
+    expect,
+    expect_equal,
+    wait_until,
+)
 from targets import (
     EXIT_BAD_MOUNTPOINT,
     EXIT_FAILED,
@@ -226,6 +237,14 @@ def remount(bench):
     def again(options, check=True):
         return dynamicfs("mount", pool.disks[0].path, root, "-o", options, check=check)
 
+    again("remount,strictatime")
+    again("remount,ro,strictatime")
+    command("sh", "-c", "echo 2 > /proc/sys/vm/drop_caches")
+    before = os.stat(root).st_atime_ns
+    os.listdir(root)
+    command("sh", "-c", "echo 2 > /proc/sys/vm/drop_caches")
+    expect_equal(os.stat(root).st_atime_ns, before, "the time of access while it is read-only")
+    again("remount,rw")
     again("remount,ro")
     expect("ro" in _mount_flags(root)[1], "the super block is not read-only")
     expect_equal(_errno_of(lambda: open(root / "new", "w")), errno.EROFS, "create")
@@ -350,6 +369,10 @@ def ordinary_user(bench):
             expect("not permitted" in refused.err, f"they may give files away: {refused}")
             # The kernel keeps everybody else out, so that a daemon of theirs cannot trap root.
             expect_equal(_errno_of(lambda: os.listdir(user.root)), errno.EACCES, "root")
+            for asked in ("umount", "status", "sync"):
+                outcome = command(program, asked, user.root, check=False)
+                expect_refusal(outcome, EXIT_NO_PERMISSION, f"the user {NOBODY_UID}")
+            expect(user.is_mounted(), "root's umount has not waited for their daemon")
             user.run(*leave)
             wait_until(lambda: not os.path.exists(f"/proc/{pid}"), 30, f"the end after {leave[0]}")
             expect(not user.is_mounted(), f"still mounted after {leave[0]}")
@@ -402,6 +425,55 @@ def user_refusals(bench):
         refused("mount", pool.disks[0].path, pool.root, "-o", "remount,ro"), EXIT_NO_PERMISSION
     )
     pool.umount()
+
+
+@case(
+    GROUP,
+    "a socket that somebody else has put where a user's would be is not believed",
+    where=OWN_POOLS,
+    needs=["root"],
+)
+def forged_socket(bench):
+    program = _own_namespace(bench)
+    user = _User(bench, program)
+    somebody = NOBODY_UID - 1
+    directory = Path(f"/tmp/dynamicfs-{NOBODY_UID}")
+    directory.mkdir(exist_ok=True)
+    command("mount", "-t", "tmpfs", "-o", f"mode=755,uid={somebody},gid={somebody}", "none", directory)
+    server = (
+        "import os, socket, sys\n"
+        f"os.setuid({somebody})\n"
+        "listener = socket.socket(socket.AF_UNIX)\n"
+        "listener.bind(sys.argv[1])\n"
+        "os.chmod(sys.argv[1], 0o777)\n"
+        "listener.listen()\n"
+        "while True:\n"
+        "    connection, _ = listener.accept()\n"
+        "    connection.recv(100)\n"
+        "    connection.sendall(b'{\"ok\": true, \"pid\": \"a text\", \"mountpoint\": \"/forged\"}\\n')\n"
+    )
+    forged = directory / "00000000-0000-4000-8000-000000000000.sock"
+    process = subprocess.Popen(
+        [sys.executable, "-c", server, forged], preexec_fn=die_with_parent, cwd="/",
+        stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+        wait_until(forged.exists, 20, "the forged socket")
+        asked = {
+            "check": False, "preexec_fn": as_nobody, "cwd": user.home,
+            "env": {"PATH": "/usr/bin:/bin", "HOME": str(user.home)},
+        }  # fmt: skip
+        outcome = command(program, "status", **asked)
+        forged.unlink()
+        alone = command(program, "status", **asked)
+        expect("/forged" not in outcome.text and "unexpected" not in outcome.text, f"it is believed: {outcome}")
+        expect_equal(outcome.out, alone.out, "what status says beside it")
+    finally:
+        process.kill()
+        process.wait(20)
+        command("umount", directory)
+        with contextlib.suppress(OSError):  # A daemon of that user may be at home there.
+            directory.rmdir()
 
 
 @case(
