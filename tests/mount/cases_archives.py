@@ -29,6 +29,7 @@ def _source(bench):
         command("setfacl", "-m", "u:1001:rwx,d:u:1002:rx,d:g:2002:rwx", folder)
     os.mknod(source / "character", 0o640 | stat.S_IFCHR, os.makedev(1, 3))
     os.mknod(source / "block", 0o660 | stat.S_IFBLK, os.makedev(7, 200))
+    os.utime(source, ns=(10**18 + 3, 10**18 + 7))  # rsync takes times within a second for the same.
     os.setxattr(paths[1], "trusted.note", b"of root")
     os.setxattr(paths[2], "security.capability", bytes.fromhex("0100000200040000000000000000000000000000"))
     os.chmod(paths[3], 0o6755)
