@@ -69,6 +69,13 @@ fs::AttributeChange written_at(std::int64_t mtime_ns, std::int64_t ctime_ns) {
   return change;
 }
 
+// What the kernel sends in front of fallocate.
+fs::AttributeChange without_suid() {
+  fs::AttributeChange change;
+  change.kill_suid_sgid = true;
+  return change;
+}
+
 constexpr Code kNo = Code::kPermission;
 constexpr Code kYes = Code::kOk;
 
@@ -93,6 +100,7 @@ TEST_SUITE("flags of inodes") {
     CHECK(test.change("f", with_mode()) == kNo);
     CHECK(test.change("f", with_owner()) == kNo);
     CHECK(test.change("f", touch()) == kNo);
+    CHECK(test.change("f", without_suid()) == kNo);
     CHECK(test.set_xattr("f") == kNo);
     CHECK(test.remove_xattr("f") == kNo);
     CHECK(test.code(pool.unlink("f")) == kNo);
