@@ -55,6 +55,13 @@ Result<void> may_set(const Inode& inode, const AttributeChange& change) {
   return {};
 }
 
+// What the kernel sends of a file that it has stamped for a write.
+bool is_stamp(const AttributeChange& change) {
+  return change.mtime_ns && change.ctime_ns && !change.atime_ns && !change.atime_now &&
+         !change.mtime_now && !change.mode && !change.uid && !change.gid && !change.size_bytes &&
+         !change.kill_suid_sgid;
+}
+
 // As Linux has it in fs/xattr.c (xattr_permission).
 Result<void> may_set_xattr(const Inode& inode) {
   if (inode.has_flag(kFlagImmutable | kFlagAppendOnly)) return Code::kPermission;
@@ -70,6 +77,8 @@ Task<Result<void>> Filesystem::set_flags(InodeId id, std::uint32_t flags) {
   journal::Credit credit = co_await impl_->journal->reserve(1, kNameRecordBytes);
   const journal::ChangeScope scope(impl_->gate);
   const InodeLockSet locks{inode.get()};
+  // Writes that change no attribute hold these alone: each comes before the flags or sees them.
+  const auto extents = impl_->lock_all_windows(*inode);
   if (inode->removed) co_return Code::kStale;
   if (!inode->is_regular() && !inode->is_directory()) co_return Code::kNotSupported;
   impl_->modify_locked(*inode);
@@ -85,7 +94,13 @@ Task<Result<Attributes>> Filesystem::setattr(InodeId id, AttributeChange change)
   impl_->metrics.setattrs.add();
   CO_TRY(impl_->writable());
   CO_TRY_ASSIGN(const InodeRef inode, co_await impl_->find(id));
-  CO_TRY(may_set(*inode, change));
+  if (const Result<void> may = may_set(*inode, change); !may.has_value()) {
+    // Whoever closes the file next, a reader perhaps, would be told of it.
+    const bool follows = is_stamp(change) && inode->stamp_refused.exchange(false);
+    if (!follows) co_return may.error();
+    co_return co_await getattr(id);
+  }
+  const AttributeChange asked = change;
   const std::int64_t now = impl_->now_ns();
   if (change.atime_now) change.atime_ns = now;
   if (change.mtime_now) change.mtime_ns = now;
@@ -99,6 +114,7 @@ Task<Result<Attributes>> Filesystem::setattr(InodeId id, AttributeChange change)
     const journal::ChangeScope scope(impl_->gate);
     const InodeLockSet locks{inode.get()};
     if (inode->removed) co_return Code::kStale;
+    CO_TRY(may_set(*inode, asked));
     const std::string* const acl = change.mode ? Impl::find_xattr(*inode, kAccessAcl) : nullptr;
     if (acl != nullptr && acl->size() > acl_bytes) {
       acl_bytes = acl->size();

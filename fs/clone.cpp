@@ -92,6 +92,7 @@ Task<Result<std::uint64_t>> Filesystem::Impl::clone_step(CloneStep step) {
                                            {target.id, step.target_first, step.blocks});
   if (source.removed.load(std::memory_order_acquire)) co_return error(Code::kStale, source.id.raw);
   if (target.removed.load(std::memory_order_acquire)) co_return error(Code::kStale, target.id.raw);
+  if (target.has_flag(kFlagImmutable | kFlagAppendOnly)) co_return Code::kPermission;
   std::uint64_t blocks = step.blocks;
   std::uint64_t end_bytes = (step.target_first.raw + blocks) * kBlockBytes;
   if (step.target_end_bytes != 0) {

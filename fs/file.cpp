@@ -27,6 +27,11 @@ bool has_data(const extent::MappingSet& seen) {
       [](const extent::Mapping& mapping) { return mapping.kind == extent::MappingKind::kData; });
 }
 
+Code refused_for_flags(Inode& inode) {
+  inode.stamp_refused.store(true, std::memory_order_relaxed);
+  return Code::kPermission;
+}
+
 bool is_block_aligned(const void* address) {
   return reinterpret_cast<std::uintptr_t>(address) % kBlockBytes == 0;
 }
@@ -103,7 +108,7 @@ Task<Result<void>> Filesystem::Impl::write(InodeId id, std::uint64_t offset_byte
   CO_TRY(growable());
   CO_TRY_ASSIGN(const InodeRef inode, co_await find(id));
   if (!inode->is_regular()) co_return inode->is_directory() ? Code::kIsDirectory : Code::kInvalid;
-  if (inode->has_flag(kFlagImmutable)) co_return Code::kPermission;
+  if (inode->has_flag(kFlagImmutable)) co_return refused_for_flags(*inode);
   if (inode->has_flag(kFlagAppendOnly)) {
     bool same = true;
     CO_TRY_ASSIGN(const std::size_t there,
@@ -115,7 +120,7 @@ Task<Result<void>> Filesystem::Impl::write(InodeId id, std::uint64_t offset_byte
       if (!data.empty()) {
         CO_TRY(co_await write(id, offset_bytes, data, spare_bytes, write_options));
       }
-      co_return Code::kPermission;
+      co_return refused_for_flags(*inode);
     }
   }
   if (data.empty()) co_return {};
@@ -193,6 +198,9 @@ Task<Result<void>> Filesystem::Impl::write(InodeId id, std::uint64_t offset_byte
     Lsn lsn;
     bool redo = false;
     bool published = false;
+    // The flags count that the file has when the order of changes is decided.
+    bool refused = false;
+    bool to_compare = false;
     bool with_mutex = !write_options.kernel_keeps_times || write_options.kill_suid_sgid ||
                       end > inode->size_bytes.load(std::memory_order_acquire);
     const std::int64_t now = write_time_ns();
@@ -209,6 +217,10 @@ Task<Result<void>> Filesystem::Impl::write(InodeId id, std::uint64_t offset_byte
         with_mutex = true;
         continue;
       }
+      refused = inode->has_flag(kFlagImmutable);
+      to_compare = inode->has_flag(kFlagAppendOnly) &&
+                   offset_bytes < inode->size_bytes.load(std::memory_order_acquire);
+      if (refused || to_compare) break;
       redo = (head_bytes != 0 && !inode->map->unchanged(first, 1, seen_head)) ||
              (tail_bytes != 0 && !inode->map->unchanged(last, 1, seen_tail));
       if (redo) break;
@@ -224,6 +236,8 @@ Task<Result<void>> Filesystem::Impl::write(InodeId id, std::uint64_t offset_byte
     }
     if (!published) {
       store->discard(written);
+      if (refused) co_return refused_for_flags(*inode);
+      if (to_compare) break;
       if (!redo) co_return error(Code::kStale, id.raw);
       metrics.merge_redos.add();
       continue;
@@ -233,6 +247,7 @@ Task<Result<void>> Filesystem::Impl::write(InodeId id, std::uint64_t offset_byte
     if (freed.scattered) compaction->note(id, first, blocks);
     co_return {};
   }
+  co_return co_await write(id, offset_bytes, data, spare_bytes, write_options);
 }
 
 std::int64_t Filesystem::Impl::write_time_ns() const {
@@ -328,7 +343,7 @@ Task<Result<void>> Filesystem::Impl::edit(InodeRef inode, Edit plan, AttributeCh
   extent::Freed freed;
   Lsn lsn;
   std::uint64_t reserved = 0;
-  bool gone = false;
+  std::optional<Error> refusal;
   {
     const journal::ChangeScope scope(gate);
     LockGuard attributes(inode->mutex);
@@ -356,8 +371,10 @@ Task<Result<void>> Filesystem::Impl::edit(InodeRef inode, Edit plan, AttributeCh
     cover(plan.reserve_first.raw, plan.reserve_count);
     std::optional<extent::ExtentLocks::Guard> extents;
     if (high != 0) extents.emplace(store->locks().lock(inode->id, FileBlock{low}, high - low));
-    if (inode->removed.load(std::memory_order_acquire)) gone = true;
-    *again = gone || plan.size_seen != inode->size_bytes.load(std::memory_order_relaxed);
+    if (inode->has_flag(plan.refused_by)) refusal = error(Code::kPermission);
+    if (inode->removed.load(std::memory_order_acquire))
+      refusal = error(Code::kStale, inode->id.raw);
+    *again = refusal || plan.size_seen != inode->size_bytes.load(std::memory_order_relaxed);
     for (const Edit::Edge& edge : plan.edges) {
       *again |= !inode->map->unchanged(edge.block, 1, edge.seen);
     }
@@ -409,8 +426,9 @@ Task<Result<void>> Filesystem::Impl::edit(InodeRef inode, Edit plan, AttributeCh
   }
   if (*again) {
     discard_edges(plan);
+    // What fails is given back by whoever promised it.
+    if (refusal) co_return *refusal;
     if (plan.promised_blocks != 0) store->unpromise(plan.promised_blocks);
-    if (gone) co_return error(Code::kStale, inode->id.raw);
     co_return {};
   }
   if (plan.promised_blocks > reserved) store->unpromise(plan.promised_blocks - reserved);
@@ -424,6 +442,7 @@ Task<Result<void>> Filesystem::Impl::truncate(InodeRef inode, std::uint64_t size
     Edit plan;
     plan.size_seen = inode->size_bytes.load(std::memory_order_acquire);
     plan.new_size = size_bytes;
+    plan.refused_by = kFlagImmutable | kFlagAppendOnly;
     // Also at the size it has: what is reserved behind the end goes.
     if (size_bytes <= plan.size_seen) {
       plan.clear_first = FileBlock{ceil_div(size_bytes, kBlockBytes)};
@@ -454,9 +473,8 @@ Task<Result<void>> Filesystem::Impl::fallocate(InodeId id, FallocateMode mode,
   CO_TRY_ASSIGN(const InodeRef inode, co_await find(id));
   if (!inode->is_regular()) co_return inode->is_directory() ? Code::kIsDirectory : Code::kNoDevice;
   const bool adds = mode == FallocateMode::kAllocate || mode == FallocateMode::kKeepSize;
-  if (inode->has_flag(kFlagImmutable) || (!adds && inode->has_flag(kFlagAppendOnly))) {
-    co_return Code::kPermission;
-  }
+  const std::uint32_t refused_by = kFlagImmutable | (adds ? 0 : kFlagAppendOnly);
+  if (inode->has_flag(refused_by)) co_return Code::kPermission;
   if (size_bytes == 0) co_return Code::kInvalid;
   if (offset_bytes > kFileBytesMax || size_bytes > kFileBytesMax - offset_bytes) {
     co_return Code::kFileTooBig;
@@ -473,6 +491,7 @@ Task<Result<void>> Filesystem::Impl::fallocate(InodeId id, FallocateMode mode,
     Edit plan;
     plan.size_seen = inode->size_bytes.load(std::memory_order_acquire);
     if (grows && end > plan.size_seen) plan.new_size = end;
+    plan.refused_by = refused_by;
     // A kernel that keeps the times stamps it and tells us, perhaps before it asks for this.
     plan.touch_mtime = !kernel_keeps_times;
     if (zeroes) {

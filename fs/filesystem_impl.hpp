@@ -72,6 +72,7 @@ struct Edit {
   std::uint64_t size_seen = 0;
   std::optional<std::uint64_t> new_size;
   bool touch_mtime = true;
+  std::uint32_t refused_by = 0;  // flags of the file
 };
 
 // Of what metadata may take in memory, one in so many bytes keeps blocks of the runs.

@@ -118,6 +118,9 @@ Task<void> serve_write(Request request, ReceiveBuffer buffer, InodeId inode, std
     if (writeback) request.wrote_cached(inode);
     request.written(data.size());
   } else {
+    if (writeback && done.error().code == Code::kPermission) {
+      request.refused_cached(inode, {.from = offset, .to = offset + data.size()});
+    }
     request.fail(done.error());
   }
 }

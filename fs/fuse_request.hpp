@@ -98,6 +98,8 @@ class Request {
   void wrote_cached(InodeId inode) {
     if (filesystem().attributes_outdated(inode)) session_->attributes_changed(inode);
   }
+  // Nor this: the kernel keeps what it has written back, also when that is refused.
+  void refused_cached(InodeId inode, ByteRange range) { session_->pages_refused(inode, range); }
   // Not an answer either: what the kernel has dirty there it hands over. False: it cannot be had to.
   Task<bool> flush_pages(InodeId inode, ByteRange range) {
     FuseSession& session = *session_;

@@ -366,10 +366,27 @@ void FuseSession::attributes_changed(InodeId inode) {
   if (stale_attributes_.note(inode)) forget_attributes(inode);
 }
 
+// What lies between two such ranges goes, too: it is only read again.
+void FuseSession::pages_refused(InodeId inode, ByteRange range) {
+  LockGuard lock(refused_mutex_);
+  const auto [it, fresh] = refused_.try_emplace(inode, range);
+  it->second.from = std::min(it->second.from, range.from);
+  it->second.to = std::max(it->second.to, range.to);
+}
+
 // Here the kernel may drop the last reference to an inode and, before that, wait for its writeback:
-// for answers that other threads send.
+// for answers that other threads send. Pages that are dirty again it writes back before it drops them.
 void FuseSession::refresh_attributes() {
   for (const InodeId inode : stale_attributes_.next_period()) forget_attributes(inode);
+  std::unordered_map<InodeId, ByteRange> refused;
+  {
+    LockGuard lock(refused_mutex_);
+    refused.swap(refused_);
+  }
+  for (const auto& [inode, range] : refused) {
+    fuse_lowlevel_notify_inval_inode(session_, inode.raw, static_cast<off_t>(range.from),
+                                     static_cast<off_t>(range.to - range.from));
+  }
 }
 
 FuseSession::State FuseSession::state() const {

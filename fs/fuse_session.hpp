@@ -24,10 +24,12 @@
 #include <optional>
 #include <string>
 #include <thread>
+#include <unordered_map>
 #include <vector>
 
 #include "base/executor.hpp"
 #include "base/metrics.hpp"
+#include "base/mutex.hpp"
 #include "base/result.hpp"
 #include "base/unique_fd.hpp"
 #include "fs/filesystem.hpp"
@@ -78,8 +80,9 @@ class FuseSession {
   // Becomes readable when the kernel has ended the session (unmounted, or aborted).
   int end_fd() const { return end_fd_.get(); }
 
-  // Tells the kernel to ask again for attributes that it keeps and that writes have changed. To be
-  // called about once a second, from a thread that answers no requests: it may wait for some.
+  // Tells the kernel to ask again for attributes that it keeps and that writes have changed, and for
+  // pages that it keeps and that we have refused to take. To be called about once a second, from a
+  // thread that answers no requests: it may wait for some.
   void refresh_attributes();
 
   // Ends the readers; requests that were received go on. Not from a reader.
@@ -121,6 +124,7 @@ class FuseSession {
   void negotiate(fuse_conn_info* connection);
   void attributes_changed(InodeId inode);
   void forget_attributes(InodeId inode);
+  void pages_refused(InodeId inode, ByteRange range);
   static ssize_t send(int fd, iovec* iov, int count, void* self);
   static ssize_t receive(int fd, void* memory, std::size_t size, void* self);
 
@@ -141,6 +145,9 @@ class FuseSession {
   std::vector<std::thread> readers_;
   std::atomic<unsigned> readers_left_{0};
   std::atomic<bool> stopping_{false};
+
+  Mutex refused_mutex_;  // leaf
+  std::unordered_map<InodeId, ByteRange> refused_ DFS_GUARDED_BY(refused_mutex_);
 
   std::array<Counter, wire::kOpcodes> requests_;
   // The difference is what is in flight; two sums, so that no counter is shared on the way.

@@ -55,6 +55,8 @@ struct Inode {
   std::atomic<std::int64_t> ctime_ns{0};
   std::atomic<std::uint32_t> flags{0};  // likewise: kFlagImmutable ...
   std::atomic<bool> has_xattrs{false};
+  // A write was refused for its flags: the kernel has stamped it all the same, and will say so.
+  std::atomic<bool> stamp_refused{false};
   // Attributes were answered since the last cached write: the kernel may hold a number of blocks
   // that is outdated now.
   mutable std::atomic<bool> attributes_answered{false};

@@ -2,6 +2,10 @@
 #include <doctest/doctest.h>
 #include <sys/stat.h>
 
+#include <cstring>
+#include <optional>
+#include <vector>
+
 #include "fs/change_format.hpp"
 #include "tests/fs/whole.hpp"
 
@@ -69,6 +73,22 @@ fs::AttributeChange written_at(std::int64_t mtime_ns, std::int64_t ctime_ns) {
   return change;
 }
 
+// As the kernel's writeback sends it.
+Task<Result<void>> write_keeping_times(fs::Filesystem* fs, InodeId inode, std::uint64_t offset) {
+  Buffer buffer{kBlockBytes};
+  std::memset(buffer.data(), 'w', buffer.size());
+  fs::WriteOptions options;
+  options.kernel_keeps_times = true;
+  co_return co_await fs->write(inode, offset, buffer.span(), 0, options);
+}
+Task<Result<void>> truncate_task(fs::Filesystem* fs, InodeId inode, std::uint64_t size) {
+  fs::AttributeChange change;
+  change.size_bytes = size;
+  const Result<fs::Attributes> changed = co_await fs->setattr(inode, change);
+  if (!changed.has_value()) co_return changed.error();
+  co_return {};
+}
+
 // What the kernel sends in front of fallocate.
 fs::AttributeChange without_suid() {
   fs::AttributeChange change;
@@ -116,6 +136,79 @@ TEST_SUITE("flags of inodes") {
     CHECK(test.code(pool.unlink("f")) == kYes);
   }
 
+  TEST_CASE("what is under way when a file becomes immutable is refused, and gives back its room") {
+    Flagged test;
+    SimPool& pool = test.pool;
+    REQUIRE(pool.write("f", 0, pattern(1, 100'000)).has_value());
+    REQUIRE(pool.write("d/g", 0, pattern(2, 100'000)).has_value());
+    REQUIRE(pool.run(pool.fs().sync()).has_value());
+    const InodeId file = pool.resolve("f").value();
+    const std::string before = pool.read("f").value();
+    const std::uint64_t live = pool.fs().store().live_blocks();
+    for (scheduler::SimulatedDisk* disk : pool.disks) disk->faults().hung = true;
+    // Whole blocks, which change no attribute when the kernel keeps the times, parts of blocks, and behind the end.
+    std::vector<std::optional<Result<void>>> writes(4);
+    const std::uint64_t places[] = {8192, 20'001, 99'999, 300'000};
+    for (std::size_t i = 0; i < writes.size(); ++i) {
+      spawn(keep(write_keeping_times(&pool.fs(), file, places[i]), &writes[i]));
+    }
+    std::vector<std::optional<Result<void>>> changes(3);
+    using fs::FallocateMode::kPunchHole;
+    using fs::FallocateMode::kZeroRange;
+    spawn(keep(pool.fs().fallocate(file, kPunchHole, 100, 50'000), &changes[0]));
+    spawn(keep(pool.fs().fallocate(file, kZeroRange, 100, 500'000), &changes[1]));
+    spawn(keep(truncate_task(&pool.fs(), file, 5000), &changes[2]));
+    std::optional<Result<std::uint64_t>> copy;
+    spawn(
+        keep(pool.fs().copy_range(pool.resolve("d/g").value(), 100, file, 100, 50'000, {}), &copy));
+    pool.executor.run_for(std::chrono::milliseconds{10});
+    test.set("f", kFlagImmutable);
+    for (scheduler::SimulatedDisk* disk : pool.disks) disk->release();
+    pool.executor.run_for(std::chrono::seconds{1});
+    for (const auto& one : writes) {
+      REQUIRE(one.has_value());
+      CHECK(test.code(*one) == kNo);
+    }
+    for (const auto& one : changes) {
+      REQUIRE(one.has_value());
+      CHECK(test.code(*one) == kNo);
+    }
+    REQUIRE(copy.has_value());
+    CHECK(test.code(*copy) == kNo);
+    CHECK(pool.read("f").value() == before);
+    CHECK(pool.fs().store().live_blocks() == live);
+    CHECK(pool.fs().store().space(pool.fs().pool().policy()).promised_bytes == 0);
+    check_whole(pool);
+  }
+
+  TEST_CASE("what is under way when a file becomes append-only may append, and change nothing") {
+    Flagged test;
+    SimPool& pool = test.pool;
+    const std::string before = pattern(1, 100'000);
+    REQUIRE(pool.write("f", 0, before).has_value());
+    const InodeId file = pool.resolve("f").value();
+    for (scheduler::SimulatedDisk* disk : pool.disks) disk->faults().hung = true;
+    std::optional<Result<void>> over;
+    std::optional<Result<void>> across;
+    std::optional<Result<void>> behind;
+    spawn(keep(write_keeping_times(&pool.fs(), file, 8192), &over));
+    spawn(keep(write_keeping_times(&pool.fs(), file, 100'000 - 10), &across));
+    spawn(keep(write_keeping_times(&pool.fs(), file, 200'000), &behind));
+    pool.executor.run_for(std::chrono::milliseconds{10});
+    test.set("f", kFlagAppendOnly);
+    for (scheduler::SimulatedDisk* disk : pool.disks) disk->release();
+    pool.executor.run_for(std::chrono::seconds{1});
+    REQUIRE(over.has_value());
+    REQUIRE(across.has_value());
+    REQUIRE(behind.has_value());
+    CHECK(test.code(*over) == kNo);
+    CHECK(test.code(*across) == kNo);
+    CHECK(test.code(*behind) == kYes);
+    CHECK(pool.read("f", 0, 100'000).value() == before);
+    CHECK(pool.read("f", 200'000, 4096).value() == std::string(4096, 'w'));
+    check_whole(pool);
+  }
+
   TEST_CASE("an append-only file keeps what it has and takes more") {
     Flagged test;
     SimPool& pool = test.pool;
@@ -153,6 +246,12 @@ TEST_SUITE("flags of inodes") {
     CHECK(test.change("f", written_at(before + 5, before + 5)) == kYes);
     CHECK(test.pool.stat("f")->mtime_ns == before + 5);
     CHECK(test.change("f", written_at(before, set_at + 1'000'000'000)) == kNo);
+    // Those of a write that was refused are not told again to whoever closes the file; and not kept.
+    CHECK(test.code(test.pool.run(
+              write_keeping_times(&test.pool.fs(), test.pool.resolve("f").value(), 0))) == kNo);
+    CHECK(test.change("f", written_at(set_at + 1, set_at + 1)) == kYes);
+    CHECK(test.pool.stat("f")->mtime_ns == before + 5);
+    CHECK(test.change("f", written_at(set_at + 1, set_at + 1)) == kNo);
     test.set("f", kFlagAppendOnly);
     const std::int64_t now = test.pool.stat("f")->ctime_ns + 1'000'000'000;
     CHECK(test.change("f", written_at(now, now)) == kYes);

@@ -24,6 +24,7 @@ import cases_data
 import cases_disks
 import cases_ends
 import cases_faults
+import cases_flags
 import cases_fuzz
 import cases_metadata
 import cases_metrics
@@ -49,6 +50,7 @@ MODULES = (
     cases_command,
     cases_ends,
     cases_metadata,
+    cases_flags,
     cases_metrics,
     cases_posix,
     cases_rings,
