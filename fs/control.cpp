@@ -88,14 +88,34 @@ Refusal failed(std::string what, std::string remedy) {
   return {ExitCode::kFailed, std::move(what), std::move(remedy)};
 }
 
+// Of the session of an ordinary user, or "".
+std::string runtime_directory() {
+  const char* const runtime = std::getenv("XDG_RUNTIME_DIR");
+  return runtime == nullptr || ::geteuid() == 0 ? "" : runtime;
+}
+
 }  // namespace
 
 std::string control_directory() {
   if (::geteuid() == 0) return "/run/dynamicfs";
-  const char* const runtime = std::getenv("XDG_RUNTIME_DIR");
-  if (runtime != nullptr && *runtime != '\0') return std::string{runtime} + "/dynamicfs";
+  if (const std::string runtime = runtime_directory(); !runtime.empty()) {
+    return runtime + "/dynamicfs";
+  }
   // Without a session of systemd; only a directory that is ours and closed to others will do.
   return fmt::format("/tmp/dynamicfs-{}", ::geteuid());
+}
+
+Outcome<void> check_control_directory() {
+  const std::string runtime = runtime_directory();
+  if (runtime.empty()) return {};
+  // By the name of a link, too: the user says where it is.
+  if (runtime.starts_with('/') && is_ours_alone(runtime + "/.")) return {};
+  return Refusal{
+      ExitCode::kPermission,
+      fmt::format("XDG_RUNTIME_DIR is {}, which is not a directory that only you can write to.",
+                  runtime),
+      "su and sudo may have kept it from another user. Log in as the user it is to be ('su -', "
+      "'sudo -i'), or run 'unset XDG_RUNTIME_DIR' first."};
 }
 
 void ControlReply::send(const Json& answer) {
@@ -112,6 +132,7 @@ ControlServer::ControlServer(std::string path, UniqueFd listener, UniqueFd stop_
       thread_([this] { serve(); }) {}
 
 Outcome<std::unique_ptr<ControlServer>> ControlServer::start(const Uuid& pool, Handler handler) {
+  TRY(check_control_directory());
   const std::string directory = control_directory();
   if (::mkdir(directory.c_str(), ::geteuid() == 0 ? 0755 : 0700) != 0 && errno != EEXIST) {
     return failed(fmt::format("{} cannot be made: {}.", directory, std::strerror(errno)), "");
@@ -262,7 +283,8 @@ RunningDaemons running_daemons() {
   // One that is stopped or stuck must not keep the others from being seen.
   constexpr std::chrono::milliseconds kPatience{3000};
   // Root's daemons too: that they may not be asked is worth saying.
-  std::set<std::string> directories = {"/run/dynamicfs", control_directory()};
+  std::set<std::string> directories = {"/run/dynamicfs"};
+  if (check_control_directory()) directories.insert(control_directory());
   RunningDaemons daemons;
   for (const std::string& directory : directories) {
     std::error_code error;

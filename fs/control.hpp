@@ -44,6 +44,9 @@ inline constexpr std::string_view kAtimeCommand = "atime_of_flags_";
 // Where a daemon of this user puts its socket: /run/dynamicfs for root, $XDG_RUNTIME_DIR/dynamicfs
 // for others, or /tmp/dynamicfs-UID where there is no such.
 std::string control_directory();
+// kPermission: it would be in a directory that is not this user's alone, as XDG_RUNTIME_DIR of another
+// user is that sudo or su have kept.
+Outcome<void> check_control_directory();
 
 // The answer to one request, given once, from any thread and at any time.
 class ControlReply {

@@ -193,6 +193,7 @@ class Daemon {
 };
 
 Outcome<void> Daemon::check_surroundings() {
+  TRY(check_control_directory());
   // Without privilege it is fusermount3 that opens the device and mounts.
   if (::geteuid() == 0) {
     device_ = TRY(open_device());

@@ -73,6 +73,9 @@ Refusal refuse_other_user(const MountEntry& mount) {
 Refusal refuse_unanswered(const MountEntry& mount, const RunningDaemons& daemons) {
   const std::string& at = mount.mountpoint;
   if (is_of_other_user(mount)) return refuse_other_user(mount);
+  if (mount.user != 0) {
+    if (const auto known = check_control_directory(); !known) return known.error();
+  }
   if (daemons.denied || ::geteuid() != 0) {
     return {ExitCode::kPermission, fmt::format("You may not ask the daemon of {}.", at),
             "Run the same command with sudo."};
@@ -233,6 +236,7 @@ Outcome<void> unmount_pool(const std::string& mountpoint) {
   const auto daemon = daemon_behind(mount->device, daemons);
   if (!daemon) {
     if (is_of_other_user(*mount)) return refuse_other_user(*mount);
+    if (mount->user != 0 && !check_control_directory()) return refuse_unanswered(*mount, daemons);
     if (daemons.denied && ::geteuid() != 0) return refuse_unanswered(*mount, daemons);
     if (daemons.silent) return refuse_silent(mount->mountpoint);
     if (probe_mountpoint(*path).state == MountpointState::kDead) return remove_dead(*mount);

@@ -113,11 +113,12 @@ class _User:
         self.root = self.home / "mnt"
         self.run("mkdir", self.root)
 
-    def run(self, *words, check=True, timeout_s=60):
+    def run(self, *words, check=True, timeout_s=60, **changed):
         surroundings = {
             "PATH": "/usr/bin:/bin:/usr/sbin:/sbin",
             "HOME": str(self.home),
             "XDG_RUNTIME_DIR": "/mnt",
+            **changed,
         }
         return command(
             *words,
@@ -128,8 +129,8 @@ class _User:
             env=surroundings,
         )
 
-    def dynamicfs(self, *words, check=True):
-        return self.run(self.program, *words, check=check)
+    def dynamicfs(self, *words, check=True, **changed):
+        return self.run(self.program, *words, check=check, **changed)
 
     def is_mounted(self):
         return _mount_flags(self.root) != (set(), set())
@@ -474,6 +475,36 @@ def forged_socket(bench):
         command("umount", directory)
         with contextlib.suppress(OSError):  # A daemon of that user may be at home there.
             directory.rmdir()
+
+
+@case(
+    GROUP,
+    "an XDG_RUNTIME_DIR that is somebody else's, or open to others, is refused with the remedy",
+    where=OWN_POOLS,
+    needs=["root", "fusermount3"],
+)
+def foreign_runtime_directory(bench):
+    program = _own_namespace(bench)
+    user = _User(bench, program)
+    disk = user.home / "disk.img"
+    user.dynamicfs("create", "--size", "64M", disk)
+    places = {name: program.parents[1] / name for name in ("roots", "somebodys", "open", "absent")}
+    for name, owner, mode in (("roots", 0, 0o700), ("somebodys", NOBODY_UID - 1, 0o777), ("open", NOBODY_UID, 0o777)):
+        places[name].mkdir()
+        os.chown(places[name], owner, owner)
+        places[name].chmod(mode)
+    for place in (*places.values(), "mnt"):
+        outcome = user.dynamicfs("mount", disk, user.root, check=False, XDG_RUNTIME_DIR=str(place))
+        expect_refusal(outcome, EXIT_NO_PERMISSION, place, "unset XDG_RUNTIME_DIR")
+        expect(not user.is_mounted(), f"it is mounted with {place}")
+    expect_equal(os.listdir(places["open"]) + os.listdir(places["somebodys"]), [], "what was left there")
+    user.dynamicfs("mount", disk, user.root)
+    bench.workspace.note_process(user.daemon_pid(), below=bench.scratch)
+    for asked in ("umount", "status", "sync"):
+        outcome = user.dynamicfs(asked, user.root, check=False, XDG_RUNTIME_DIR=str(places["roots"]))
+        expect_refusal(outcome, EXIT_NO_PERMISSION, places["roots"], "unset XDG_RUNTIME_DIR")
+    expect(user.is_mounted(), "it is not mounted any more")
+    user.dynamicfs("umount", user.root)
 
 
 @case(
