@@ -766,3 +766,14 @@ def partly_shared_device(bench):
     outcome = dynamicfs("create", "--size", "64M", "--redundancy", "replica:3", *disks, check=True)
     expect(f"{disks[0]} and {disks[1]} lie" in outcome.err, f"not named: {outcome.err}")
     expect("2 of 3 copies" in outcome.err, f"not '2 of 3 copies': {outcome.err}")
+
+
+@case(GROUP, "fsfreeze is refused by the kernel, and holds nobody up", where=OWN_POOLS, needs=["root", "fsfreeze"])
+def frozen(bench):
+    pool = bench.pool("pool", two_images(bench)).mount()
+    for option, why in (("--freeze", "not supported"), ("--unfreeze", "Invalid argument")):
+        refused = command("fsfreeze", option, pool.root, check=False, timeout_s=30)
+        expect(refused.code != 0, f"fsfreeze {option} did something: dynamicfs(8) has to say what")
+        expect(why in refused.err, f"another refusal than dynamicfs(8) tells of: {refused}")
+        (pool.root / "file").write_text(option)
+    pool.umount()
