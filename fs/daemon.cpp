@@ -189,7 +189,8 @@ class Daemon {
   std::unique_ptr<Filesystem> filesystem_;
   std::unique_ptr<FuseSession> session_;
   std::unique_ptr<ControlServer> control_;
-  std::atomic<int> syncs_{0};  // answers that are still to be given
+  std::atomic<bool> ending_{false};  // nothing is mounted any more, or soon will not be
+  std::atomic<int> syncs_{0};        // answers that are still to be given
 };
 
 Outcome<void> Daemon::check_surroundings() {
@@ -393,6 +394,7 @@ void Daemon::answer(const std::string& command, ControlReply reply) {
                 {"pid", ::getpid()},
                 {"mountpoint", facts_.mountpoint},
                 {"device", facts_.device},
+                {"ending", ending_.load()},
                 {"disks", disks}});
   } else if (command == "status") {
     reply.send(
@@ -482,6 +484,7 @@ Outcome<void> Daemon::serve() {
     session_->refresh_attributes();
     if (const auto dirty = session_->dirty_bytes_max()) hold_dirty_limit(facts_.device, *dirty);
   }
+  ending_ = true;
   const bool by_kernel = events[1].revents != 0;
   log_info("ending: {}", by_kernel                ? "unmounted"
                          : events[2].revents != 0 ? "asked to by the command"

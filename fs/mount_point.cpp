@@ -19,8 +19,10 @@
 #include <csignal>
 #include <cstdlib>
 #include <cstring>
+#include <filesystem>
 #include <fstream>
 #include <memory>
+#include <set>
 #include <sstream>
 #include <string_view>
 #include <thread>
@@ -144,10 +146,12 @@ int unmount_once(const std::string& mountpoint, int flags) {
 
 }  // namespace
 
+namespace {
+
 // "36 35 98:0 /root /mountpoint options [optional fields] - type source super-options"
-std::vector<MountEntry> mount_table() {
+std::vector<MountEntry> mount_table_of(const std::string& process) {
   std::vector<MountEntry> table;
-  std::ifstream lines("/proc/self/mountinfo");
+  std::ifstream lines("/proc/" + process + "/mountinfo");
   for (std::string line; std::getline(lines, line);) {
     std::istringstream words(line);
     std::string id, parent, device, root, mountpoint, word, type, source, options;
@@ -167,6 +171,42 @@ std::vector<MountEntry> mount_table() {
                      .user = user});
   }
   return table;
+}
+
+// "mnt:[4026531841]", or "" if it is not for us to know.
+std::string mount_namespace_of(const std::string& process) {
+  std::error_code error;
+  return std::filesystem::read_symlink("/proc/" + process + "/ns/mnt", error).string();
+}
+
+}  // namespace
+
+std::vector<MountEntry> mount_table() { return mount_table_of("self"); }
+
+std::vector<MountHolder> mount_holders(const std::string& device) {
+  std::set<pid_t> processes;
+  std::error_code error;
+  for (const auto& entry : std::filesystem::directory_iterator("/proc", error)) {
+    const std::string name = entry.path().filename().string();
+    pid_t pid = 0;
+    const auto [end, why] = std::from_chars(name.data(), name.data() + name.size(), pid);
+    if (why == std::errc{} && end == name.data() + name.size()) processes.insert(pid);
+  }
+  std::vector<MountHolder> holders;
+  std::set<std::string> seen = {"", mount_namespace_of("self")};
+  for (const pid_t pid : processes) {
+    const std::string process = std::to_string(pid);
+    if (!seen.insert(mount_namespace_of(process)).second) continue;
+    for (MountEntry& mount : mount_table_of(process)) {
+      if (mount.device != device) continue;
+      MountHolder holder{.pid = pid, .name = {}, .mountpoint = std::move(mount.mountpoint)};
+      std::ifstream named("/proc/" + process + "/comm");
+      std::getline(named, holder.name);
+      holders.push_back(std::move(holder));
+      break;
+    }
+  }
+  return holders;
 }
 
 std::optional<MountEntry> mounted_at(const std::string& path) {

@@ -25,6 +25,14 @@ struct MountEntry {
 
 // As this process sees them, in the order they were mounted. Touches no mount.
 std::vector<MountEntry> mount_table();
+// In another mount namespace: the first process that is there, by number.
+struct MountHolder {
+  pid_t pid = 0;
+  std::string name;
+  std::string mountpoint;  // as that process sees it
+};
+// Who else has this file system mounted, one for each namespace whose processes we may look at.
+std::vector<MountHolder> mount_holders(const std::string& device);
 // The topmost mount exactly at `path` (absolute, no symbolic links), of whatever type.
 std::optional<MountEntry> mounted_at(const std::string& path);
 

@@ -3,7 +3,9 @@
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <poll.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/sysmacros.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -20,6 +22,8 @@ namespace {
 // Mounts come and go for a moment as desktop services look at them.
 constexpr std::chrono::milliseconds kBusyPatience{500};
 constexpr int kSilenceMilliseconds = 1500;
+// Whoever has the mount in a namespace of their own may be about to end.
+constexpr int kHeldSecondsMax = 5;
 
 Refusal not_mounted(const std::string& path) {
   return {ExitCode::kNotMounted, fmt::format("No dynamicfs pool is mounted at {}.", path),
@@ -101,6 +105,90 @@ void wait_with_notice(int fd, const std::string& what) {
   }
 }
 
+// What the kernel has of the file system and the daemon has is made durable; `where` is any open file of it.
+Outcome<void> sync_through(const UniqueFd& where, const std::string& name,
+                           const RunningDaemon& daemon) {
+  // The kernel tells here, too, of what it could not write back earlier. The rest is to be durable.
+  const int lost = ::syncfs(where.get()) == 0 ? 0 : errno;
+  auto client = TRY(ControlClient::connect(daemon.socket));
+  TRY(client.ask("sync"));
+  if (lost != 0) {
+    return Refusal{
+        ExitCode::kFailed,
+        fmt::format("Something that was written to {} earlier could not be kept: {}. "
+                    "Everything else is on the disks now.",
+                    name, std::strerror(lost)),
+        "The program that wrote it was told when it closed or synced the file; 'dynamicfs "
+        "status' shows whether the pool is in trouble."};
+  }
+  return {};
+}
+
+// The kernel has not told the daemon that the mount is gone.
+bool is_serving(const RunningDaemon& daemon) {
+  auto client = ControlClient::connect(daemon.socket);
+  if (!client) return false;
+  auto hello = client->ask("hello", std::chrono::milliseconds{1000});
+  return hello.has_value() && !hello->value("ending", false);
+}
+
+// Whoever else has the mount, as one can be told; nothing if it is not mounted there any more.
+UniqueFd open_at(const MountHolder& holder, const std::string& device) {
+  const std::string path = fmt::format("/proc/{}/root{}", holder.pid, holder.mountpoint);
+  UniqueFd there{::open(path.c_str(), O_RDONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC)};
+  struct stat info {};
+  if (!there || ::fstat(there.get(), &info) != 0) return {};
+  if (fmt::format("{}:{}", major(info.st_dev), minor(info.st_dev)) != device) return {};
+  return there;
+}
+
+// Ours is gone, and the daemon goes on: what was written so far is made durable.
+Outcome<void> refuse_held(const MountEntry& mount, const RunningDaemon& daemon) {
+  const std::vector<MountHolder> holders = mount_holders(mount.device);
+  bool synced = false;
+  for (const MountHolder& holder : holders) {
+    const UniqueFd there = open_at(holder, mount.device);
+    if (!there) continue;
+    TRY(sync_through(there, mount.mountpoint, daemon));
+    synced = true;
+    break;
+  }
+  if (!is_serving(daemon)) return {};
+  const std::string kept = synced ? "and what was written is on the disks" : "but not synced";
+  if (holders.empty()) {
+    return Refusal{ExitCode::kMountHeld,
+                   fmt::format("{} is unmounted here, {}; somebody has it still, in a mount "
+                               "namespace that cannot be seen from here.",
+                               mount.mountpoint, kept),
+                   "The daemon goes on until that is gone."};
+  }
+  const MountHolder& first = holders.front();
+  const std::string others =
+      holders.size() == 1 ? "" : fmt::format(" and {} more like it", holders.size() - 1);
+  return Refusal{
+      ExitCode::kMountHeld,
+      fmt::format("{} is unmounted here, {}; in another mount namespace process {} ({}) has it "
+                  "still{}.",
+                  mount.mountpoint, kept, first.pid, first.name, others),
+      fmt::format("The daemon goes on until that ends, or until 'nsenter -t {} -m umount {}'.",
+                  first.pid, first.mountpoint)};
+}
+
+// Until the daemon has said its last words, or ends without.
+Outcome<void> await_end(const ControlClient& client, const MountEntry& mount,
+                        const RunningDaemon& daemon) {
+  pollfd waiting{.fd = client.fd(), .events = POLLIN, .revents = 0};
+  for (int held = 0, seconds = 1; ::poll(&waiting, 1, 1000) <= 0; ++seconds) {
+    if (seconds == 2 && ::isatty(STDERR_FILENO) == 1)
+      fmt::print(stderr, "Waiting until everything is on the disks ...\n");
+    held = is_serving(daemon) ? held + 1 : 0;
+    if (held < kHeldSecondsMax) continue;
+    TRY(refuse_held(mount, daemon));
+    held = 0;
+  }
+  return {};
+}
+
 Outcome<void> unmount_only(const MountEntry& mount) {
   const auto done = unmount(mount.mountpoint, kBusyPatience);
   if (done) return {};
@@ -174,20 +262,7 @@ Outcome<void> sync_pool(const MountedPool& pool) {
         fmt::format("{} cannot be synced: {}.", pool.mount.mountpoint, std::strerror(errno)),
         "'dynamicfs status' shows whether the pool is in trouble."};
   }
-  // The kernel tells here, too, of what it could not write back earlier. The rest is to be durable.
-  const int lost = ::syncfs(root.get()) == 0 ? 0 : errno;
-  auto client = TRY(ControlClient::connect(pool.daemon.socket));
-  TRY(client.ask("sync"));
-  if (lost != 0) {
-    return Refusal{
-        ExitCode::kFailed,
-        fmt::format("Something that was written to {} earlier could not be kept: {}. "
-                    "Everything else is on the disks now.",
-                    pool.mount.mountpoint, std::strerror(lost)),
-        "The program that wrote it was told when it closed or synced the file; 'dynamicfs "
-        "status' shows whether the pool is in trouble."};
-  }
-  return {};
+  return sync_through(root, pool.mount.mountpoint, pool.daemon);
 }
 
 Outcome<void> remount_pool(const std::string& mountpoint, const MountOptions& options) {
@@ -252,7 +327,7 @@ Outcome<void> unmount_pool(const std::string& mountpoint) {
     // Bound to another place as well: the daemon goes on.
     if (other.device == mount->device) return sync_pool({.mount = other, .daemon = *daemon});
   }
-  wait_with_notice(client.fd(), "Waiting until everything is on the disks ...");
+  TRY(await_end(client, *mount, *daemon));
   auto words = client.next_line();
   if (!words) {
     return Refusal{

@@ -28,6 +28,7 @@ enum class ExitCode : int {
   kPermission = 13,
   kNewerFormat = 14,
   kNotMounted = 15,
+  kMountHeld = 16,  // umount: gone here, in another mount namespace it is not
 };
 
 struct Refusal {

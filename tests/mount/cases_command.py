@@ -6,6 +6,7 @@ import contextlib
 import json
 import multiprocessing
 import os
+import signal
 import socket
 import stat
 import struct
@@ -15,7 +16,7 @@ import time
 from pathlib import Path
 
 from case import OWN_POOLS, case
-from harness import Skip, as_nobody, command, expect, expect_equal, wait_until
+from harness import Skip, as_nobody, command, expect, expect_equal, is_running, wait_until
 from snapshot import content_hash, expect_same, snapshot
 from targets import (
     EXIT_ALREADY_IN_POOL,
@@ -23,6 +24,7 @@ from targets import (
     EXIT_BAD_MOUNTPOINT,
     EXIT_DISK_MISSING,
     EXIT_FAILED,
+    EXIT_MOUNT_HELD,
     EXIT_NEWER_FORMAT,
     EXIT_NO_FUSE,
     EXIT_NO_PERMISSION,
@@ -777,3 +779,65 @@ def frozen(bench):
         expect(why in refused.err, f"another refusal than dynamicfs(8) tells of: {refused}")
         (pool.root / "file").write_text(option)
     pool.umount()
+
+
+@case(
+    GROUP,
+    "umount while another mount namespace has the mount: it is gone here, all is durable, and that one is named",
+    where=OWN_POOLS,
+    needs=["mount namespaces", "root"],
+    timeout_s=180,
+)
+def held_elsewhere(bench):
+    pool = bench.pool("pool", two_images(bench)).mount()
+    daemon = pool.daemon_pid()
+    script = "cd / && echo ready && exec sleep 1000"
+    holder = subprocess.Popen(
+        ["unshare", "--mount", "--propagation", "private", "sh", "-c", script],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    inside = Path(f"/proc/{holder.pid}/root{pool.root}")
+    try:
+        expect_equal(holder.stdout.readline(), "ready\n", "the namespace")
+        content = bench.random_bytes(3 * MIB)
+        (pool.root / "file").write_bytes(content)
+        held = dynamicfs("umount", pool.root, timeout_s=60)
+        expect_refusal(held, EXIT_MOUNT_HELD, pool.root, holder.pid, "(sleep)", "on the disks")
+        expect(not os.path.ismount(pool.root), "it is mounted here still")
+        expect((inside / "file").read_bytes() == content, "the other namespace reads something else")
+        again = dynamicfs("umount", pool.root)
+        expect_refusal(again, EXIT_NOT_MOUNTED, pool.root)
+        # Durable: it outlives the daemon, and nobody has asked for more.
+        os.kill(daemon, signal.SIGKILL)
+    finally:
+        holder.kill()
+        holder.wait(20)
+        holder.stdout.close()
+    wait_until(lambda: not is_running(daemon), 30, "the end of the daemon")
+    pool.mount()
+    expect((pool.root / "file").read_bytes() == content, "what was written is not there")
+    pool.umount()
+
+
+@case(
+    GROUP,
+    "umount waits for a mount namespace that is about to end",
+    where=OWN_POOLS,
+    needs=["mount namespaces", "root"],
+)
+def held_for_a_moment(bench):
+    pool = bench.pool("pool", two_images(bench)).mount()
+    daemon = pool.daemon_pid()
+    holder = subprocess.Popen(
+        ["unshare", "--mount", "--propagation", "private", "sh", "-c", "cd / && echo ready && exec sleep 2"],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    expect_equal(holder.stdout.readline(), "ready\n", "the namespace")
+    pool.umount()
+    expect(not is_running(daemon), "the daemon runs")
+    holder.wait(20)
+    holder.stdout.close()
