@@ -507,6 +507,70 @@ def foreign_runtime_directory(bench):
     user.dynamicfs("umount", user.root)
 
 
+# Walks a file as cp does, and says what it took for data.
+_WALK = '''
+import mmap, os, sys
+def walk(fd):
+    found, at, end = [], 0, os.fstat(fd).st_size
+    while at < end:
+        try:
+            begin = os.lseek(fd, at, os.SEEK_DATA)
+        except OSError as error:
+            assert error.errno == 6, error
+            break
+        at = os.lseek(fd, begin, os.SEEK_HOLE)
+        assert at > begin
+        found.append((begin, at))
+    return found
+def covered(fd, *wanted):
+    found = walk(fd)
+    for begin, end in wanted:
+        assert any(a <= begin and end <= b for a, b in found), (begin, end, found)
+MIB = 1 << 20
+fd = os.open(sys.argv[1], os.O_RDWR | os.O_CREAT)
+if sys.argv[2] == "dirty":
+    os.ftruncate(fd, 64 * MIB)
+    # The first question of all, when nothing has been handed over.
+    os.pwrite(fd, b"d" * 5000, 16 * MIB)
+    covered(fd, (16 * MIB, 16 * MIB + 5000))
+    memory = mmap.mmap(fd, 64 * MIB)
+    memory[32 * MIB : 33 * MIB] = b"m" * MIB
+    os.pwrite(fd, b"grown", 80 * MIB)
+    covered(fd, (16 * MIB, 16 * MIB + 5000), (32 * MIB, 33 * MIB), (80 * MIB, 80 * MIB + 5))
+    os.fsync(fd)
+covered(fd, (16 * MIB, 16 * MIB + 5000), (32 * MIB, 33 * MIB), (80 * MIB, 80 * MIB + 5))
+'''
+
+
+@case(
+    GROUP,
+    "in a user's pool nothing that is dirty is called a hole, though the kernel cannot be asked for it",
+    where=OWN_POOLS,
+    needs=["root", "fusermount3"],
+)
+def user_seeks(bench):
+    program = _own_namespace(bench)
+    user = _User(bench, program)
+    # Ours may lie where the user may not look.
+    python = shutil.which("python3", path="/usr/bin:/bin")
+    if python is None:
+        raise Skip("no python3 that user nobody can run")
+    disks = [user.home / "a.img", user.home / "b.img"]
+    user.dynamicfs("create", "--size", "128M", *disks)
+    for state in ("dirty", "clean"):
+        user.dynamicfs("mount", disks[0], user.root)
+        bench.workspace.note_process(user.daemon_pid(), below=bench.scratch)
+        user.run(python, "-c", _WALK, user.root / "file", state)
+        metrics = json.loads(user.dynamicfs("status", user.root, "--json").out)["metrics"]
+        expect_equal(metrics["fuse_seek_syncs"], 0, "pages that were asked for")
+        expect(metrics["fuse_requests_lseek"] > 0, "the daemon was not asked")
+        copy = user.home / f"copy-{state}"
+        user.run("cp", "--sparse=auto", user.root / "file", copy)
+        user.run("cmp", user.root / "file", copy)
+        copy.unlink()
+        user.dynamicfs("umount", user.root)
+
+
 @case(
     GROUP,
     "in a pool that a user mounts the files of others are others'",
