@@ -408,6 +408,11 @@ def user_refusals(bench):
     bench.workspace.note_process(user.daemon_pid(), below=bench.scratch)
     user.run("sh", "-c", f"echo text > {user.root}/file")
     expect_equal((user.root / "file").read_text(), "text\n", "what root reads")
+    # A daemon without privilege cannot have the kernel hand over what is dirty, so no file can be closed to changes.
+    (user.root / "file").write_text("dirty")
+    refusal = command("chattr", "+i", user.root / "file", check=False)
+    expect("resource busy" in refusal.err, f"chattr +i: {refusal}")
+    expect_equal(_errno_of(lambda: (user.root / "file").write_text("text\n")), 0, "a write after that")
     os.mkdir(user.root / "roots")
     expect_equal(os.stat(user.root / "roots").st_uid, 0, "the owner of what root makes")
     refusal = user.run("rmdir", user.root / "roots", check=False)
