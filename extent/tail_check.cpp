@@ -16,7 +16,7 @@ namespace {
 constexpr std::size_t kStepBlocks = 8 * kMiB / kBlockBytes;
 
 // A run of blocks that a record names, and where its copies should be.
-struct Part {
+struct ClaimPart {
   const Claims::Claim* claim = nullptr;
   std::span<const Place> places;
   std::uint32_t block = 0;
@@ -24,22 +24,22 @@ struct Part {
 };
 
 struct Copy {
-  const Part* part = nullptr;
+  const ClaimPart* part = nullptr;
   const Place* place = nullptr;
   std::span<std::byte> bytes;
   bool good = false;
 };
 
-std::vector<Part> list_parts(const ChunkTable& chunks, const Claims& claims) {
+std::vector<ClaimPart> list_parts(const ChunkTable& chunks, const Claims& claims) {
   std::map<std::uint32_t, std::span<const Place>> new_places;
   for (const ChunkPut& chunk : claims.chunks) new_places[chunk.chunk.raw] = chunk.places;
-  std::vector<Part> parts;
+  std::vector<ClaimPart> parts;
   for (const Claims::Claim& claim : claims.claims) {
     std::span<const std::uint32_t> crcs{claim.put.crcs};
     for (const Piece& piece : claim.put.pieces) {
       // What contradicts itself is for replay() and note_live() to refuse.
       if (piece.count > crcs.size() || piece.block + piece.count > kSlotBlocks) break;
-      Part part;
+      ClaimPart part;
       part.claim = &claim;
       part.block = piece.block;
       part.crcs = crcs.first(piece.count);
@@ -103,7 +103,7 @@ Result<void> Claims::take(std::size_t record, Lsn lsn, std::uint8_t type,
 }
 
 Task<std::optional<std::size_t>> Store::Impl::first_missing(Claims claims) {
-  const std::vector<Part> parts = list_parts(chunks, claims);
+  const std::vector<ClaimPart> parts = list_parts(chunks, claims);
   const std::shared_ptr<const PoolView> disks = look();
 
   Buffer buffer{kStepBlocks * kBlockBytes};
@@ -115,7 +115,7 @@ Task<std::optional<std::size_t>> Store::Impl::first_missing(Claims claims) {
     std::size_t used = 0;
     const std::size_t first = next;
     for (; next < parts.size(); ++next) {
-      const Part& part = parts[next];
+      const ClaimPart& part = parts[next];
       const std::size_t bytes = part.crcs.size() * kBlockBytes;
       if (next != first && used + bytes * part.places.size() > buffer.size()) break;
       for (const Place& place : part.places) {
@@ -133,9 +133,9 @@ Task<std::optional<std::size_t>> Store::Impl::first_missing(Claims claims) {
 
     // A part is missing if a copy says so and none says otherwise: one that cannot be read, or is
     // away, says nothing.
-    const Part* missing = nullptr;
+    const ClaimPart* missing = nullptr;
     for (std::size_t i = 0; i < copies.size();) {
-      const Part* const part = copies[i].part;
+      const ClaimPart* const part = copies[i].part;
       bool good = false;
       bool bad = false;
       for (; i < copies.size() && copies[i].part == part; ++i) {

@@ -207,7 +207,7 @@ Bytes inode_prefix(InodeId inode) {
 namespace {
 
 // The finaliser of MurmurHash3 over each part in turn.
-std::uint64_t mix(std::uint64_t seed, std::uint64_t value) {
+std::uint64_t mix_in(std::uint64_t seed, std::uint64_t value) {
   std::uint64_t hash = seed * 0x9e3779b97f4a7c15 + value;
   hash = (hash ^ (hash >> 33)) * 0xff51afd7ed558ccd;
   hash = (hash ^ (hash >> 33)) * 0xc4ceb9fe1a85ec53;
@@ -215,7 +215,7 @@ std::uint64_t mix(std::uint64_t seed, std::uint64_t value) {
 }
 
 std::uint64_t hash_of(InodeId inode, KeyTag tag, std::uint64_t rest) {
-  return mix(mix(static_cast<std::uint64_t>(tag), inode.raw), rest);
+  return mix_in(mix_in(static_cast<std::uint64_t>(tag), inode.raw), rest);
 }
 
 }  // namespace

@@ -84,10 +84,6 @@ bool is_ours_alone(const std::string& directory) {
          info.st_uid == ::geteuid() && (info.st_mode & (S_IWGRP | S_IWOTH)) == 0;
 }
 
-Refusal failed(std::string what, std::string remedy) {
-  return {ExitCode::kFailed, std::move(what), std::move(remedy)};
-}
-
 // Of the session of an ordinary user, or "".
 std::string runtime_directory() {
   const char* const runtime = std::getenv("XDG_RUNTIME_DIR");

@@ -48,11 +48,7 @@ struct Plan {
   bool wipe = false;     // what is there is to be erased
 };
 
-Refusal usage(std::string what, std::string remedy) {
-  return {ExitCode::kUsage, std::move(what), std::move(remedy)};
-}
-
-const char* kind_name(DiskKind kind) {
+const char* kind_text(DiskKind kind) {
   switch (kind) {
     case DiskKind::kDirectory: return "directory";
     case DiskKind::kImageFile: return "image file";
@@ -513,7 +509,7 @@ Outcome<CreatedPool> create_pool(const CreateRequest& request) {
   created.pool = *pool;
   std::vector<std::uint64_t> room;
   for (const auto& disk : disks) {
-    created.disks.push_back({disk->path(), kind_name(disk->kind()), disk->size_bytes()});
+    created.disks.push_back({disk->path(), kind_text(disk->kind()), disk->size_bytes()});
     room.push_back(disk->size_bytes() - journal::kJournalOffset -
                    journal::journal_bytes_for(disk->size_bytes()));
   }

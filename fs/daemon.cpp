@@ -51,10 +51,6 @@ constexpr milliseconds kKeptPatience{2000};
 constexpr int kRefreshMilliseconds = 1000;
 constexpr off_t kLogBytesMax = 8 * kMiB;
 
-Refusal failed(std::string what, std::string remedy = {}) {
-  return {ExitCode::kFailed, std::move(what), std::move(remedy)};
-}
-
 // Before anything is touched.
 
 Outcome<UniqueFd> open_device() {

@@ -11,7 +11,7 @@ namespace {
 constexpr std::size_t kNumbersAtOnce = 1024;
 // What has been loaded of a file stays as long as somebody refers to it: after so many windows the walk
 // lets go of it for a moment.
-constexpr std::size_t kWindowsAtOnce = 256;
+constexpr std::size_t kWindowsKept = 256;
 
 }  // namespace
 
@@ -119,7 +119,7 @@ Task<std::optional<FileWalk::Piece>> FileWalk::next() {
     const std::uint64_t end = align_down(data->raw, kWindowBlocks) + kWindowBlocks;
     next_block_ = FileBlock{end};
     Piece piece{.inode = inode_, .first = *data, .count = end - data->raw};
-    if (++windows_ == kWindowsAtOnce) {
+    if (++windows_ == kWindowsKept) {
       go_on_with_ = inode_->id;
       inode_ = {};
     }

@@ -101,4 +101,12 @@ double metric(const Json& status, const std::string& name) {
   return part_of(status, "metrics").value(name, 0.0);
 }
 
+std::string text_of(const Json& object, const char* key) {
+  return object.value(key, std::string{});
+}
+
+std::uint64_t number_of(const Json& object, const char* key) {
+  return object.value(key, std::uint64_t{0});
+}
+
 }  // namespace dynamicfs::fs

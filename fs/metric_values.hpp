@@ -32,4 +32,8 @@ Json interval(const Json& before, Json now);
 // Metric `name` of a status; 0 if it has none.
 double metric(const Json& status, const std::string& name);
 
+// Member `key` of a part of a status; empty, or 0, if it has none.
+std::string text_of(const Json& object, const char* key);
+std::uint64_t number_of(const Json& object, const char* key);
+
 }  // namespace dynamicfs::fs

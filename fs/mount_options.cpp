@@ -77,10 +77,6 @@ std::optional<std::int64_t> parse_integer(std::string_view text) {
   return value;
 }
 
-Refusal usage(std::string what, std::string remedy) {
-  return {ExitCode::kUsage, std::move(what), std::move(remedy)};
-}
-
 Outcome<std::int64_t> number_between(std::string_view name, std::string_view text, std::int64_t low,
                                      std::int64_t high, std::int64_t usual) {
   const auto value = parse_integer(text);

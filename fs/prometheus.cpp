@@ -6,6 +6,7 @@
 #include <cmath>
 
 #include "fs/metric_list.hpp"
+#include "fs/metric_values.hpp"
 
 namespace dynamicfs::fs {
 namespace {
@@ -86,8 +87,6 @@ ListedFamily family_of(const Metric& metric, const std::string& pool) {
   return out;
 }
 
-std::string text(const Json& object, const char* key) { return object.value(key, std::string{}); }
-
 void add_states(Exposition& out, const Exposition::Family& family, const Exposition::Labels& labels,
                 std::span<const char* const> states, const std::string& state) {
   for (const char* const one : states) {
@@ -100,17 +99,17 @@ void add_states(Exposition& out, const Exposition::Family& family, const Exposit
 void add_pool(Exposition& out, const Json& status) {
   const Json& pool = status.at("pool");
   const Json& daemon = status.at("daemon");
-  const Exposition::Labels labels = {{"pool", text(pool, "uuid")}};
+  const Exposition::Labels labels = {{"pool", text_of(pool, "uuid")}};
   constexpr std::array kStates = {"healthy", "degraded", "damaged", "read_only"};
   out.add({"pool_info", "gauge", "What the pool is; always 1"},
-          {{"pool", text(pool, "uuid")},
-           {"label", text(pool, "label")},
-           {"redundancy", text(pool, "redundancy")},
-           {"mountpoint", text(daemon, "mountpoint")},
-           {"version", text(daemon, "version")}},
+          {{"pool", text_of(pool, "uuid")},
+           {"label", text_of(pool, "label")},
+           {"redundancy", text_of(pool, "redundancy")},
+           {"mountpoint", text_of(daemon, "mountpoint")},
+           {"version", text_of(daemon, "version")}},
           1);
   add_states(out, {"pool_state", "gauge", "1 for the state that the pool is in"}, labels, kStates,
-             text(pool, "state"));
+             text_of(pool, "state"));
   const auto add = [&](const char* name, const char* help, const Json& from, const char* key) {
     out.add({name, "gauge", help}, labels, from.value(key, 0.0));
   };
@@ -130,20 +129,21 @@ void add_pool(Exposition& out, const Json& status) {
   const Json fuse = status.value("fuse", Json::object());
   for (const Json& feature : fuse.value("features", Json::array())) {
     out.add({"fuse_feature", "gauge", "Negotiated with the kernel; always 1"},
-            {{"pool", text(pool, "uuid")}, {"feature", feature.get<std::string>()}}, 1);
+            {{"pool", text_of(pool, "uuid")}, {"feature", feature.get<std::string>()}}, 1);
   }
 }
 
 void add_disks(Exposition& out, const Json& status) {
-  const std::string pool = text(status.at("pool"), "uuid");
+  const std::string pool = text_of(status.at("pool"), "uuid");
   constexpr std::array kStates = {"healthy", "suspect", "missing", "failed", "stale"};
   for (const Json& disk : status.value("disks", Json::array())) {
     const Exposition::Labels labels = {{"pool", pool}, {"disk", disk.at("id").dump()}};
     Exposition::Labels info = labels;
-    for (const char* const key : {"uuid", "path", "kind"}) info.emplace_back(key, text(disk, key));
+    for (const char* const key : {"uuid", "path", "kind"})
+      info.emplace_back(key, text_of(disk, key));
     out.add({"disk_info", "gauge", "What the disk is; always 1"}, info, 1);
     add_states(out, {"disk_state", "gauge", "1 for the state that the disk is in"}, labels, kStates,
-               text(disk, "state"));
+               text_of(disk, "state"));
     out.add({"disk_size_bytes", "gauge", "Size of the disk"}, labels,
             disk.value("size_bytes", 0.0));
     out.add({"disk_used_bytes", "gauge", "Of that, in use"}, labels, disk.value("used_bytes", 0.0));
@@ -151,7 +151,7 @@ void add_disks(Exposition& out, const Json& status) {
 }
 
 void add_metrics(Exposition& out, const Json& status) {
-  const std::string pool = text(status.at("pool"), "uuid");
+  const std::string pool = text_of(status.at("pool"), "uuid");
   for (const auto& [name, value] : status.at("metrics").items()) {
     const auto metric = find_metric(name);
     if (!metric || metric->info->prometheus.empty()) continue;
@@ -217,7 +217,7 @@ std::string prometheus_text(std::span<const Json> pools) {
   Exposition out;
   for (const Json& status : pools) {
     out.add({"up", "gauge", "1 if the daemon of the mount answers"},
-            {{"mountpoint", text(status.at("daemon"), "mountpoint")}},
+            {{"mountpoint", text_of(status.at("daemon"), "mountpoint")}},
             status.contains("metrics") ? 1 : 0);
   }
   for (const Json& status : pools) {

@@ -37,6 +37,13 @@ struct Refusal {
   std::string remedy;  // another one; empty where there is none
 };
 
+inline Refusal failed(std::string what, std::string remedy = {}) {
+  return {ExitCode::kFailed, std::move(what), std::move(remedy)};
+}
+inline Refusal usage(std::string what, std::string remedy) {
+  return {ExitCode::kUsage, std::move(what), std::move(remedy)};
+}
+
 // A value or a Refusal, with the member names of Result, so TRY works.
 template <class T>
 class [[nodiscard]] Outcome {

@@ -6,6 +6,7 @@
 #include <chrono>
 #include <ctime>
 
+#include "fs/metric_values.hpp"
 #include "fs/mount_options.hpp"
 #include "fs/status_screen.hpp"
 
@@ -25,10 +26,6 @@ const char* state_name(ScrubState state) {
   return "";
 }
 
-std::uint64_t number(const Json& object, const char* key) {
-  return object.value(key, std::uint64_t{0});
-}
-
 std::string time_text(std::int64_t unix_s) {
   const std::time_t time = unix_s;
   std::tm local{};
@@ -43,8 +40,8 @@ std::string count_text(std::uint64_t count, const char* one, const char* several
 }
 
 std::uint64_t percent_of(const Json& scrub) {
-  const std::uint64_t total = number(scrub, "total_bytes");
-  const std::uint64_t checked = number(scrub, "checked_bytes");
+  const std::uint64_t total = number_of(scrub, "total_bytes");
+  const std::uint64_t checked = number_of(scrub, "checked_bytes");
   if (total == 0) return scrub.value("state", "") == "finished" ? 100 : 0;
   return checked * 100 / total;
 }
@@ -98,21 +95,21 @@ std::string scrub_screen(const Json& scrub) {
     out += fmt::format(", ended {}", time_text(scrub["ended_unix_s"].get<std::int64_t>()));
   }
   out += fmt::format("\n  {} of {} checked ({} %), in every copy",
-                     size_text(number(scrub, "checked_bytes")),
-                     size_text(number(scrub, "total_bytes")), percent_of(scrub));
+                     size_text(number_of(scrub, "checked_bytes")),
+                     size_text(number_of(scrub, "total_bytes")), percent_of(scrub));
   if (scrub.contains("rate_bytes_per_s")) {
-    out += fmt::format(", {}/s", size_text(number(scrub, "rate_bytes_per_s")));
+    out += fmt::format(", {}/s", size_text(number_of(scrub, "rate_bytes_per_s")));
   }
   if (state == "running" && scrub.contains("left_s")) {
-    out += fmt::format(", {} left", duration_text(number(scrub, "left_s")));
+    out += fmt::format(", {} left", duration_text(number_of(scrub, "left_s")));
   }
   out += fmt::format("\n  {}, {} repaired, {}\n",
-                     count_text(number(scrub, "bad_copies"), "bad copy", "bad copies"),
-                     number(scrub, "repaired_copies"),
-                     count_text(number(scrub, "unrecoverable_blocks"), "block without a good copy",
-                                "blocks without a good copy"));
+                     count_text(number_of(scrub, "bad_copies"), "bad copy", "bad copies"),
+                     number_of(scrub, "repaired_copies"),
+                     count_text(number_of(scrub, "unrecoverable_blocks"),
+                                "block without a good copy", "blocks without a good copy"));
   const auto note = [&](const char* key, const char* one, const char* several) {
-    if (const std::uint64_t count = number(scrub, key); count != 0) {
+    if (const std::uint64_t count = number_of(scrub, key); count != 0) {
       out += "  " + count_text(count, one, several) + "\n";
     }
   };
@@ -123,7 +120,7 @@ std::string scrub_screen(const Json& scrub) {
        "blocks have no good copy here; a disk that is away may have one");
   note("errors", "piece could not be checked; the log says why",
        "pieces could not be checked; the log says why");
-  if (number(scrub, "unrecoverable_blocks") != 0) {
+  if (number_of(scrub, "unrecoverable_blocks") != 0) {
     out += "  'dynamicfs status' names the damaged files.\n";
   }
   if (scrub.value("read_only", false)) out += "  The pool is read-only: nothing was repaired.\n";
@@ -131,10 +128,10 @@ std::string scrub_screen(const Json& scrub) {
 }
 
 ExitCode scrub_exit_code(const Json& scrub) {
-  if (number(scrub, "unrecoverable_blocks") != 0) return ExitCode::kAtRisk;
-  const bool left = number(scrub, "repaired_copies") <
-                    number(scrub, "bad_copies") + number(scrub, "outdated_copies");
-  const bool unseen = number(scrub, "skipped_copies") != 0 || number(scrub, "errors") != 0;
+  if (number_of(scrub, "unrecoverable_blocks") != 0) return ExitCode::kAtRisk;
+  const bool left = number_of(scrub, "repaired_copies") <
+                    number_of(scrub, "bad_copies") + number_of(scrub, "outdated_copies");
+  const bool unseen = number_of(scrub, "skipped_copies") != 0 || number_of(scrub, "errors") != 0;
   return left || unseen ? ExitCode::kDegraded : ExitCode::kOk;
 }
 

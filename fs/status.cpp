@@ -19,7 +19,7 @@ using journal::DiskStatus;
 using scheduler::ClassMetrics;
 using scheduler::DiskKind;
 
-double milliseconds(Duration duration) {
+double milliseconds_of(Duration duration) {
   return static_cast<double>(
              std::chrono::duration_cast<std::chrono::microseconds>(duration).count()) /
          1000;
@@ -331,7 +331,7 @@ Json build_status(Executor& executor, Filesystem& filesystem, const FuseSession&
   status["fuse"] = fuse_json(fuse, facts);
 
   const MountReport& report = filesystem.mount_report();
-  status["recovery"] = {{"took_ms", milliseconds(report.took)},
+  status["recovery"] = {{"took_ms", milliseconds_of(report.took)},
                         {"records_replayed", report.journal.records_replayed},
                         {"batches_replayed", report.journal.batches_replayed},
                         {"batches_repaired", report.journal.batches_repaired},

@@ -18,18 +18,13 @@
 namespace dynamicfs::fs {
 namespace {
 
-std::string text(const Json& object, const char* key) { return object.value(key, std::string{}); }
-std::uint64_t number(const Json& object, const char* key) {
-  return object.value(key, std::uint64_t{0});
-}
-
 std::string space_line(const Json& pool) {
-  const std::uint64_t total = number(pool, "total_bytes");
-  const std::uint64_t used = total - std::min(number(pool, "free_bytes"), total);
+  const std::uint64_t total = number_of(pool, "total_bytes");
+  const std::uint64_t used = total - std::min(number_of(pool, "free_bytes"), total);
   const std::uint64_t percent = total == 0 ? 0 : used * 100 / total;
   return fmt::format("  {} {} of {} used ({} %), {} available\n", bar(used, total, 32),
                      size_text(used), size_text(total), percent,
-                     size_text(number(pool, "available_bytes")));
+                     size_text(number_of(pool, "available_bytes")));
 }
 
 std::string disk_table(const Json& disks) {
@@ -48,10 +43,10 @@ std::string disk_table(const Json& disks) {
     const auto count = [&](const char* key) {
       return present ? fmt::format("{}", disk.value(key, std::int64_t{0})) : std::string{"-"};
     };
-    table.add({fmt::format("{}", number(disk, "id")), text(disk, "state"), text(disk, "kind"),
-               size_text(number(disk, "used_bytes")), size_text(number(disk, "size_bytes")),
-               count("queued"), count("in_flight"), count("errors"),
-               disk.value("member", false) ? "yes" : "no", text(disk, "path")});
+    table.add({fmt::format("{}", number_of(disk, "id")), text_of(disk, "state"),
+               text_of(disk, "kind"), size_text(number_of(disk, "used_bytes")),
+               size_text(number_of(disk, "size_bytes")), count("queued"), count("in_flight"),
+               count("errors"), disk.value("member", false) ? "yes" : "no", text_of(disk, "path")});
   }
   return table.print();
 }
@@ -59,7 +54,7 @@ std::string disk_table(const Json& disks) {
 // "-" where nothing was measured.
 std::string latency_of(const Json& disk, const char* key) {
   const Json latency = disk.value("latency_us", Json::object());
-  return latency.contains(key) ? latency_text(number(latency, key)) : "-";
+  return latency.contains(key) ? latency_text(number_of(latency, key)) : "-";
 }
 
 constexpr std::string_view kGroupOrder[] = {"Extent locks",
@@ -141,15 +136,15 @@ std::string duration_text(std::uint64_t seconds) {
 
 std::string pool_line(const Json& status) {
   const Json pool = status.value("pool", Json::object());
-  const std::string label = text(pool, "label");
-  std::string state = text(pool, "state");
+  const std::string label = text_of(pool, "label");
+  std::string state = text_of(pool, "state");
   std::ranges::replace(state, '_', '-');
   if (const std::size_t problems = status.value("problems", Json::array()).size();
       state == "healthy" && problems != 0) {
     state += fmt::format(" with {} problem{}", problems, problems == 1 ? "" : "s");
   }
-  return fmt::format("pool {}{}: {}, {}\n", label.empty() ? "" : label + " ", text(pool, "uuid"),
-                     state, text(pool, "redundancy"));
+  return fmt::format("pool {}{}: {}, {}\n", label.empty() ? "" : label + " ", text_of(pool, "uuid"),
+                     state, text_of(pool, "redundancy"));
 }
 
 std::string status_screen(const Json& status) {
@@ -157,10 +152,10 @@ std::string status_screen(const Json& status) {
   const Json daemon = status.value("daemon", Json::object());
   std::string out = pool_line(status);
   out += fmt::format("  at {} for {}, daemon {}, {} in memory, {} files and directories\n",
-                     text(daemon, "mountpoint"), duration_text(number(daemon, "uptime_s")),
-                     number(daemon, "pid"),
-                     size_text(number(daemon.value("memory", Json::object()), "resident_bytes")),
-                     number(pool, "inodes"));
+                     text_of(daemon, "mountpoint"), duration_text(number_of(daemon, "uptime_s")),
+                     number_of(daemon, "pid"),
+                     size_text(number_of(daemon.value("memory", Json::object()), "resident_bytes")),
+                     number_of(pool, "inodes"));
   out += space_line(pool);
   if (const std::string scrub = scrub_phrase(status.value("scrub", Json::object()));
       !scrub.empty()) {
@@ -195,11 +190,11 @@ std::string disk_screen(const Json& status) {
     const auto count = [&](const char* key) {
       return disk.contains(key) ? disk.at(key).dump() : std::string{"-"};
     };
-    table.add({count("id"), text(disk, "state"), text(disk, "kind"), count("queued"),
+    table.add({count("id"), text_of(disk, "state"), text_of(disk, "kind"), count("queued"),
                count("in_flight"), count("depth"), latency_of(disk, "critical_p99"),
                latency_of(disk, "read_p50"), latency_of(disk, "read_p99"),
                latency_of(disk, "write_p50"), latency_of(disk, "write_p99"), count("late"),
-               count("errors"), text(disk, "path")});
+               count("errors"), text_of(disk, "path")});
   }
   return table.print();
 }

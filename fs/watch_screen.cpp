@@ -17,8 +17,6 @@
 namespace dynamicfs::fs {
 namespace {
 
-std::string text(const Json& object, const char* key) { return object.value(key, std::string{}); }
-
 // A metric that counts bytes or things; gauges may be below zero for a moment.
 std::uint64_t count(const Json& status, const std::string& name) {
   return static_cast<std::uint64_t>(std::max(metric(status, name), 0.0));
@@ -130,20 +128,20 @@ std::string disk_rates(const Json& status, const Rates& rate) {
     const std::string id = disk.at("id").dump();
     const std::string prefix = fmt::format("disk{}_", id);
     if (!disk.contains("queued")) {
-      table.add(
-          {id, text(disk, "state"), "-", "-", "-", "-", "-", "-", "-", "-", text(disk, "path")});
+      table.add({id, text_of(disk, "state"), "-", "-", "-", "-", "-", "-", "-", "-",
+                 text_of(disk, "path")});
       continue;
     }
     const std::uint64_t depth = count(status, prefix + "depth_max");
     const auto here = static_cast<std::uint64_t>(std::max(disk.value("in_flight", 0), 0));
-    table.add({id, text(disk, "state"), fmt::format("{} {}", bar(here, depth, 6), here),
+    table.add({id, text_of(disk, "state"), fmt::format("{} {}", bar(here, depth, 6), here),
                fmt::format("{} of {}", count(status, prefix + "queued"), depth),
                bytes_rate_text(rate(prefix + "device_read_bytes")),
                bytes_rate_text(rate(prefix + "device_written_bytes")),
                rate_text(rate(prefix + "device_flushes")),
                rate.latency(prefix + "read_latency_us_p99"),
                rate.latency(prefix + "write_latency_us_p99"), disk.value("errors", Json{0}).dump(),
-               text(disk, "path")});
+               text_of(disk, "path")});
   }
   return table.print();
 }
@@ -173,7 +171,7 @@ std::string watch_screen(const Json& status, WatchOptions options) {
   const Rates rate(status, seconds);
   const std::vector<Threshold> limits = thresholds(status, seconds);
   std::string out = pool_line(status);
-  out += fmt::format("  at {} for {}, {} in memory; {}\n", text(daemon, "mountpoint"),
+  out += fmt::format("  at {} for {}, {} in memory; {}\n", text_of(daemon, "mountpoint"),
                      duration_text(uptime_s), size_text(count(status, "resident_bytes")),
                      options.seconds > 0 ? fmt::format("the last {:.1f} s", options.seconds)
                                          : "averages since the mount");

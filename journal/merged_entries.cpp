@@ -7,7 +7,7 @@ namespace {
 
 // Pieces of one run in memory or on their way: with kRunsMax runs 48 MiB, and a run alone still
 // keeps two disks busy.
-constexpr std::size_t kReadAheadPieces = 2;
+constexpr std::size_t kMergePiecesAhead = 2;
 
 bool is_prefix(const RunEntries& entries) {
   return entries.kind() == RunEntryKind::kPrefixDeletion;
@@ -32,7 +32,7 @@ MergedEntries::MergedEntries(RunSet& set, RunSet::Runs runs, Bytes low, Bytes hi
     if (input.next_block >= input.end_block) continue;
     if (source == Source::kStream) {
       input.stream.emplace(set.pool(), input.run->ref(), input.next_block, input.end_block,
-                           io_class, kReadAheadPieces);
+                           io_class, kMergePiecesAhead);
     }
     hungry_.push_back(&input);
   }

@@ -8,10 +8,10 @@
 namespace dynamicfs::journal {
 namespace {
 
-constexpr std::string_view kMagic{"dynfslog"};
+constexpr std::string_view kBatchMagic{"dynfslog"};
 // The header's checksum covers what follows it.
-constexpr std::size_t kCrcOffset = 8;
-constexpr std::size_t kCrcCoversFrom = kCrcOffset + 4;
+constexpr std::size_t kBatchCrcOffset = 8;
+constexpr std::size_t kBatchCrcCoversFrom = kBatchCrcOffset + 4;
 // The only flag there is.
 constexpr std::uint32_t kBesideFlush = 1;
 
@@ -44,7 +44,7 @@ void put_header(std::span<std::byte> batch, BatchHeader& header) {
   Bytes bytes;
   bytes.reserve(kBatchHeaderBytes);
   ByteWriter out{bytes};
-  out.put_bytes(as_bytes(kMagic));
+  out.put_bytes(as_bytes(kBatchMagic));
   out.put(std::uint32_t{0});
   out.put(header.payload_crc);
   out.put_bytes(header.pool.span());
@@ -60,18 +60,18 @@ void put_header(std::span<std::byte> batch, BatchHeader& header) {
   out.put(header.records);
   out.put(header.beside_flush ? kBesideFlush : std::uint32_t{0});
   bytes.resize(kBatchHeaderBytes);
-  header.crc = crc32c(std::span<const std::byte>{bytes}.subspan(kCrcCoversFrom));
-  store(bytes.data() + kCrcOffset, header.crc);
+  header.crc = crc32c(std::span<const std::byte>{bytes}.subspan(kBatchCrcCoversFrom));
+  store(bytes.data() + kBatchCrcOffset, header.crc);
   std::memcpy(batch.data(), bytes.data(), bytes.size());
 }
 
 std::optional<BatchHeader> get_header(std::span<const std::byte> bytes) {
-  if (bytes.size() < kBatchHeaderBytes || as_text(bytes.first(kMagic.size())) != kMagic) {
+  if (bytes.size() < kBatchHeaderBytes || as_text(bytes.first(kBatchMagic.size())) != kBatchMagic) {
     return std::nullopt;
   }
-  const auto covered = bytes.first(kBatchHeaderBytes).subspan(kCrcCoversFrom);
+  const auto covered = bytes.first(kBatchHeaderBytes).subspan(kBatchCrcCoversFrom);
   BatchHeader header;
-  header.crc = load<std::uint32_t>(bytes.data() + kCrcOffset);
+  header.crc = load<std::uint32_t>(bytes.data() + kBatchCrcOffset);
   if (crc32c(covered) != header.crc) return std::nullopt;
   ByteReader in{covered};
   header.payload_crc = in.get<std::uint32_t>();

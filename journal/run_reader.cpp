@@ -9,13 +9,13 @@ namespace {
 using scheduler::IoClass;
 
 // On their way while one is looked at: enough for both disks of a run to stream.
-constexpr std::size_t kReadAheadPieces = 4;
+constexpr std::size_t kReadPiecesAhead = 4;
 
 }  // namespace
 
 Task<Result<RunReadReport>> read_run(Pool& pool, RunRef run, RunEntry each) {
   const std::uint64_t blocks = run.entry_blocks;
-  RunStream stream{pool, std::move(run), 0, blocks, IoClass::kCritical, kReadAheadPieces};
+  RunStream stream{pool, std::move(run), 0, blocks, IoClass::kCritical, kReadPiecesAhead};
   RunReadReport report;
   while (!stream.at_end()) {
     CO_TRY_ASSIGN(const RunBlock block, co_await stream.next());

@@ -11,7 +11,7 @@ using scheduler::IoClass;
 namespace {
 
 // Index and filter are read one behind the other, from both disks.
-constexpr std::size_t kReadAheadPieces = 2;
+constexpr std::size_t kOpenPiecesAhead = 2;
 
 }  // namespace
 
@@ -77,7 +77,7 @@ Task<Result<std::shared_ptr<const Run>>> RunSet::open_run(RunRef ref) {
   const std::uint64_t entry_blocks = run->ref_.entry_blocks;
   const std::uint64_t filter_begin = entry_blocks + run->ref_.index_blocks;
   RunStream stream{impl_->pool,        run->ref_,          entry_blocks,
-                   run->ref_.blocks(), IoClass::kCritical, kReadAheadPieces};
+                   run->ref_.blocks(), IoClass::kCritical, kOpenPiecesAhead};
   Result<void> failure;
   for (std::uint64_t index = entry_blocks; !stream.at_end(); ++index) {
     const Result<RunBlock> block = co_await stream.next();

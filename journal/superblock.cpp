@@ -11,12 +11,12 @@
 namespace dynamicfs::journal {
 namespace {
 
-constexpr std::string_view kMagic{"dynfs-sb"};
+constexpr std::string_view kSuperblockMagic{"dynfs-sb"};
 
 constexpr std::string_view kReplicaPrefix{"replica:"};
 constexpr std::string_view kErasurePrefix{"ec:"};
 
-constexpr std::size_t kCrcOffset = 8;
+constexpr std::size_t kSuperblockCrcOffset = 8;
 constexpr std::uint8_t kFlagClean = 1;
 constexpr std::uint8_t kFlagAnnounced = 2;
 constexpr std::size_t kFixedBytes = 192;
@@ -216,7 +216,7 @@ const EpochRecord* Superblock::epoch_of(BatchSequence batch) const {
 Result<Bytes> encode(const Superblock& superblock) {
   Bytes bytes;
   ByteWriter out{bytes};
-  out.put_bytes(as_bytes(kMagic));
+  out.put_bytes(as_bytes(kSuperblockMagic));
   out.put(std::uint32_t{0});  // the checksum, and then the size, are filled in below
   out.put(std::uint32_t{0});
   out.put(superblock.reader_min);
@@ -263,22 +263,24 @@ Result<Bytes> encode(const Superblock& superblock) {
       superblock.manifest.runs.size() > kRunsMax) {
     return error(Code::kFormatInvalid, bytes.size());
   }
-  store(bytes.data() + kCrcOffset + 4, static_cast<std::uint32_t>(bytes.size()));
-  store(bytes.data() + kCrcOffset,
-        crc32c(std::span<const std::byte>{bytes}.subspan(kCrcOffset + 4)));
+  store(bytes.data() + kSuperblockCrcOffset + 4, static_cast<std::uint32_t>(bytes.size()));
+  store(bytes.data() + kSuperblockCrcOffset,
+        crc32c(std::span<const std::byte>{bytes}.subspan(kSuperblockCrcOffset + 4)));
   return bytes;
 }
 
 Result<Superblock> decode(std::span<const std::byte> bytes) {
-  if (bytes.size() < kBlockBytes || as_text(bytes.first(kMagic.size())) != kMagic) {
+  if (bytes.size() < kBlockBytes ||
+      as_text(bytes.first(kSuperblockMagic.size())) != kSuperblockMagic) {
     return Code::kFormatMagic;
   }
-  const auto size_bytes = load<std::uint32_t>(bytes.data() + kCrcOffset + 4);
+  const auto size_bytes = load<std::uint32_t>(bytes.data() + kSuperblockCrcOffset + 4);
   if (size_bytes < kBlockBytes || size_bytes > bytes.size() || size_bytes % kBlockBytes != 0) {
     return Code::kChecksum;
   }
-  const auto covered = bytes.first(size_bytes).subspan(kCrcOffset + 4);
-  if (crc32c(covered) != load<std::uint32_t>(bytes.data() + kCrcOffset)) return Code::kChecksum;
+  const auto covered = bytes.first(size_bytes).subspan(kSuperblockCrcOffset + 4);
+  if (crc32c(covered) != load<std::uint32_t>(bytes.data() + kSuperblockCrcOffset))
+    return Code::kChecksum;
 
   ByteReader in{covered};
   in.get<std::uint32_t>();  // the size
@@ -312,7 +314,7 @@ Result<Superblock> decode(std::span<const std::byte> bytes) {
   superblock.manifest.log_start.sequence = in.get<BatchSequence>();
   superblock.manifest.log_start.offset = in.get<std::uint64_t>();
   superblock.manifest.log_start.previous_crc = in.get<std::uint32_t>();
-  bool zeros = get_zeros(in, kFixedBytes - (kCrcOffset + 4 + covered.size() - in.left()));
+  bool zeros = get_zeros(in, kFixedBytes - (kSuperblockCrcOffset + 4 + covered.size() - in.left()));
 
   superblock.label = std::string{as_text(in.get_bytes(label_bytes))};
   for (unsigned i = 0; i < epochs && in.ok(); ++i) {
