@@ -5,6 +5,7 @@
 #include <doctest/doctest.h>
 
 #include "tests/extent/sim_store.hpp"
+#include "tests/support/done.hpp"
 #include "tests/support/seed.hpp"
 
 using namespace dynamicfs;
@@ -17,13 +18,8 @@ using std::chrono::milliseconds;
 using std::chrono::seconds;
 using Versions = std::vector<std::uint64_t>;
 
-template <class T>
-Task<void> keep(Task<T> task, std::optional<T>* result) {
-  result->emplace(co_await std::move(task));
-}
-
-struct TwoCopies : SimStore {
-  TwoCopies() : SimStore(seed_from_environment(1)) {}
+struct HedgedCopies : SimStore {
+  HedgedCopies() : SimStore(seed_from_environment(1)) {}
 
   // Reads while that disk has hung; how long it took.
   Duration read_beside(std::size_t hung, std::uint64_t first, std::uint64_t count,
@@ -42,7 +38,7 @@ struct TwoCopies : SimStore {
 }  // namespace
 
 TEST_SUITE("hedges") {
-  TEST_CASE_FIXTURE(TwoCopies,
+  TEST_CASE_FIXTURE(HedgedCopies,
                     "a read that a hung disk keeps waiting is answered by the other copy") {
     for (std::uint64_t i = 0; i < 8; ++i) REQUIRE(write(1, i * 256, 256, 7).has_value());
     for (std::uint64_t i = 0; i < 256; ++i) CHECK(read(1, i * 8, 8).value() == Versions(8, 7));
@@ -64,7 +60,7 @@ TEST_SUITE("hedges") {
     CHECK_FALSE(pool->degraded());
   }
 
-  TEST_CASE_FIXTURE(TwoCopies,
+  TEST_CASE_FIXTURE(HedgedCopies,
                     "what a slow disk answers at last does not reach the memory of the reader") {
     for (std::uint64_t i = 0; i < 3; ++i) REQUIRE(write(1, i * 200, 200, 7).has_value());
     std::vector<Buffer> kept;
@@ -87,7 +83,7 @@ TEST_SUITE("hedges") {
     }
   }
 
-  TEST_CASE_FIXTURE(TwoCopies,
+  TEST_CASE_FIXTURE(HedgedCopies,
                     "a bad copy that is the quicker one is noticed, and the slow one waited for") {
     REQUIRE(write(1, 0, 64, 7).has_value());
     const std::size_t slow = locate(1, 20)[0].disk;
@@ -117,7 +113,8 @@ TEST_SUITE("hedges") {
     CHECK(store->metrics().unrecoverable_blocks.sum() == 0);
   }
 
-  TEST_CASE_FIXTURE(TwoCopies, "the budget bounds what is asked twice, until the disk is suspect") {
+  TEST_CASE_FIXTURE(HedgedCopies,
+                    "the budget bounds what is asked twice, until the disk is suspect") {
     constexpr std::uint64_t kPieces = 220;
     for (const std::uint64_t odd : {0, 1}) {
       for (std::uint64_t i = odd; i < kPieces; i += 2) REQUIRE(write(1, i, 1, 7).has_value());
@@ -139,7 +136,7 @@ TEST_SUITE("hedges") {
     disks[0]->release();
   }
 
-  TEST_CASE_FIXTURE(TwoCopies,
+  TEST_CASE_FIXTURE(HedgedCopies,
                     "of two good answers one turns out bad: the other is still asked for") {
     constexpr std::uint64_t kPieces = 8;  // twice at both disks: as much as they take at once
     for (const std::uint64_t odd : {0, 1}) {

@@ -8,6 +8,7 @@
 #include <set>
 
 #include "tests/extent/sim_store.hpp"
+#include "tests/support/done.hpp"
 #include "tests/support/seed.hpp"
 
 using namespace dynamicfs;
@@ -19,10 +20,6 @@ namespace {
 using Versions = std::vector<std::uint64_t>;
 
 Versions times(std::size_t count, std::uint64_t version) { return Versions(count, version); }
-
-Task<void> keep(Task<Result<Buffer>> task, std::optional<Result<Buffer>>* result) {
-  result->emplace(co_await std::move(task));
-}
 
 struct TwoCopies : SimStore {
   TwoCopies() : SimStore(seed_from_environment(1)) {}

@@ -2,6 +2,7 @@
 #include <doctest/doctest.h>
 
 #include "tests/fs/operations.hpp"
+#include "tests/support/done.hpp"
 #include "tests/support/seed.hpp"
 
 namespace dynamicfs::test {
@@ -10,13 +11,8 @@ namespace {
 using std::chrono::milliseconds;
 using std::chrono::seconds;
 
-template <class T>
-Task<void> keep(Task<T> task, std::optional<T>* result) {
-  result->emplace(co_await std::move(task));
-}
-
-struct Mounted {
-  explicit Mounted(SimPoolOptions options = {})
+struct HangPool {
+  explicit HangPool(SimPoolOptions options = {})
       : pool(seed_from_environment(1), std::move(options)) {
     pool.format();
     REQUIRE(pool.mount().has_value());
@@ -24,7 +20,7 @@ struct Mounted {
     REQUIRE(pool.write("file", 0, std::string(3'000'000, 'x')).has_value());
     REQUIRE(pool.run(pool.fs().sync()).has_value());
   }
-  ~Mounted() {
+  ~HangPool() {
     for (auto* const disk : pool.disks) disk->release();
   }
   journal::DiskHealth health(std::size_t disk) { return pool.fs().pool().status()[disk].health; }
@@ -46,7 +42,7 @@ SimPoolOptions disks(std::size_t count, std::uint8_t copies) {
 
 TEST_SUITE("hangs") {
   TEST_CASE("a disk that stalls for ten seconds delays no read, is suspect, and comes back") {
-    Mounted mounted(disks(2, 2));
+    HangPool mounted(disks(2, 2));
     SimPool& pool = mounted.pool;
     pool.disks[1]->faults().hung = true;
     const TimePoint start = pool.executor.now();
@@ -72,7 +68,7 @@ TEST_SUITE("hangs") {
   }
 
   TEST_CASE("while a disk is suspect new data goes to others, and only what needs it waits") {
-    Mounted mounted(disks(4, 2));
+    HangPool mounted(disks(4, 2));
     SimPool& pool = mounted.pool;
     REQUIRE(pool.create("new").has_value());
     const InodeId file = pool.resolve("new").value();
@@ -105,7 +101,7 @@ TEST_SUITE("hangs") {
   TEST_CASE("a disk that has hung for 30 s is given up, and fsync and writes that waited succeed") {
     for (const std::size_t count : {std::size_t{2}, std::size_t{3}, std::size_t{4}}) {
       CAPTURE(count);
-      Mounted mounted(disks(count, 2));
+      HangPool mounted(disks(count, 2));
       SimPool& pool = mounted.pool;
       const InodeId file = pool.resolve("file").value();
       pool.disks[0]->faults().hung = true;
@@ -138,7 +134,7 @@ TEST_SUITE("hangs") {
   }
 
   TEST_CASE("without another copy a hung disk is waited for, as long as it takes") {
-    Mounted mounted(disks(2, 1));
+    HangPool mounted(disks(2, 1));
     SimPool& pool = mounted.pool;
     const InodeId file = pool.resolve("file").value();
     pool.disks[0]->faults().hung = true;
@@ -157,7 +153,7 @@ TEST_SUITE("hangs") {
   }
 
   TEST_CASE("two disks that hang together are both given up, if every file has a third copy") {
-    Mounted mounted(disks(4, 3));
+    HangPool mounted(disks(4, 3));
     SimPool& pool = mounted.pool;
     const InodeId file = pool.resolve("file").value();
     pool.disks[0]->faults().hung = true;
@@ -178,7 +174,7 @@ TEST_SUITE("hangs") {
   }
 
   TEST_CASE("a disk that alone has what was written while the other was away is not given up") {
-    Mounted mounted(disks(2, 2));
+    HangPool mounted(disks(2, 2));
     SimPool& pool = mounted.pool;
     REQUIRE(pool.unmount().has_value());
     REQUIRE(pool.mount({0}).has_value());
@@ -208,7 +204,7 @@ TEST_SUITE("hangs") {
 
   TEST_CASE(
       "a scrub beside a disk that hangs goes on when that is given up, and so does all else") {
-    Mounted mounted(disks(3, 2));
+    HangPool mounted(disks(3, 2));
     SimPool& pool = mounted.pool;
     REQUIRE(pool.write("file", 0, std::string(20'000'000, 'x')).has_value());
     REQUIRE(pool.run(pool.fs().sync()).has_value());
@@ -228,7 +224,7 @@ TEST_SUITE("hangs") {
   TEST_CASE("reads take their turn at the memory for them, and what they do not need goes on") {
     SimPoolOptions options = disks(1, 1);
     options.read_memory_bytes = 128 * kKiB;
-    Mounted mounted(options);
+    HangPool mounted(options);
     SimPool& pool = mounted.pool;
     const InodeId file = pool.resolve("file").value();
     pool.disks[0]->faults().hung = true;
@@ -254,7 +250,7 @@ TEST_SUITE("hangs") {
 
   TEST_CASE(
       "an unmount beside a hung disk ends when that is given up, with everything on the others") {
-    Mounted mounted(disks(3, 2));
+    HangPool mounted(disks(3, 2));
     SimPool& pool = mounted.pool;
     REQUIRE(pool.write("file", 0, "last words").has_value());
     pool.disks[1]->faults().hung = true;

@@ -8,27 +8,13 @@
 #include "base/log.hpp"
 #include "journal/run_format.hpp"
 #include "journal/run_set.hpp"
-#include "tests/fs/whole.hpp"
+#include "tests/fs/cold_metadata.hpp"
 #include "tests/support/held_disk.hpp"
 
 namespace dynamicfs::test {
 namespace {
 
 using std::chrono::seconds;
-
-// What is told of unreadable blocks is meant here.
-struct Quiet {
-  Quiet() { set_log_level(LogLevel{static_cast<int>(LogLevel::kError) + 1}); }
-  ~Quiet() { set_log_level(LogLevel::kError); }  // as main.cpp has it
-};
-
-// Every checkpoint a run of its own, so that runs are merged in the background.
-SimPoolOptions many_runs() {
-  SimPoolOptions options;
-  options.disk_bytes = {256 * kMiB, 256 * kMiB, 384 * kMiB};
-  options.small_run_bytes = 0;
-  return options;
-}
 
 SimPoolOptions one_run() {
   SimPoolOptions options;

@@ -60,12 +60,6 @@ journal::DiskHealth health(SimPool& pool, std::size_t disk) {
   return pool.fs().pool().status()[disk].health;
 }
 
-// What is told of disks that fail is meant here.
-struct Quiet {
-  Quiet() { set_log_level(LogLevel{static_cast<int>(LogLevel::kError) + 1}); }
-  ~Quiet() { set_log_level(LogLevel::kError); }  // as main.cpp has it
-};
-
 // Some operations, all of which must do what the model does.
 void work(SimPool& pool, Model& model, RandomOperations& random, int operations) {
   for (int i = 0; i < operations; ++i) {

@@ -20,7 +20,7 @@ using fs::RenameMode;
 using fs::SeekKind;
 using fs::XattrMode;
 
-void compare_with_model(std::uint64_t seed, SimPoolOptions options, int operations) {
+void compare_cold_with_model(std::uint64_t seed, SimPoolOptions options, int operations) {
   CAPTURE(seed);
   SimPool pool(seed, options);
   pool.format();
@@ -180,7 +180,7 @@ TEST_SUITE("metadata out of memory, against the model") {
   TEST_CASE("with a run for every checkpoint, and eviction at any time, nobody sees a difference") {
     const std::uint64_t first = seed_from_environment(1);
     for (std::uint64_t i = 0; i < seeds(20); ++i) {
-      compare_with_model(first + i, many_runs(), 600);
+      compare_cold_with_model(first + i, many_runs(), 600);
     }
   }
   TEST_CASE("with no memory for metadata at all nobody sees a difference") {
@@ -189,7 +189,7 @@ TEST_SUITE("metadata out of memory, against the model") {
       SimPoolOptions options = many_runs();
       options.metadata_memory_bytes = 0;
       if (i % 2 == 1) options.small_run_bytes = kSlotBytes;
-      compare_with_model(first + i, options, 450);
+      compare_cold_with_model(first + i, options, 450);
     }
   }
   TEST_CASE("files with holes of any size are what they were") {

@@ -13,7 +13,7 @@ namespace {
 
 using fs::ScrubState;
 
-constexpr int kFiles = 6;
+constexpr int kFilesToScrub = 6;
 // Not before the superblocks; slots begin somewhere behind.
 constexpr std::uint64_t kDataBegins = 1 * kMiB;
 
@@ -41,12 +41,12 @@ std::uint64_t run_bytes(SimPool& pool) {
 }
 
 // A pool with some files, all of them in a checkpoint's run.
-struct Filled {
-  explicit Filled(std::uint64_t seed, SimPoolOptions options = two_disks())
+struct ScrubPool {
+  explicit ScrubPool(std::uint64_t seed, SimPoolOptions options = two_disks())
       : pool(seed, std::move(options)) {
     pool.format();
     DFS_ASSERT(pool.mount().has_value());
-    for (int i = 0; i < kFiles; ++i) {
+    for (int i = 0; i < kFilesToScrub; ++i) {
       const std::string name = "f" + std::to_string(i);
       DFS_ASSERT(pool.create(name).has_value());
       DFS_ASSERT(pool.write(name, 0, content_of(i)).has_value());
@@ -54,7 +54,7 @@ struct Filled {
     DFS_ASSERT(pool.run(pool.fs().checkpoint()).has_value());
   }
   void check_all() {
-    for (int i = 0; i < kFiles; ++i) {
+    for (int i = 0; i < kFilesToScrub; ++i) {
       const auto text = pool.read("f" + std::to_string(i));
       REQUIRE(text.has_value());
       CHECK(text.value() == content_of(i));
@@ -70,7 +70,7 @@ struct Filled {
   }
   std::uint64_t data_blocks() const {
     std::uint64_t blocks = 0;
-    for (int i = 0; i < kFiles; ++i)
+    for (int i = 0; i < kFilesToScrub; ++i)
       blocks += align_up(content_of(i).size(), kBlockBytes) / kBlockBytes;
     return blocks;
   }
@@ -159,7 +159,7 @@ Task<void> blow(Storm* storm, std::uint64_t seed, int operations) {
 
 TEST_SUITE("scrub") {
   TEST_CASE("a whole pool is found whole: every copy of every block is read, nothing is written") {
-    Filled filled(1);
+    ScrubPool filled(1);
     SimPool& pool = filled.pool;
     CHECK(pool.fs().scrub_report().state == ScrubState::kIdle);
     const fs::ScrubReport report = filled.scrub();
@@ -207,10 +207,10 @@ TEST_SUITE("scrub") {
   TEST_CASE("flipped bits in data, run and superblock of one disk are mended: the other may go") {
     for (std::size_t disk = 0; disk < 2; ++disk) {
       CAPTURE(disk);
-      Filled filled(disk + 1);
+      ScrubPool filled(disk + 1);
       SimPool& pool = filled.pool;
       std::uint64_t spoilt = filled.spoil_run(disk);
-      for (int i = 0; i < kFiles; ++i) spoilt += filled.spoil_data(disk, i);
+      for (int i = 0; i < kFilesToScrub; ++i) spoilt += filled.spoil_data(disk, i);
       pool.media[disk]->flip(disk * journal::kSuperblockBytes + 200, 1);
       ++spoilt;
       REQUIRE(spoilt > filled.data_blocks());
@@ -229,7 +229,7 @@ TEST_SUITE("scrub") {
   }
 
   TEST_CASE("a block whose copies are all bad is lost: counted, its file named, the rest mended") {
-    Filled filled(3);
+    ScrubPool filled(3);
     SimPool& pool = filled.pool;
     const std::uint64_t blocks = filled.spoil_data(0, 4);
     REQUIRE(filled.spoil_data(1, 4) == blocks);
@@ -246,7 +246,7 @@ TEST_SUITE("scrub") {
   }
 
   TEST_CASE("metadata that is bad in every copy is told, and what is in memory goes on") {
-    Filled filled(4);
+    ScrubPool filled(4);
     SimPool& pool = filled.pool;
     const std::uint64_t spoilt = filled.spoil_run(0) + filled.spoil_run(1);
     const std::string before = pool.dump().value();
@@ -258,7 +258,7 @@ TEST_SUITE("scrub") {
   }
 
   TEST_CASE("a read-only pool is verified and nothing on its disks changes") {
-    Filled filled(5);
+    ScrubPool filled(5);
     SimPool& pool = filled.pool;
     REQUIRE(pool.unmount().has_value());
     REQUIRE(pool.mount({}, true).has_value());
@@ -276,7 +276,7 @@ TEST_SUITE("scrub") {
   }
 
   TEST_CASE("copies on a disk that is gone are skipped; what is bad then may still be elsewhere") {
-    Filled filled(6);
+    ScrubPool filled(6);
     SimPool& pool = filled.pool;
     REQUIRE(pool.unmount().has_value());
     REQUIRE(pool.mount({1}).has_value());
@@ -291,7 +291,7 @@ TEST_SUITE("scrub") {
   }
 
   TEST_CASE("what a disk missed while it was away is brought to it, and is no damage") {
-    Filled three(7, SimPoolOptions{});
+    ScrubPool three(7, SimPoolOptions{});
     SimPool& wide = three.pool;
     // The disk fails in the hand of a write: of what that publishes all the same, it has no copy.
     wide.disks[2]->faults().fail = [](const scheduler::IoRequest& request) {
@@ -328,7 +328,7 @@ TEST_SUITE("scrub") {
 
   // The walk may have passed where the clone is before it is there, and the original is gone when it comes.
   TEST_CASE("a disk that was away is not whole by a scrub that clones were made beside") {
-    Filled three(7, SimPoolOptions{});
+    ScrubPool three(7, SimPoolOptions{});
     SimPool& wide = three.pool;
     wide.disks[2]->faults().fail = [](const scheduler::IoRequest& request) {
       return request.op == scheduler::IoOp::kWrite ? Code::kDiskWrite : Code::kOk;
@@ -354,7 +354,7 @@ TEST_SUITE("scrub") {
   }
 
   TEST_CASE("what a scrub did not look at because it was removed does not come back after it") {
-    Filled three(9, SimPoolOptions{});
+    ScrubPool three(9, SimPoolOptions{});
     SimPool& wide = three.pool;
     wide.disks[2]->faults().fail = [](const scheduler::IoRequest& request) {
       return request.op == scheduler::IoOp::kWrite ? Code::kDiskWrite : Code::kOk;
@@ -375,7 +375,7 @@ TEST_SUITE("scrub") {
   }
 
   TEST_CASE("a disk that lacks what only a missing one has stays stale after a scrub") {
-    Filled three(8, {.disk_bytes = {64 * kMiB, 64 * kMiB}});
+    ScrubPool three(8, {.disk_bytes = {64 * kMiB, 64 * kMiB}});
     SimPool& two = three.pool;
     REQUIRE(two.unmount().has_value());
     REQUIRE(two.mount({1}).has_value());
@@ -401,7 +401,7 @@ TEST_SUITE("scrub") {
     for (std::uint64_t i = 0; i < seeds(30); ++i) {
       const std::uint64_t seed = first + i;
       CAPTURE(seed);
-      Filled filled(seed, roomy(2 + seed % 2));
+      ScrubPool filled(seed, roomy(2 + seed % 2));
       SimPool& pool = filled.pool;
       Storm storm{
           .filesystem = &pool.fs(), .executor = &pool.executor, .problems = 0, .running = 6};
@@ -438,10 +438,10 @@ TEST_SUITE("scrub") {
   TEST_CASE("damage is mended beside writes and checkpoints, and every file stays right") {
     for (std::uint64_t seed = 1; seed <= seeds(12); ++seed) {
       CAPTURE(seed);
-      Filled filled(seed, roomy(2));
+      ScrubPool filled(seed, roomy(2));
       SimPool& pool = filled.pool;
       const std::size_t disk = seed % 2;
-      for (int i = 0; i < kFiles; ++i) REQUIRE(filled.spoil_data(disk, i) > 0);
+      for (int i = 0; i < kFilesToScrub; ++i) REQUIRE(filled.spoil_data(disk, i) > 0);
       Storm storm{
           .filesystem = &pool.fs(), .executor = &pool.executor, .problems = 0, .running = 4};
       for (std::uint64_t c = 0; c < 4; ++c) spawn(blow(&storm, seed * 300 + c, 40));
@@ -460,7 +460,7 @@ TEST_SUITE("scrub") {
   TEST_CASE("a disk that fails in the middle costs nothing but the disk, and the scrub ends") {
     for (std::uint64_t seed = 1; seed <= seeds(12); ++seed) {
       CAPTURE(seed);
-      Filled filled(seed, SimPoolOptions{});
+      ScrubPool filled(seed, SimPoolOptions{});
       SimPool& pool = filled.pool;
       const std::size_t victim = seed % 3;
       const std::uint64_t after = seed * 3 % 20;
@@ -479,7 +479,7 @@ TEST_SUITE("scrub") {
   }
 
   TEST_CASE("sectors that cannot be read count as bad and are rewritten") {
-    Filled filled(9);
+    ScrubPool filled(9);
     SimPool& pool = filled.pool;
     std::uint64_t failed = 0;
     pool.disks[0]->faults().fail = [&failed](const scheduler::IoRequest& request) {
@@ -501,7 +501,7 @@ TEST_SUITE("scrub") {
   TEST_CASE("unmounting cancels a scrub, running or paused, and the pool is whole") {
     for (std::uint64_t seed = 1; seed <= seeds(12); ++seed) {
       CAPTURE(seed);
-      Filled filled(seed);
+      ScrubPool filled(seed);
       SimPool& pool = filled.pool;
       REQUIRE(pool.fs().start_scrub().has_value());
       for (std::uint64_t i = 0; i < seed * 7; ++i) REQUIRE(pool.executor.step());
@@ -514,7 +514,7 @@ TEST_SUITE("scrub") {
   }
 
   TEST_CASE("start, pause, resume and cancel do what they say, and refuse what makes no sense") {
-    Filled filled(10);
+    ScrubPool filled(10);
     SimPool& pool = filled.pool;
     fs::Filesystem& filesystem = pool.fs();
     const auto refused = [](const Result<void>& result) {

@@ -8,6 +8,7 @@
 
 #include "base/log.hpp"
 #include "tests/fs/sim_pool.hpp"
+#include "tests/support/done.hpp"
 
 namespace dynamicfs::test {
 
@@ -39,10 +40,10 @@ inline void cut_and_mount(SimPool& pool, const std::vector<std::size_t>& away = 
   REQUIRE(mounted.has_value());
 }
 
-// For spawn(): what the task has come to, once it has.
-template <class T>
-Task<void> keep(Task<T> task, std::optional<T>* result) {
-  result->emplace(co_await std::move(task));
-}
+// What is logged as an error meanwhile is meant.
+struct Quiet {
+  Quiet() { set_log_level(LogLevel{static_cast<int>(LogLevel::kError) + 1}); }
+  ~Quiet() { set_log_level(LogLevel::kError); }  // as main.cpp has it
+};
 
 }  // namespace dynamicfs::test

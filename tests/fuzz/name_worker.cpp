@@ -17,7 +17,7 @@
 namespace dynamicfs::fuzz {
 namespace {
 
-constexpr std::size_t kChangesMax = 200;
+constexpr std::size_t kNameChangesMax = 200;
 
 struct Entry {
   std::string name;
@@ -155,7 +155,7 @@ void NameWorker::step(Rng& rng) {
     const std::uint64_t choice = rng.below(100);
     if (choice < 8) return look_at_one(rng);
     if (choice < 14) return list(rng);
-    if (since_.size() > kChangesMax) {
+    if (since_.size() > kNameChangesMax) {
       for (const int directory : model_.directories()) sync(directory);
       return;
     }

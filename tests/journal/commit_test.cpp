@@ -10,8 +10,8 @@ namespace {
 constexpr unsigned kThreads = 64;
 constexpr unsigned kEach = 20;
 
-struct Started : SimPool {
-  explicit Started(std::size_t disk_count, std::uint64_t seed = 5)
+struct Counted : SimPool {
+  explicit Counted(std::size_t disk_count, std::uint64_t seed = 5)
       : SimPool(seed, replicas(disk_count)) {
     REQUIRE(format().has_value());
     REQUIRE(boot().has_value());
@@ -66,35 +66,35 @@ Task<void> take_room(SimPool& pool, std::uint32_t records, bool* done) {
 TEST_SUITE("group commit") {
   TEST_CASE(
       "one thread pays one trip: one write per member, one flush per disk with unflushed data") {
-    Started pool{4};
+    Counted pool{4};
     pool.count_from_here();
     REQUIRE(pool.append_and_sync("no data").has_value());
-    for (const std::size_t member : {0u, 1u, 2u}) CHECK(pool.trips(member) == Started::Trips{1, 0});
-    CHECK(pool.trips(3) == Started::Trips{0, 0});
+    for (const std::size_t member : {0u, 1u, 2u}) CHECK(pool.trips(member) == Counted::Trips{1, 0});
+    CHECK(pool.trips(3) == Counted::Trips{0, 0});
 
     pool.write_data(1);
     pool.write_data(3);
     pool.count_from_here();
     REQUIRE(pool.append_and_sync("data on b and d").has_value());
-    CHECK(pool.trips(0) == Started::Trips{1, 0});
-    CHECK(pool.trips(1) == Started::Trips{1, 1});
-    CHECK(pool.trips(2) == Started::Trips{1, 0});
-    CHECK(pool.trips(3) == Started::Trips{0, 1});
+    CHECK(pool.trips(0) == Counted::Trips{1, 0});
+    CHECK(pool.trips(1) == Counted::Trips{1, 1});
+    CHECK(pool.trips(2) == Counted::Trips{1, 0});
+    CHECK(pool.trips(3) == Counted::Trips{0, 1});
     CHECK(pool.log->metrics().flushes.sum() == 2);
   }
 
   TEST_CASE("what is durable already costs nothing") {
-    Started pool{2};
+    Counted pool{2};
     const Lsn lsn = pool.append("once");
     REQUIRE(pool.sync(lsn).has_value());
     pool.count_from_here();
     CHECK(pool.sync(lsn).has_value());
     CHECK(pool.sync(Lsn{1}).has_value());
-    CHECK(pool.trips(0) == Started::Trips{0, 0});
+    CHECK(pool.trips(0) == Counted::Trips{0, 0});
   }
 
   TEST_CASE("sync waits for what it was asked for and takes along what is there") {
-    Started pool{2};
+    Counted pool{2};
     const Lsn first = pool.append("first");
     const Lsn second = pool.append("second");
     CHECK(second.raw == first.raw + 1);
@@ -110,7 +110,7 @@ TEST_SUITE("group commit") {
     const std::uint64_t first = seed_from_environment(300);
     for (std::uint64_t seed = first; seed < first + seeds(20); ++seed) {
       CAPTURE(seed);
-      Started pool{2, seed};
+      Counted pool{2, seed};
       unsigned done = 0;
       for (unsigned i = 0; i < kThreads; ++i) spawn(append_and_sync_often(pool, kEach, &done));
       pool.executor.run_until_idle();
@@ -125,7 +125,7 @@ TEST_SUITE("group commit") {
   }
 
   TEST_CASE("who arrives during a commit shares the next one, and one is in flight at a time") {
-    Started pool{1};
+    Counted pool{1};
     pool.disks[0]->faults().hung = true;
     bool first_done = false;
     bool second_done = false;
@@ -145,26 +145,26 @@ TEST_SUITE("group commit") {
   }
 
   TEST_CASE("drain closes with a watermark: two trips, then one, then none") {
-    Started pool{2};
+    Counted pool{2};
     pool.append("a record");
     pool.count_from_here();
     REQUIRE(pool.executor.run(pool.log->drain()).has_value());
     CHECK(pool.log->covered() == pool.log->durable());
     CHECK(pool.log->durable() == pool.log->appended());
-    CHECK(pool.trips(0) == Started::Trips{2, 0});
+    CHECK(pool.trips(0) == Counted::Trips{2, 0});
 
     REQUIRE(pool.append_and_sync("another").has_value());
     CHECK(pool.log->covered() < pool.log->durable());
     pool.count_from_here();
     REQUIRE(pool.executor.run(pool.log->drain()).has_value());
     CHECK(pool.log->covered() == pool.log->durable());
-    CHECK(pool.trips(0) == Started::Trips{1, 0});
+    CHECK(pool.trips(0) == Counted::Trips{1, 0});
     REQUIRE(pool.executor.run(pool.log->drain()).has_value());
-    CHECK(pool.trips(0) == Started::Trips{1, 0});
+    CHECK(pool.trips(0) == Counted::Trips{1, 0});
   }
 
   TEST_CASE("a later commit covers the one before it") {
-    Started pool{2};
+    Counted pool{2};
     const Lsn first = pool.append("first");
     REQUIRE(pool.sync(first).has_value());
     CHECK(pool.log->covered() < first);
@@ -173,18 +173,18 @@ TEST_SUITE("group commit") {
   }
 
   TEST_CASE("after a mount everything recovered is covered") {
-    Started pool{2};
+    Counted pool{2};
     REQUIRE(pool.append_and_sync("first").has_value());
     pool.reboot_after_power_cut();
     CHECK(pool.log->covered() == pool.log->durable());
     CHECK(pool.log->durable() == pool.log->appended());
     pool.count_from_here();
     CHECK(pool.executor.run(pool.log->drain()).has_value());
-    CHECK(pool.trips(0) == Started::Trips{0, 0});
+    CHECK(pool.trips(0) == Counted::Trips{0, 0});
   }
 
   TEST_CASE("listeners hear of progress, by then it is visible") {
-    Started pool{2};
+    Counted pool{2};
     std::vector<Lsn> seen;
     Journal* const log = pool.log.get();
     pool.log->on_progress([&seen, log] { seen.push_back(log->durable()); });
@@ -195,7 +195,7 @@ TEST_SUITE("group commit") {
   }
 
   TEST_CASE("large records and small ones come back whole and in order") {
-    Started pool{2};
+    Counted pool{2};
     std::vector<std::string> expected;
     for (const std::size_t size : {1u, 7u, 8u, 231u, 232u, 233u, 4095u, 4096u, 65536u, 131072u}) {
       for (int repeat = 0; repeat < 9; ++repeat) {
@@ -214,7 +214,7 @@ TEST_SUITE("group commit") {
 
 TEST_SUITE("journal room") {
   TEST_CASE("room goes to those who wait for it, first come first served") {
-    Started pool{1};
+    Counted pool{1};
     auto most = pool.executor.run(pool.log->reserve(journal::kRingRecords - 10, 0));
     auto some = pool.executor.run(pool.log->reserve(10, 0));
     bool large_done = false;
@@ -239,7 +239,7 @@ TEST_SUITE("journal room") {
   }
 
   TEST_CASE("an append makes room for who waits, when nothing could be committed before") {
-    Started pool{1};
+    Counted pool{1};
     auto all = pool.executor.run(pool.log->reserve(journal::kRingRecords, journal::kRingRecords));
     bool done = false;
     spawn(take_room(pool, 1, &done));
@@ -252,7 +252,7 @@ TEST_SUITE("journal room") {
   }
 
   TEST_CASE("a stopped journal grants room to those who wait and to those who come") {
-    Started pool{1};
+    Counted pool{1};
     auto all = pool.executor.run(pool.log->reserve(journal::kRingRecords, journal::kRingBytesMax));
     bool done = false;
     spawn(take_room(pool, 1, &done));
@@ -271,7 +271,7 @@ TEST_SUITE("journal room") {
     const std::uint64_t first = seed_from_environment(900);
     for (std::uint64_t seed = first; seed < first + seeds(20); ++seed) {
       CAPTURE(seed);
-      Started pool{1, seed};
+      Counted pool{1, seed};
       struct Filler {
         static Task<void> run(SimPool& from, unsigned count, std::uint32_t at_a_time,
                               unsigned* done) {
@@ -296,7 +296,7 @@ TEST_SUITE("journal room") {
   }
 
   TEST_CASE("a full log makes commits wait until a checkpoint trims it") {
-    Started pool{2};
+    Counted pool{2};
     const std::string record(journal::kRecordBytesMax, 'r');
     bool done = false;
     Lsn last;
@@ -322,7 +322,7 @@ TEST_SUITE("journal room") {
   }
 
   TEST_CASE("stopping releases a commit that waits for room in the log") {
-    Started pool{1};
+    Counted pool{1};
     const std::string record(journal::kRecordBytesMax, 'r');
     for (int i = 0; i < 80; ++i) pool.append(record);
     bool done = false;
@@ -339,7 +339,7 @@ TEST_SUITE("journal room") {
     const std::uint64_t first = seed_from_environment(40);
     for (std::uint64_t seed = first; seed < first + seeds(6); ++seed) {
       CAPTURE(seed);
-      Started pool{2, seed};
+      Counted pool{2, seed};
       Model model;
       std::uint64_t written = 0;
       std::uint64_t turns = 0;
@@ -374,7 +374,7 @@ TEST_SUITE("journal room") {
   }
 
   TEST_CASE("LSNs never repeat, also when two crashes follow each other without a record between") {
-    Started pool{2};
+    Counted pool{2};
     REQUIRE(pool.append_and_sync("one").has_value());
     std::set<std::uint64_t> used;
     for (int i = 0; i < 5; ++i) {
@@ -385,7 +385,7 @@ TEST_SUITE("journal room") {
   }
 
   TEST_CASE("after an orderly shutdown LSNs go on densely, in a new epoch") {
-    Started pool{2};
+    Counted pool{2};
     const Lsn last = pool.append("one");
     REQUIRE(pool.sync(last).has_value());
     pool.trim_all();
