@@ -14,7 +14,7 @@
 namespace dynamicfs::tools {
 namespace {
 
-constexpr const char* kFooter =
+constexpr const char* kCheckFooter =
     R"(Changes nothing, and needs the pool unmounted; 'dynamicfs scrub' checks a mounted one and repairs.
 One disk is enough, it knows the others; name those that have moved.
 
@@ -79,7 +79,7 @@ void add_check(CLI::App& app, Action& action) {
                "name of a disk");
   command->add_flag("--data", arguments->data, "Read all data too, in every copy");
   command->add_flag("--json", arguments->json, "Everything, for programs");
-  command->footer(kFooter);
+  command->footer(kCheckFooter);
   command->callback([arguments, &action] {
     action = [arguments] {
       fs::CheckRequest request;

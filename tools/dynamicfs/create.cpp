@@ -12,7 +12,7 @@
 namespace dynamicfs::tools {
 namespace {
 
-constexpr const char* kFooter =
+constexpr const char* kCreateFooter =
     R"(A DISK is a directory on any file system (one file in it becomes the disk; whatever else is in
 there stays), an image file, or a block device. Disks may differ in size.
 
@@ -77,7 +77,7 @@ void add_create(CLI::App& app, Action& action) {
       "size");
   command->add_option("--label", request.label, "A name for people, at most 64 bytes");
   command->add_flag("--force", request.force, "Erase what the disks hold, be it another pool");
-  command->footer(kFooter);
+  command->footer(kCreateFooter);
   command->callback([arguments, &action] {
     action = [arguments] { return create(arguments->request, arguments->size); };
   });

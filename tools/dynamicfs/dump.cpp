@@ -10,7 +10,7 @@
 namespace dynamicfs::tools {
 namespace {
 
-constexpr const char* kFooter =
+constexpr const char* kDumpFooter =
     R"(For people, and its form may change. Changes nothing, and needs the pool unmounted.
 Exit code: 0, or 2 if something was damaged.)";
 
@@ -26,7 +26,7 @@ void add_dump(CLI::App& app, Action& action) {
   CLI::App* const command =
       app.add_subcommand("dump", "Print what stands on the disks of an unmounted pool");
   command->require_subcommand(1);
-  command->footer(kFooter);
+  command->footer(kDumpFooter);
   const auto add = [&](const char* name, const char* words, fs::DumpWhat what) {
     const auto disks = std::make_shared<std::vector<std::string>>();
     CLI::App* const part = command->add_subcommand(name, words);

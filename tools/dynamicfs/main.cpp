@@ -19,7 +19,7 @@ namespace {
 constexpr const char* kDescription =
     "One directory tree over several disks, checksummed, with the redundancy you choose.";
 
-constexpr const char* kFooter = R"(Examples:
+constexpr const char* kMainFooter = R"(Examples:
   dynamicfs create /mnt/a /mnt/b /mnt/c      a pool of three directories, two copies of everything
   dynamicfs create --size 20G disk1.img      a pool in one image file
   sudo dynamicfs mount /mnt/a /srv/pool      one disk is enough, it knows the others
@@ -81,7 +81,7 @@ int run(int argc, char** argv) {
     return mount_helper(argc, argv);
   }
   CLI::App app{kDescription, "dynamicfs"};
-  app.footer(kFooter);
+  app.footer(kMainFooter);
   app.set_version_flag("--version", std::string{"dynamicfs "} + fs::kProgramVersion);
   // Not required here: that complaint would come first, and hide the word that is wrong.
   app.require_subcommand(0, 1);

@@ -10,7 +10,7 @@
 namespace dynamicfs::tools {
 namespace {
 
-constexpr const char* kFooter = R"(Options for -o, separated by commas:
+constexpr const char* kMountFooter = R"(Options for -o, separated by commas:
   ro                    change nothing, not even to recover
   nosuid nodev noexec noatime nodiratime sync ...   as for every mount
   remount               change those of the line above, and ro, of a pool that is mounted
@@ -87,7 +87,7 @@ void add_mount(CLI::App& app, Action& action) {
       ->join(',');
   command->add_flag("-f,--foreground", arguments->foreground,
                     "Stay in the foreground and log to stderr");
-  command->footer(kFooter);
+  command->footer(kMountFooter);
   command->callback([arguments, &action] {
     action = [arguments] {
       return mount(arguments->disk, arguments->mountpoint, {arguments->options},

@@ -17,7 +17,7 @@ namespace {
 
 using fs::ExitCode;
 
-constexpr const char* kFooter =
+constexpr const char* kStatusFooter =
     R"(Exit code: 0 healthy, 1 degraded or another problem (everything works), 2 data at risk
 (read-only, or files that cannot be read), 15 nothing is mounted, or a daemon is dead.
 Of several pools the largest.
@@ -160,7 +160,7 @@ void add_status(CLI::App& app, Action& action) {
       ->needs(watching);
   prometheus->excludes(metrics)->excludes(json)->excludes(watching);
   watching->excludes(metrics);
-  command->footer(kFooter);
+  command->footer(kStatusFooter);
   command->callback([arguments, watching, &action] {
     if (watching->count() > 0 && arguments->watch.empty()) arguments->watch = kUsualPeriod;
     action = [arguments] {
