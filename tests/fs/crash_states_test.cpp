@@ -557,6 +557,8 @@ constexpr std::uint64_t kCrashStates = 100'000;
 
 // Runs until enough states have been tried, or one is bad and that is what is looked for.
 struct Campaign {
+  using Work = Recording (*)(std::uint64_t seed);
+
   Campaign(std::uint64_t first_seed, std::uint64_t states, bool until_bad)
       : seed(first_seed),
         wanted(states),
@@ -572,11 +574,10 @@ struct Campaign {
       crash.try_all(record(1 + i % 4, seed + i, {&named("write a at 0"), &named("checkpoint")}));
       crash.try_all(record(1 + i % 4, seed + i, {&named("write a at 0"), &named("fsync a")}));
     }
-    for (std::uint64_t i = 0; i < 8 && !enough(); ++i) crash.try_all(churn(seed + i));
-    for (std::uint64_t i = 0; i < 8 && !enough(); ++i) crash.try_all(fill_log(seed + i));
-    for (std::uint64_t i = 0; i < 8 && !enough(); ++i) crash.try_all(merge_runs(seed + i));
-    for (std::uint64_t i = 0; i < 8 && !enough(); ++i) crash.try_all(compact(seed + i));
-    for (std::uint64_t i = 0; i < 8 && !enough(); ++i) crash.try_all(clones(seed + i));
+    for (const Work work : {churn, fill_log, merge_runs, compact, clones}) eight_of(work);
+  }
+  void eight_of(Work work) {
+    for (std::uint64_t i = 0; i < 8 && !enough(); ++i) crash.try_all(work(seed + i));
   }
   void one_and_two() {
     const std::vector<Operation>& all = operations();
@@ -604,6 +605,17 @@ struct Campaign {
   bool stop_at_bad;
   CrashStates crash;
 };
+
+#if defined(DYNAMICFS_MUTANTS) && !defined(__SANITIZE_THREAD__)
+// Where to look first for a defect that shows late elsewhere, after thousands of states.
+struct Telling {
+  Mutant mutant;
+  Campaign::Work work;
+};
+constexpr Telling kTelling[] = {{Mutant::kReuseEarly, churn},    {Mutant::kKeepTail, churn},
+                                {Mutant::kAcceptTorn, fill_log}, {Mutant::kTrimEarly, fill_log},
+                                {Mutant::kForgetShared, clones}, {Mutant::kKeepShared, clones}};
+#endif
 
 TEST_SUITE("crash states") {
   TEST_CASE("whatever a power cut leaves of a run is a state that it went through") {
@@ -635,6 +647,9 @@ TEST_SUITE("crash states") {
       CAPTURE(name);
       Campaign campaign(seed, 20'000, true);
       active_mutant = Mutant{i};
+      for (const Telling& telling : kTelling) {
+        if (telling.mutant == active_mutant) campaign.eight_of(telling.work);
+      }
       campaign.special();
       campaign.one_and_two();
       active_mutant = Mutant::kNone;
