@@ -81,6 +81,7 @@ Task<Result<void>> Filesystem::set_flags(InodeId id, std::uint32_t flags) {
   const auto extents = impl_->lock_all_windows(*inode);
   if (inode->removed) co_return Code::kStale;
   if (!inode->is_regular() && !inode->is_directory()) co_return Code::kNotSupported;
+  inode->stamp_refused.store(false, std::memory_order_relaxed);
   impl_->modify_locked(*inode);
   inode->flags.store(flags, std::memory_order_release);
   inode->ctime_ns = impl_->now_ns();

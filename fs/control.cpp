@@ -281,6 +281,11 @@ RunningDaemons running_daemons() {
   // Root's daemons too: that they may not be asked is worth saying.
   std::set<std::string> directories = {"/run/dynamicfs"};
   if (check_control_directory()) directories.insert(control_directory());
+  // The daemon may have been started in a session, and be asked from elsewhere. Who answers is looked at.
+  if (::geteuid() != 0) {
+    directories.insert(fmt::format("/run/user/{}/dynamicfs", ::geteuid()));
+    directories.insert(fmt::format("/tmp/dynamicfs-{}", ::geteuid()));
+  }
   RunningDaemons daemons;
   for (const std::string& directory : directories) {
     std::error_code error;

@@ -511,6 +511,14 @@ void Daemon::leave_tree(bool by_kernel) {
     }
     return;
   }
+  const auto ours = mounted_at(facts_.mountpoint);
+  if (!ours || ours->device != facts_.device) {
+    // It has been unmounted here, and others hold it in namespaces of theirs.
+    const UniqueFd held = open_held(facts_.device);
+    if (held && ::syncfs(held.get()) != 0)
+      log_error("syncing {} failed: {}", facts_.mountpoint, std::strerror(errno));
+    return;
+  }
   if (unmount(facts_.mountpoint, milliseconds{0})) return;
   // Somebody is in there. What they have written goes to us first; we answer meanwhile.
   log_warning("{} is in use", facts_.mountpoint);

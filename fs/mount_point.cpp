@@ -8,6 +8,7 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
+#include <sys/sysmacros.h>
 #include <sys/uio.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -196,17 +197,35 @@ std::vector<MountHolder> mount_holders(const std::string& device) {
   std::set<std::string> seen = {"", mount_namespace_of("self")};
   for (const pid_t pid : processes) {
     const std::string process = std::to_string(pid);
-    if (!seen.insert(mount_namespace_of(process)).second) continue;
+    const std::string names = mount_namespace_of(process);
+    if (seen.contains(names)) continue;
     for (MountEntry& mount : mount_table_of(process)) {
       if (mount.device != device) continue;
       MountHolder holder{.pid = pid, .name = {}, .mountpoint = std::move(mount.mountpoint)};
       std::ifstream named("/proc/" + process + "/comm");
       std::getline(named, holder.name);
       holders.push_back(std::move(holder));
+      seen.insert(names);  // not before: of a process in a chroot not all mounts can be seen
       break;
     }
   }
   return holders;
+}
+
+UniqueFd open_held(const std::string& device) {
+  for (const MountHolder& holder : mount_holders(device)) {
+    const std::string path = fmt::format("/proc/{}/root{}", holder.pid, holder.mountpoint);
+    // The path is the holder's: what it leads to is looked at before it is opened.
+    const UniqueFd found{::open(path.c_str(), O_PATH | O_CLOEXEC)};
+    struct stat info {};
+    if (!found || ::fstat(found.get(), &info) != 0) continue;
+    if (fmt::format("{}:{}", major(info.st_dev), minor(info.st_dev)) != device) continue;
+    if (!S_ISDIR(info.st_mode) && !S_ISREG(info.st_mode)) continue;
+    UniqueFd there{::open(fmt::format("/proc/self/fd/{}", found.get()).c_str(),
+                          O_RDONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC)};
+    if (there) return there;
+  }
+  return {};
 }
 
 std::optional<MountEntry> mounted_at(const std::string& path) {

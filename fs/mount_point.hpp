@@ -33,6 +33,9 @@ struct MountHolder {
 };
 // Who else has this file system mounted, one for each namespace whose processes we may look at.
 std::vector<MountHolder> mount_holders(const std::string& device);
+// An open file of a file system that others have mounted in namespaces of theirs; none if there is no such, or it is
+// not for us to open.
+UniqueFd open_held(const std::string& device);
 // The topmost mount exactly at `path` (absolute, no symbolic links), of whatever type.
 std::optional<MountEntry> mounted_at(const std::string& path);
 

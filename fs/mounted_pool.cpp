@@ -3,9 +3,7 @@
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <poll.h>
-#include <sys/stat.h>
 #include <sys/syscall.h>
-#include <sys/sysmacros.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -15,6 +13,7 @@
 #include <optional>
 
 #include "base/log.hpp"
+#include "fs/text_table.hpp"
 
 namespace dynamicfs::fs {
 namespace {
@@ -129,49 +128,43 @@ bool is_serving(const RunningDaemon& daemon) {
   auto client = ControlClient::connect(daemon.socket);
   if (!client) return false;
   auto hello = client->ask("hello", std::chrono::milliseconds{1000});
-  return hello.has_value() && !hello->value("ending", false);
-}
-
-// Whoever else has the mount, as one can be told; nothing if it is not mounted there any more.
-UniqueFd open_at(const MountHolder& holder, const std::string& device) {
-  const std::string path = fmt::format("/proc/{}/root{}", holder.pid, holder.mountpoint);
-  UniqueFd there{::open(path.c_str(), O_RDONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC)};
-  struct stat info {};
-  if (!there || ::fstat(there.get(), &info) != 0) return {};
-  if (fmt::format("{}:{}", major(info.st_dev), minor(info.st_dev)) != device) return {};
-  return there;
+  return hello.has_value() && !hello->value("ending", true);  // a daemon that does not say is older
 }
 
 // Ours is gone, and the daemon goes on: what was written so far is made durable.
 Outcome<void> refuse_held(const MountEntry& mount, const RunningDaemon& daemon) {
-  const std::vector<MountHolder> holders = mount_holders(mount.device);
-  bool synced = false;
-  for (const MountHolder& holder : holders) {
-    const UniqueFd there = open_at(holder, mount.device);
-    if (!there) continue;
+  const UniqueFd there = open_held(mount.device);
+  if (there) {
     TRY(sync_through(there, mount.mountpoint, daemon));
-    synced = true;
-    break;
+  } else {
+    auto client = TRY(ControlClient::connect(daemon.socket));
+    TRY(client.ask("sync"));
   }
   if (!is_serving(daemon)) return {};
-  const std::string kept = synced ? "and what was written is on the disks" : "but not synced";
+  const std::string kept =
+      fmt::format("{} is unmounted here, and {} is on the disks", mount.mountpoint,
+                  there ? "what was written" : "what was closed");
+  // Names and places are the holder's, who need not be a friend: nothing of them is to be run.
+  constexpr const char* kRemedy =
+      "The daemon goes on until it is unmounted there, or all processes there have ended: 'lsns -t "
+      "mnt' lists "
+      "them.";
+  const std::vector<MountHolder> holders = mount_holders(mount.device);
   if (holders.empty()) {
     return Refusal{ExitCode::kMountHeld,
-                   fmt::format("{} is unmounted here, {}; somebody has it still, in a mount "
-                               "namespace that cannot be seen from here.",
-                               mount.mountpoint, kept),
-                   "The daemon goes on until that is gone."};
+                   fmt::format("{}; somebody has it still: a mount namespace that cannot be seen "
+                               "from here, or files that are open since it was detached.",
+                               kept),
+                   kRemedy};
   }
   const MountHolder& first = holders.front();
   const std::string others =
       holders.size() == 1 ? "" : fmt::format(" and {} more like it", holders.size() - 1);
   return Refusal{
       ExitCode::kMountHeld,
-      fmt::format("{} is unmounted here, {}; in another mount namespace process {} ({}) has it "
-                  "still{}.",
-                  mount.mountpoint, kept, first.pid, first.name, others),
-      fmt::format("The daemon goes on until that ends, or until 'nsenter -t {} -m umount {}'.",
-                  first.pid, first.mountpoint)};
+      fmt::format("{}; in another mount namespace process {} ({}) has it still{}, at {}.", kept,
+                  first.pid, printable(first.name), others, printable(first.mountpoint)),
+      kRemedy};
 }
 
 // Until the daemon has said its last words, or ends without.
@@ -183,7 +176,8 @@ Outcome<void> await_end(const ControlClient& client, const MountEntry& mount,
       fmt::print(stderr, "Waiting until everything is on the disks ...\n");
     held = is_serving(daemon) ? held + 1 : 0;
     if (held < kHeldSecondsMax) continue;
-    TRY(refuse_held(mount, daemon));
+    const Outcome<void> ended = refuse_held(mount, daemon);
+    if (!ended && ended.error().code != ExitCode::kNotMounted) return ended.error();
     held = 0;
   }
   return {};
@@ -315,7 +309,16 @@ Outcome<void> unmount_pool(const std::string& mountpoint) {
     if (daemons.denied && ::geteuid() != 0) return refuse_unanswered(*mount, daemons);
     if (daemons.silent) return refuse_silent(mount->mountpoint);
     if (probe_mountpoint(*path).state == MountpointState::kDead) return remove_dead(*mount);
-    return unmount_only(*mount);  // it is about to end anyway
+    TRY(unmount_only(*mount));
+    if (mount->user == 0) return {};  // it is about to end anyway
+    return Refusal{
+        ExitCode::kFailed,
+        fmt::format("{} is unmounted, but its daemon cannot be found, so nobody has waited until "
+                    "everything is on the disks.",
+                    mount->mountpoint),
+        "Wait until no process 'dynamicfs' of yours is left before a disk is taken away. The "
+        "daemon "
+        "was started with another XDG_RUNTIME_DIR."};
   }
 
   // Asked before the mount goes, so that its last words cannot be missed.

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <optional>
 #include <utility>
 
 #include "fs/mounted_pool.hpp"
@@ -41,14 +42,18 @@ void add(Pools& pools, fs::Json status) {
 fs::Outcome<Pools> ask_all() {
   Pools pools;
   const fs::RunningDaemons daemons = fs::running_daemons();
-  bool denied = daemons.denied;
+  std::optional<fs::Refusal> denied;
+  if (daemons.denied) {
+    denied = fs::Refusal{ExitCode::kPermission, "You may not ask the daemons that run here.",
+                         "Run it with sudo."};
+  }
   for (const fs::RunningDaemon& daemon : daemons.answering) {
     auto status = ask(daemon.socket);
     if (status) add(pools, std::move(*status));  // else it has ended meanwhile
   }
   for (fs::UnansweredMount& silent : fs::unanswered_mounts(daemons)) {
     if (silent.why.code == ExitCode::kPermission) {
-      denied = true;
+      denied = std::move(silent.why);
       continue;
     }
     pools.code = std::max(pools.code, silent.why.code);
@@ -56,10 +61,7 @@ fs::Outcome<Pools> ask_all() {
     pools.unanswered.push_back(std::move(silent.why));
   }
   if (!pools.all.empty()) return pools;
-  if (denied) {
-    return fs::Refusal{ExitCode::kPermission, "You may not ask the daemons that run here.",
-                       "Run it with sudo."};
-  }
+  if (denied) return *denied;
   if (daemons.silent) {
     return fs::Refusal{ExitCode::kFailed, "A daemon runs here and does not answer.",
                        "Its log says what it is doing."};
