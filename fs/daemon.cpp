@@ -166,8 +166,7 @@ class Daemon {
   bool answer_scrub(const std::string& command, ControlReply& reply);
   static Task<void> answer_cancel(Filesystem& filesystem, ControlReply reply,
                                   std::atomic<int>* outstanding);
-  static Task<void> answer_sync(Filesystem& filesystem, ControlReply reply,
-                                std::atomic<int>* outstanding);
+  Task<void> answer_sync(ControlReply reply);
   void leave_tree(bool by_kernel);
   Outcome<void> close_pool();
 
@@ -399,7 +398,7 @@ void Daemon::answer(const std::string& command, ControlReply reply) {
     // The answer comes from whichever thread makes it durable: others may ask meanwhile.
     syncs_.fetch_add(1);
     DriverScope scope(*executor_);
-    spawn(answer_sync(*filesystem_, std::move(reply), &syncs_));
+    spawn(answer_sync(std::move(reply)));
   } else if (command.starts_with(kAtimeCommand)) {
     // Of a remount; the kernel keeps no times of access for us, so it is not asked.
     unsigned long flags = 0;
@@ -461,15 +460,16 @@ Task<void> Daemon::answer_cancel(Filesystem& filesystem, ControlReply reply,
   outstanding->fetch_sub(1);
 }
 
-Task<void> Daemon::answer_sync(Filesystem& filesystem, ControlReply reply,
-                               std::atomic<int>* outstanding) {
-  const auto done = co_await filesystem.sync();
+Task<void> Daemon::answer_sync(ControlReply reply) {
+  const auto settled = co_await session_->writes_settled(facts_.device);
+  settled.ignore("the kernel has ended the session, and before that written back what there was");
+  const auto done = co_await filesystem_->sync();
   if (done) {
     reply.send({{"ok", true}});
   } else {
     reply.refuse(describe(done.error()));
   }
-  outstanding->fetch_sub(1);
+  syncs_.fetch_sub(1);
 }
 
 Outcome<void> Daemon::serve() {
@@ -526,6 +526,8 @@ void Daemon::leave_tree(bool by_kernel) {
       root) {
     if (::syncfs(root.get()) != 0)
       log_error("syncing {} failed: {}", facts_.mountpoint, std::strerror(errno));
+    block_on(*executor_, session_->writes_settled(facts_.device))
+        .ignore("nobody else can end the readers");
   }
   if (unmount(facts_.mountpoint, kUnmountPatience)) return;
   log_warning("{} is still in use; whoever holds files there loses them", facts_.mountpoint);

@@ -108,7 +108,8 @@ Task<void> serve_read(Request request, InodeId inode, std::uint64_t offset, std:
 }
 
 Task<void> serve_write(Request request, ReceiveBuffer buffer, InodeId inode, std::uint64_t offset,
-                       std::span<std::byte> data, bool writeback, WriteOptions options) {
+                       std::span<std::byte> data, bool writeback, WriteOptions options,
+                       [[maybe_unused]] extent::EpochTracker::Pin under_way) {
   const std::size_t spare = buffer.spare_behind(data);
   const auto done = co_await request.filesystem().write(inode, offset, data, spare, options);
   // Back before the answer: whoever waits for it may send the next one at once.
@@ -480,6 +481,7 @@ void on_read(fuse_req_t raw, fuse_ino_t inode, std::size_t size, off_t offset,
 
 void on_write(fuse_req_t raw, fuse_ino_t inode, const char* data, std::size_t size, off_t offset,
               fuse_file_info* info) {
+  auto under_way = FuseSession::begin_write(raw);
   begin(raw, [&](Request request, Filesystem&) {
     // It lies in the receive buffer, which is ours, so it may be written to.
     const std::span<std::byte> payload{reinterpret_cast<std::byte*>(const_cast<char*>(data)),
@@ -488,7 +490,8 @@ void on_write(fuse_req_t raw, fuse_ino_t inode, const char* data, std::size_t si
                                .kill_suid_sgid = incoming.kill_suid_sgid};
     const bool writeback = info->writepage != 0;
     spawn(serve_write(std::move(request), std::move(*incoming.buffer), InodeId{inode},
-                      static_cast<std::uint64_t>(offset), payload, writeback, options));
+                      static_cast<std::uint64_t>(offset), payload, writeback, options,
+                      std::move(under_way)));
   });
 }
 

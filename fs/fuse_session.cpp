@@ -14,6 +14,7 @@
 #include <csignal>
 #include <cstdlib>
 #include <cstring>
+#include <fstream>
 #include <new>
 
 #include "base/assert.hpp"
@@ -191,6 +192,52 @@ Result<void> FuseSession::wait_for_init(std::chrono::milliseconds patience) {
   init_done_.wait_for(lock, patience, [&] { return initialised_ || ended_; });
   if (!initialised_) return Code::kShutdown;
   return {};
+}
+
+extent::EpochTracker::Pin FuseSession::begin_write(fuse_req* request) {
+  FuseSession& session = *static_cast<FuseSession*>(fuse_req_userdata(request));
+  auto pin = session.writes_.pin();
+  session.writes_begun_.add();
+  return pin;
+}
+
+Task<Result<void>> FuseSession::writes_settled(std::string device) {
+  constexpr Duration kStep = std::chrono::milliseconds{1};
+  // How many requests the kernel has that are not answered, ours among them; nothing if it does not say.
+  const std::string path =
+      fmt::format("/sys/fs/fuse/connections/{}/waiting", device.substr(device.find(':') + 1));
+  const auto waiting = [&path]() -> std::optional<std::uint64_t> {
+    std::uint64_t count = 0;
+    std::ifstream file(path);
+    if (!(file >> count)) return std::nullopt;
+    return count;
+  };
+  const std::uint64_t begun_before = writes_begun_.sum();
+  const std::optional<std::uint64_t> waiting_before = waiting();
+  std::uint64_t begun = begun_before;
+  for (int quiet = 0; !stopping_;) {
+    const std::uint64_t finished = finished_.sum();
+    const std::uint64_t started = started_.sum();
+    const std::optional<std::uint64_t> now = waiting();
+    if (!now) {
+      // fusectl is not mounted. Nothing new for a while, then.
+      constexpr int kQuietSteps = 100;
+      quiet = begun == writes_begun_.sum() ? quiet + 1 : 0;
+      if (quiet == kQuietSteps) break;
+      begun = writes_begun_.sum();
+    } else if (finished == finished_.sum() && started == started_.sum() &&
+               *now <= started - finished) {
+      break;  // at this moment all that the kernel had were here
+    } else if (rings_ == nullptr && waiting_before &&
+               writes_begun_.sum() - begun_before >= *waiting_before) {
+      break;  // they come in the order in which they were queued
+    }
+    co_await executor_.sleep(kStep);
+  }
+  // Two steps: who was there is gone.
+  const std::uint64_t epoch = writes_.current();
+  while (writes_.try_advance() < epoch) co_await executor_.sleep(kStep);
+  co_return stopping_ ? Result<void>{Code::kShutdown} : Result<void>{};
 }
 
 void FuseSession::stop() {

@@ -32,6 +32,7 @@
 #include "base/mutex.hpp"
 #include "base/result.hpp"
 #include "base/unique_fd.hpp"
+#include "extent/epoch.hpp"
 #include "fs/filesystem.hpp"
 #include "fs/fuse_rings.hpp"
 #include "fs/fuse_wire.hpp"
@@ -39,6 +40,7 @@
 #include "fs/receive_buffers.hpp"
 #include "fs/stale_attributes.hpp"
 
+struct fuse_req;
 struct fuse_session;
 struct iovec;
 struct fuse_conn_info;
@@ -84,6 +86,13 @@ class FuseSession {
   // pages that it keeps and that we have refused to take. To be called about once a second, from a
   // thread that answers no requests: it may wait for some.
   void refresh_attributes();
+
+  // Completes when every WRITE that the kernel has queued or sent before has been carried out or has failed.
+  // kShutdown: the readers have ended before. syncfs(2) comes first: it makes the kernel queue what is dirty, and since Linux 6.18 (and
+  // before 6.16) does not wait for it. `device`: of the mount, as in mountinfo.
+  Task<Result<void>> writes_settled(std::string device);
+  // Of a WRITE, before anything counts it as received: until it has been answered.
+  static extent::EpochTracker::Pin begin_write(fuse_req* request);
 
   // Ends the readers; requests that were received go on. Not from a reader.
   void stop();
@@ -150,6 +159,8 @@ class FuseSession {
   std::unordered_map<InodeId, ByteRange> refused_ DFS_GUARDED_BY(refused_mutex_);
 
   std::array<Counter, wire::kOpcodes> requests_;
+  Counter writes_begun_;
+  extent::EpochTracker writes_;  // under way
   // The difference is what is in flight; two sums, so that no counter is shared on the way.
   Counter started_;
   Counter finished_;

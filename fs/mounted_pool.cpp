@@ -108,9 +108,11 @@ void wait_with_notice(int fd, const std::string& what) {
 Outcome<void> sync_through(const UniqueFd& where, const std::string& name,
                            const RunningDaemon& daemon) {
   // The kernel tells here, too, of what it could not write back earlier. The rest is to be durable.
-  const int lost = ::syncfs(where.get()) == 0 ? 0 : errno;
+  int lost = ::syncfs(where.get()) == 0 ? 0 : errno;
   auto client = TRY(ControlClient::connect(daemon.socket));
   TRY(client.ask("sync"));
+  // What has failed meanwhile, of which the first call need not have waited.
+  if (lost == 0 && ::syncfs(where.get()) != 0) lost = errno;
   if (lost != 0) {
     return Refusal{
         ExitCode::kFailed,

@@ -1,6 +1,7 @@
 """The ends of a mount: unmount, sync, signals, death and a new beginning, and the end of its space.
 """
 
+import contextlib
 import os
 import shutil
 import signal
@@ -11,7 +12,7 @@ from case import OWN_POOLS, case
 from cases_command import hashes, two_images
 from harness import expect, expect_equal, is_running, wait_until
 from snapshot import expect_same, snapshot
-from targets import MIB, binary, dynamicfs
+from targets import MIB, StallingDisk, binary, dynamicfs, image_disk
 
 GROUP = "ends"
 
@@ -65,6 +66,42 @@ def sync_is_durable(bench):
     pool.mount()
     expect_same(before, snapshot(pool.root), "the tree after sync and kill -9")
     pool.umount()
+
+
+@case(GROUP, "dynamicfs sync waits for writes that a disk has not carried out", OWN_POOLS, ["root", "bindfs"])
+def sync_waits(bench):
+    """syncfs(2) need not wait for what it makes FUSE write: by Linux 6.18 it does not."""
+    slow = StallingDisk(bench.workspace, bench.scratch / "disk-slow")  # the fourth: it keeps no journal
+    disks = [image_disk(bench.scratch / f"disk-{number}.img", 512 * MIB) for number in range(3)]
+    pool = bench.pool("pool", [*disks, slow], "single", ["commit_interval=300"]).mount()
+    path = pool.root / "file"
+    path.write_bytes(bench.random_bytes(8 * MIB))
+    # Begun before there is anything dirty: a child that closes the file would write it back first.
+    sync = subprocess.Popen(
+        ["sh", "-c", f"read go; exec {binary()} sync {pool.root}"], stdin=subprocess.PIPE
+    )
+    for _ in range(2):
+        dynamicfs("sync", pool.root, check=True)
+    data = bench.random_bytes(3 * MIB)
+    slow.stall()
+    fd = os.open(path, os.O_RDWR)
+    try:
+        os.pwrite(fd, data, 0)
+        sync.communicate(b"go\n", timeout=5)
+        early = True
+    except subprocess.TimeoutExpired:
+        early = False
+    finally:
+        slow.go_on()
+    expect_equal(sync.wait(60), 0, "exit code of sync")
+    expect(not early, "sync has ended, and what was written is not on the disk")
+    pool.kill()
+    with contextlib.suppress(OSError):
+        os.close(fd)
+    pool.mount()
+    expect(path.read_bytes()[: len(data)] == data, "what was written before the sync is not there")
+    pool.umount()
+    slow.end()
 
 
 @case(GROUP, "SIGTERM and SIGINT unmount in order and lose nothing", where=OWN_POOLS)
