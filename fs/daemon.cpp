@@ -462,9 +462,12 @@ Task<void> Daemon::answer_cancel(Filesystem& filesystem, ControlReply reply,
 
 Task<void> Daemon::answer_sync(ControlReply reply) {
   const auto settled = co_await session_->writes_settled(facts_.device);
-  settled.ignore("the kernel has ended the session, and before that written back what there was");
+  // kShutdown: the kernel has ended the session, and before that written back what there was.
+  const bool unsure = !settled.has_value() && settled.error().code == Code::kBusy;
   const auto done = co_await filesystem_->sync();
-  if (done) {
+  if (unsure) {
+    reply.refuse("so much is asked of the pool that the kernel has not said when all was written");
+  } else if (done) {
     reply.send({{"ok", true}});
   } else {
     reply.refuse(describe(done.error()));

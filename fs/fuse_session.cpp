@@ -2,19 +2,22 @@
 
 #include "fs/fuse_session.hpp"
 
+#include <fcntl.h>
 #include <fuse_lowlevel.h>
 #include <linux/fuse.h>
 #include <pthread.h>
 #include <sys/eventfd.h>
+#include <sys/mount.h>
 #include <sys/uio.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
+#include <charconv>
 #include <csignal>
 #include <cstdlib>
 #include <cstring>
-#include <fstream>
 #include <new>
 
 #include "base/assert.hpp"
@@ -194,6 +197,23 @@ Result<void> FuseSession::wait_for_init(std::chrono::milliseconds patience) {
   return {};
 }
 
+namespace {
+
+// The root of fusectl, mounted or not; none if there is neither, nor leave to make one.
+UniqueFd open_connections() {
+  constexpr long kFusectlMagic = 0x65735543;
+  UniqueFd there{::open("/sys/fs/fuse/connections", O_RDONLY | O_DIRECTORY | O_CLOEXEC)};
+  struct statfs of {};
+  if (there && ::fstatfs(there.get(), &of) == 0 && of.f_type == kFusectlMagic) return there;
+  // Attached to no namespace: it goes with its descriptor.
+  const UniqueFd context{::fsopen("fusectl", FSOPEN_CLOEXEC)};
+  if (!context || ::fsconfig(context.get(), FSCONFIG_CMD_CREATE, nullptr, nullptr, 0) != 0)
+    return {};
+  return UniqueFd{::fsmount(context.get(), FSMOUNT_CLOEXEC, 0)};
+}
+
+}  // namespace
+
 extent::EpochTracker::Pin FuseSession::begin_write(fuse_req* request) {
   FuseSession& session = *static_cast<FuseSession*>(fuse_req_userdata(request));
   auto pin = session.writes_.pin();
@@ -203,35 +223,44 @@ extent::EpochTracker::Pin FuseSession::begin_write(fuse_req* request) {
 
 Task<Result<void>> FuseSession::writes_settled(std::string device) {
   constexpr Duration kStep = std::chrono::milliseconds{1};
+  constexpr Duration kPatience = std::chrono::seconds{30};
+  // Queues of rings are one for each processor: after so long none is far behind another.
+  const Duration in_order_after = rings_ ? Duration{std::chrono::seconds{1}} : Duration{0};
   // How many requests the kernel has that are not answered, ours among them; nothing if it does not say.
-  const std::string path =
-      fmt::format("/sys/fs/fuse/connections/{}/waiting", device.substr(device.find(':') + 1));
-  const auto waiting = [&path]() -> std::optional<std::uint64_t> {
+  const UniqueFd connections = open_connections();
+  const std::string path = device.substr(device.find(':') + 1) + "/waiting";
+  const auto waiting = [&]() -> std::optional<std::uint64_t> {
+    const UniqueFd file{::openat(connections.get(), path.c_str(), O_RDONLY | O_CLOEXEC)};
+    char text[32];
+    const ssize_t size = file ? ::read(file.get(), text, sizeof text) : -1;
     std::uint64_t count = 0;
-    std::ifstream file(path);
-    if (!(file >> count)) return std::nullopt;
+    if (size <= 0 || std::from_chars(text, text + size, count).ec != std::errc{})
+      return std::nullopt;
     return count;
   };
+  const TimePoint began = executor_.now();
   const std::uint64_t begun_before = writes_begun_.sum();
   const std::optional<std::uint64_t> waiting_before = waiting();
   std::uint64_t begun = begun_before;
   for (int quiet = 0; !stopping_;) {
-    const std::uint64_t finished = finished_.sum();
+    const Duration elapsed = executor_.now() - began;
     const std::uint64_t started = started_.sum();
     const std::optional<std::uint64_t> now = waiting();
+    const std::uint64_t finished = finished_.sum();
     if (!now) {
-      // fusectl is not mounted. Nothing new for a while, then.
+      // fusectl cannot be had, which root always can. Nothing new for a while, then, or for long enough.
       constexpr int kQuietSteps = 100;
+      constexpr Duration kLongEnough = std::chrono::seconds{3};
       quiet = begun == writes_begun_.sum() ? quiet + 1 : 0;
-      if (quiet == kQuietSteps) break;
+      if (quiet == kQuietSteps || elapsed > kLongEnough) break;
       begun = writes_begun_.sum();
-    } else if (finished == finished_.sum() && started == started_.sum() &&
-               *now <= started - finished) {
-      break;  // at this moment all that the kernel had were here
-    } else if (rings_ == nullptr && waiting_before &&
+    } else if (started >= finished && *now <= started - finished) {
+      break;  // so many were here all the while: all that the kernel had
+    } else if (elapsed >= in_order_after && waiting_before &&
                writes_begun_.sum() - begun_before >= *waiting_before) {
       break;  // they come in the order in which they were queued
     }
+    if (elapsed > kPatience) co_return Code::kBusy;
     co_await executor_.sleep(kStep);
   }
   // Two steps: who was there is gone.

@@ -88,7 +88,7 @@ class FuseSession {
   void refresh_attributes();
 
   // Completes when every WRITE that the kernel has queued or sent before has been carried out or has failed.
-  // kShutdown: the readers have ended before. syncfs(2) comes first: it makes the kernel queue what is dirty, and since Linux 6.18 (and
+  // kShutdown: the readers have ended before. kBusy: for 30 s it could not be told. syncfs(2) comes first: it makes the kernel queue what is dirty, and since Linux 6.18 (and
   // before 6.16) does not wait for it. `device`: of the mount, as in mountinfo.
   Task<Result<void>> writes_settled(std::string device);
   // Of a WRITE, before anything counts it as received: until it has been answered.
