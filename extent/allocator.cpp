@@ -32,6 +32,20 @@ Allocator::Outcome Allocator::allocate(const Request& request, ChunkLog* log,
   DFS_ASSERT(request.blocks > 0 && request.blocks <= kSlotBlocks);
   LockGuard lock(mutex_);
   DFS_ASSERT(started_);
+  const bool erasure = request.policy.kind == journal::Policy::Kind::kErasure;
+  Outcome outcome = Outcome::kNoSpace;
+  if (erasure && request.blocks >= kStripeBlocks * request.policy.copies_or_data)
+    outcome = allocate_rows(request, log, out);
+  if (outcome == Outcome::kNoSpace) outcome = allocate_copies(request, log, out);
+  if (erasure && outcome == Outcome::kNoSpace) outcome = allocate_any_rows(request, out);
+  if (outcome != Outcome::kDone) return outcome;
+  metrics_.blocks_allocated.add(request.blocks);
+  if (request.moving) moving_blocks_ += request.blocks;
+  return outcome;
+}
+
+Allocator::Outcome Allocator::allocate_copies(const Request& request, ChunkLog* log,
+                                              std::vector<Piece>& out) {
   Layout& layout = layout_of(request.policy);
   const std::uint32_t blocks = request.blocks;
   const std::uint32_t fresh = blocks - std::min(request.replaced_blocks, blocks);
@@ -75,8 +89,6 @@ Allocator::Outcome Allocator::allocate(const Request& request, ChunkLog* log,
     }
     if (!done && !fill_holes(layout, lane, request, out)) return Outcome::kNoSpace;
   }
-  metrics_.blocks_allocated.add(blocks);
-  if (request.moving) moving_blocks_ += blocks;
   return Outcome::kDone;
 }
 
@@ -112,7 +124,7 @@ Chunk& Allocator::open(Layout& layout, ChunkLog& log) {
   }
   DFS_ASSERT(!put.places.empty());
   log.append(put);
-  Chunk& chunk = chunks_.add(put);
+  Chunk& chunk = chunks_.add(put.chunk, put.layout, put.places);
   touch(chunk);
   slots_changed();
   chunk.stage = ChunkStage::kOpen;
@@ -133,6 +145,7 @@ void Allocator::seal(Layout& layout, Chunk*& chunk, bool has_long_tail) {
 }
 
 void Allocator::note_if_empty(Chunk& chunk) {
+  if (chunk.group() != nullptr) return note_if_empty(*chunk.group());
   if (chunk.stage != ChunkStage::kSealed || chunk.held_blocks() != 0 || chunk.empty_noted) return;
   chunk.empty_noted = true;
   empty_.push_back(chunk.id);
@@ -351,6 +364,7 @@ void Allocator::give(Chunk& chunk, std::uint32_t block, std::uint32_t count) {
     chunk.unnamed.clear(block, count);
   }
   chunk.used_blocks = static_cast<std::uint16_t>(chunk.used_blocks - count);
+  if (chunk.group() != nullptr) return note_rows_given(chunk, block, count);
   if (chunk.fillable) {
     Layout& layout = layout_of(chunk.layout);
     layout.free_blocks += count;
@@ -537,6 +551,10 @@ bool Allocator::advance(Lsn covered) {
     }
     Chunk* const chunk = chunks_.find(entry.chunk);
     if (chunk == nullptr) continue;  // its slots were released before its blocks
+    if (entry.kind == PendingEntry::Kind::kChunkSlots && chunk->group() != nullptr) {
+      erase(*chunk->group());
+      continue;
+    }
     if (entry.kind == PendingEntry::Kind::kChunkSlots) {
       for (const Place& place : chunk->places) {
         slots_.give_back(place.disk, place.slot);
@@ -572,6 +590,10 @@ void Allocator::remove_empty(std::size_t count, ChunkLog& log) {
     Chunk* const chunk = chunks_.find(empty_.back());
     empty_.pop_back();
     if (chunk == nullptr) continue;
+    if (chunk->group() != nullptr) {
+      remove(*chunk->group(), log);
+      continue;
+    }
     chunk->empty_noted = false;
     // It may have been filled or opened again meanwhile.
     if (chunk->stage != ChunkStage::kSealed || chunk->held_blocks() != 0) continue;

@@ -8,6 +8,8 @@
 // Full          When no chunk can be opened any more, holes of partly live chunks are filled, and
 // in
 //               the end a large write is cut into what there is: "no space" is the exact truth.
+// Parity groups Under ec:K+M a write of at least kStripeBlocks for each column takes rows of a group
+//               (parity_group.hpp), if one can be had; others go to chunks of M + 1 copies.
 // Compaction    When slots run short, the sparsest chunks are given up: drain_sparse() names them, and
 //               whoever moves what they hold elsewhere (fs/compaction.hpp) makes them empty.
 // Reserve       On every disk some slots are kept for metadata runs; of the rest some blocks are
@@ -36,6 +38,7 @@
 #include "base/result.hpp"
 #include "extent/chunk.hpp"
 #include "extent/extent_map.hpp"
+#include "extent/parity_group.hpp"
 #include "extent/pending_space.hpp"
 #include "extent/placement.hpp"
 #include "extent/pool_view.hpp"
@@ -48,6 +51,9 @@ namespace dynamicfs::extent {
 
 // Writes of at least this many blocks (64 KiB) are large.
 inline constexpr std::uint32_t kLargeBlocks = 16;
+// Under erasure coding those that have at least as many for each column: a device write is not worth it
+// for less.
+inline constexpr std::uint32_t kStripeBlocks = 4;
 
 // Where the records of chunks go.
 class ChunkLog {
@@ -81,9 +87,9 @@ class Allocator {
 
   // Recovery: first what the runs have, then the records behind them in order.
 
-  // kNotSupported (detail: the chunk): erasure coding. kFormatInvalid (likewise): a slot that does
-  // not exist or belongs to another chunk.
-  Result<void> load(const ChunkState& state);
+  // kFormatInvalid (detail: the chunk): a slot that does not exist or belongs to another chunk.
+  // `id`: of the chunk, or of the column of a group, whose state it is.
+  Result<void> load(ChunkId id, const ChunkState& state);
   // Ids below this one are not given out.
   void load_next_chunk(std::uint32_t id);
   // The manifest's runs keep their slots.
@@ -204,6 +210,7 @@ class Allocator {
     Chunk* small = nullptr;
   };
   struct Layout;
+  struct Groups;
   struct DiskSpace {
     bool writable = false;           // healthy, and its host has space
     std::set<SlotId> run_slots;      // of the manifest's runs
@@ -242,6 +249,27 @@ class Allocator {
   void add_reference(const Piece& piece) DFS_REQUIRES(mutex_);
   void clear_references(Chunk& chunk, const Piece& piece, DeadPieces& dead) DFS_REQUIRES(mutex_);
   void make_pending(const Piece& piece, Lsn lsn) DFS_REQUIRES(mutex_);
+  Groups& groups_of(journal::Policy policy) DFS_REQUIRES(mutex_);
+  const Groups* find_groups(journal::Policy policy) const DFS_REQUIRES(mutex_);
+  Outcome allocate_copies(const Request& request, ChunkLog* log, std::vector<Piece>& out)
+      DFS_REQUIRES(mutex_);
+  Outcome allocate_rows(const Request& request, ChunkLog* log, std::vector<Piece>& out)
+      DFS_REQUIRES(mutex_);
+  Outcome allocate_any_rows(const Request& request, std::vector<Piece>& out) DFS_REQUIRES(mutex_);
+  bool take_rows(Groups& groups, ParityGroup& group, std::uint32_t rows, std::uint32_t blocks,
+                 std::vector<Piece>& out) DFS_REQUIRES(mutex_);
+  void fill_rows(Groups& groups, ParityGroup& group, std::uint32_t row, std::uint32_t rows,
+                 std::uint32_t blocks, std::vector<Piece>& out) DFS_REQUIRES(mutex_);
+  bool can_open(Groups& groups, const Request& request) DFS_REQUIRES(mutex_);
+  ParityGroup& open(Groups& groups, ChunkLog& log) DFS_REQUIRES(mutex_);
+  void seal(Groups& groups, ParityGroup*& group) DFS_REQUIRES(mutex_);
+  ParityGroup& add_group(const ChunkPut& change) DFS_REQUIRES(mutex_);
+  void note_rows_given(Chunk& column, std::uint32_t first, std::uint32_t count)
+      DFS_REQUIRES(mutex_);
+  void note_if_empty(ParityGroup& group) DFS_REQUIRES(mutex_);
+  void judge(ParityGroup& group) DFS_REQUIRES(mutex_);
+  void remove(ParityGroup& group, ChunkLog& log) DFS_REQUIRES(mutex_);
+  void erase(ParityGroup& group) DFS_REQUIRES(mutex_);
   void touch(Chunk& chunk) DFS_REQUIRES(mutex_);
   void judge(Chunk& chunk) DFS_REQUIRES(mutex_);
   void slots_changed() DFS_REQUIRES(mutex_);
@@ -260,6 +288,8 @@ class Allocator {
   SlotMap slots_ DFS_GUARDED_BY(mutex_);
   std::vector<DiskSpace> disks_ DFS_GUARDED_BY(mutex_);  // by id
   std::vector<std::unique_ptr<Layout>> layouts_ DFS_GUARDED_BY(mutex_);
+  std::vector<std::unique_ptr<Groups>> groups_ DFS_GUARDED_BY(mutex_);
+  std::map<std::uint32_t, std::unique_ptr<ParityGroup>> parity_groups_ DFS_GUARDED_BY(mutex_);  // by first id
   // Chunks that are not clean, each with every era of its changes, and some that are.
   std::vector<std::pair<ChunkId, std::uint64_t>> dirty_ DFS_GUARDED_BY(mutex_);
   // By chunk, those that share blocks alone: a pool without clones pays nothing for it.

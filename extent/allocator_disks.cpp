@@ -1,5 +1,6 @@
 // The other half of the allocator: recovery, membership, runs and reports.
 #include <algorithm>
+#include <bit>
 
 #include "base/assert.hpp"
 #include "base/log.hpp"
@@ -18,7 +19,13 @@ constexpr std::uint32_t kRunReserveSlotsMin = 2;
 constexpr std::uint64_t kOverwriteReserveDivisor = 200;
 constexpr std::uint64_t kOverwriteReserveBlocksMin = 2 * kWindowBlocks;
 
+// Of a column that of its group.
 ChunkPut put_of(const Chunk& chunk) {
+  if (const ParityGroup* const group = chunk.group()) {
+    return {.chunk = group->first,
+            .layout = group->policy,
+            .places = {group->places.begin(), group->places.end()}};
+  }
   return {.chunk = chunk.id,
           .layout = chunk.layout,
           .places = {chunk.places.begin(), chunk.places.end()}};
@@ -100,27 +107,36 @@ void Allocator::slots_changed() { ++slots_version_; }
 
 // Recovery.
 
-// A chunk that is not known yet takes its slots.
+// A chunk that is not known yet takes its slots; of a group all columns, and the first is returned.
 Result<Chunk*> Allocator::add(const ChunkPut& change) {
-  if (change.layout.kind != journal::Policy::Kind::kReplica) {
-    return error(Code::kNotSupported, change.chunk.raw);
-  }
   next_chunk_ = std::max(next_chunk_, change.chunk.raw + 1);
   for (const Place& place : change.places) {
     if (!slots_.take(place.disk, place.slot)) return error(Code::kFormatInvalid, change.chunk.raw);
   }
-  return &chunks_.add(change);
+  if (change.layout.kind == journal::Policy::Kind::kErasure)
+    return add_group(change).columns.front();
+  return &chunks_.add(change.chunk, change.layout, change.places);
 }
 
-Result<void> Allocator::load(const ChunkState& state) {
+Result<void> Allocator::load(ChunkId id, const ChunkState& state) {
   LockGuard lock(mutex_);
-  Chunk& chunk = *TRY(add(state.put));
+  if (id < state.put.chunk || id.raw >= state.put.chunk.raw + state.put.columns())
+    return error(Code::kFormatInvalid, id.raw);
+  // Of a group the first column brings all: runs are in the order of ids.
+  Chunk* known = chunks_.find(id);
+  if (known == nullptr) {
+    if (id != state.put.chunk) return error(Code::kFormatInvalid, id.raw);
+    known = TRY(add(state.put));
+  } else if (known->group() == nullptr || put_of(*known) != state.put || known->live_count != 0) {
+    return error(Code::kFormatInvalid, id.raw);
+  }
+  Chunk& chunk = *known;
   const ChunkTable::Resizing resizing(chunks_, chunk);
   chunk.live = state.live;
   chunk.live_count = static_cast<std::uint16_t>(state.live.count());
   live_blocks_ += chunk.live_count;
   if (!state.shared.empty()) {
-    shared_.emplace(state.put.chunk.raw, state.shared);
+    shared_.emplace(id.raw, state.shared);
     shared_blocks_ += state.shared.blocks();
     saved_blocks_ += state.shared.saved();
   }
@@ -150,11 +166,13 @@ void Allocator::keep_run(std::span<const journal::RunCopy> copies) {
 Result<void> Allocator::replay(const ChunkPut& change) {
   LockGuard lock(mutex_);
   if (const Chunk* const known = chunks_.find(change.chunk)) {
-    if (known->layout == change.layout && std::ranges::equal(known->places, change.places))
-      return {};
+    if (put_of(*known) == change) return {};
     return error(Code::kFormatInvalid, change.chunk.raw);
   }
-  touch(*TRY(add(change)));
+  Chunk& added = *TRY(add(change));
+  touch(added);
+  if (added.group() == nullptr) return {};
+  for (Chunk* const column : added.group()->columns) touch(*column);
   return {};
 }
 
@@ -164,6 +182,19 @@ Result<void> Allocator::replay(const ChunkRemove& change) {
   Chunk* const chunk = chunks_.find(change.chunk);
   if (chunk == nullptr || chunk->live_count != 0) {
     return error(Code::kFormatInvalid, change.chunk.raw);
+  }
+  if (ParityGroup* const group = chunk->group()) {
+    const bool in_use = std::ranges::any_of(
+        group->columns, [](const Chunk* column) { return column->live_count != 0; });
+    if (group->first != change.chunk || in_use)
+      return error(Code::kFormatInvalid, change.chunk.raw);
+    for (Chunk* const column : group->columns) {
+      touch(*column);
+      chunks_.erase(column->id);
+    }
+    for (const Place& place : group->places) slots_.give_back(place.disk, place.slot);
+    parity_groups_.erase(change.chunk.raw);
+    return {};
   }
   touch(*chunk);
   for (const Place& place : chunk->places) slots_.give_back(place.disk, place.slot);
@@ -214,6 +245,12 @@ void Allocator::start() {
       chunk.high_water = kSlotBlocks;
       chunk.cursor = 0;
     });
+    for (const auto& [first, group] : parity_groups_) {
+      const BlockWords used = group->used();
+      group->used_rows = 0;
+      for (const std::uint64_t word : used)
+        group->used_rows = static_cast<std::uint16_t>(group->used_rows + std::popcount(word));
+    }
     view = view_;
   }
   set_disks(view, {});
@@ -225,6 +262,7 @@ void Allocator::start() {
 
 // Derives what depends on the disks: whether the chunk may be filled, and in which list it is.
 void Allocator::judge(Chunk& chunk) {
+  DFS_ASSERT(chunk.group() == nullptr);
   Layout& layout = layout_of(chunk.layout);
   if (chunk.fillable) {
     layout.free_blocks -= chunk.free_blocks();
@@ -266,8 +304,11 @@ void Allocator::set_disks(std::shared_ptr<const PoolView> view, std::vector<Disk
     layout->overwrite_reserve_blocks = overwrite_reserve(layout->policy);
   }
   chunks_.for_each([&](Chunk& chunk) DFS_NO_THREAD_SAFETY_ANALYSIS {
-    if (chunk.stage != ChunkStage::kRemoved) judge(chunk);
+    if (chunk.stage != ChunkStage::kRemoved && chunk.group() == nullptr) judge(chunk);
   });
+  for (const auto& [first, group] : parity_groups_) {
+    if (!group->removed) judge(*group);
+  }
   for (const auto& layout : layouts_) {
     for (std::size_t i = 0; i < layout->lanes.size(); ++i) {
       for (Chunk** const chunk : {&layout->lanes[i].large, &layout->lanes[i].small}) {
@@ -275,6 +316,13 @@ void Allocator::set_disks(std::shared_ptr<const PoolView> view, std::vector<Disk
       }
     }
     layout->lanes.resize(lanes);
+  }
+  for (const auto& groups : groups_) {
+    for (std::size_t i = 0; i < groups->lanes.size(); ++i) {
+      ParityGroup*& lane = groups->lanes[i];
+      if (lane != nullptr && (!lane->fillable || i >= lanes)) seal(*groups, lane);
+    }
+    groups->lanes.resize(lanes);
   }
 }
 
@@ -284,13 +332,22 @@ bool Allocator::has_elsewhere(DiskId disk) const {
   chunks_.for_each([&](const Chunk& chunk) DFS_NO_THREAD_SAFETY_ANALYSIS {
     if (!elsewhere || chunk.used_blocks == 0 || chunk.stage == ChunkStage::kRemoved) return;
     bool here = false;
-    bool other = false;
-    for (const Place& place : chunk.places) {
-      here |= place.disk == disk;
-      other |= place.disk != disk && view_->is_healthy(place.disk) &&
-               view_->find(place.disk)->stale_since.raw == 0;
+    std::size_t others = 0;
+    const auto look = [&](const auto& places) DFS_NO_THREAD_SAFETY_ANALYSIS {
+      for (const Place& place : places) {
+        here |= place.disk == disk;
+        others += place.disk != disk && view_->is_healthy(place.disk) &&
+                          view_->find(place.disk)->stale_since.raw == 0
+                      ? 1
+                      : 0;
+      }
+    };
+    if (chunk.group() != nullptr) {
+      look(chunk.group()->places);
+    } else {
+      look(chunk.places);
     }
-    elsewhere = !here || other;
+    elsewhere = !here || others >= (chunk.group() != nullptr ? chunk.group()->data_columns() : 1);
   });
   return elsewhere;
 }
@@ -411,16 +468,23 @@ Allocator::Space Allocator::space(journal::Policy policy) const {
     out.used_slots.emplace_back(disk,
                                 slots_.total(disk) - slots_.free(disk) - disks_[id].pending_slots);
   }
-  out.usable_blocks = chunks_that_fit(all, width) * kSlotBlocks;
+  // What is free is counted as rows under erasure coding, if there are disks enough.
+  const bool erasure = policy.kind == journal::Policy::Kind::kErasure &&
+                       all.size() >= policy.width();
+  const auto room_on = [&](const std::vector<Candidate>& disks) {
+    return chunks_that_fit(disks, erasure ? policy.width() : width) *
+           (erasure ? policy.copies_or_data : 1) * kSlotBlocks;
+  };
+  out.usable_blocks = room_on(all);
   std::uint64_t in_chunks = 0;
   const std::uint64_t overwrite_blocks = overwrite_reserve(policy);
   if (const Layout* const layout = find_layout(policy)) {
     in_chunks = layout->free_blocks + layout->pending_blocks;
   }
-  const std::uint64_t everything =
-      in_chunks + chunks_that_fit(candidates(true, false), width) * kSlotBlocks;
-  const std::uint64_t for_data =
-      in_chunks + chunks_that_fit(candidates(true, true), width) * kSlotBlocks;
+  if (const Groups* const groups = find_groups(policy))
+    in_chunks += groups->free_rows * policy.copies_or_data;
+  const std::uint64_t everything = in_chunks + room_on(candidates(true, false));
+  const std::uint64_t for_data = in_chunks + room_on(candidates(true, true));
   const auto minus = [](std::uint64_t a, std::uint64_t b) { return a > b ? a - b : 0; };
   out.promised_blocks = promised_blocks_;
   out.free_blocks = minus(everything, promised_blocks_);
@@ -435,7 +499,7 @@ std::vector<ChunkPut> Allocator::chunks() const {
   std::vector<ChunkPut> out;
   out.reserve(chunks_.size());
   chunks_.for_each([&](const Chunk& chunk) {
-    if (chunk.stage == ChunkStage::kRemoved) return;
+    if (chunk.stage == ChunkStage::kRemoved || (chunk.group() != nullptr && chunk.column() != 0)) return;
     out.push_back(put_of(chunk));
   });
   return out;

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "extent/allocator.hpp"
+#include "extent/parity_group.hpp"
 
 namespace dynamicfs::extent {
 
@@ -29,6 +30,26 @@ struct Allocator::Layout {
   // Neighbouring windows of a file follow each other around the lanes.
   static std::size_t lane_of(InodeId inode, FileBlock first) {
     return inode.raw * 0x9e3779b97f4a7c15 % 65537 + first.raw / kWindowBlocks;
+  }
+};
+
+// The parity groups of one policy.
+struct Allocator::Groups {
+  explicit Groups(journal::Policy of) : policy(of), codec(of) {}
+  journal::Policy policy;
+  ErasureCodec codec;
+  Placement placement;
+  std::uint64_t opened = 0;          // the parity moves on by a disk with each
+  std::vector<ParityGroup*> lanes;   // write points; null: none yet
+  std::size_t next_lane = 0;
+  NodeList<ParityGroup> partial;     // sealed, with free rows
+  NodeList<ParityGroup> draining;    // likewise, and a compaction empties them
+  std::uint64_t free_rows = 0;       // in groups that may be filled
+  std::uint64_t fit = 0;             // how many more can be opened, as of slots_version_
+  std::uint64_t fit_version = 0;
+
+  NodeList<ParityGroup>& list_of(const ParityGroup& group) {
+    return group.draining ? draining : partial;
   }
 };
 

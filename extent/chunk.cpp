@@ -4,33 +4,6 @@
 
 namespace dynamicfs::extent {
 
-void ChunkList::push_back(Chunk& chunk) {
-  DFS_ASSERT(chunk.list == nullptr);
-  chunk.list = this;
-  chunk.previous = tail;
-  chunk.next = nullptr;
-  (tail != nullptr ? tail->next : head) = &chunk;
-  tail = &chunk;
-}
-
-void ChunkList::push_front(Chunk& chunk) {
-  DFS_ASSERT(chunk.list == nullptr);
-  chunk.list = this;
-  chunk.previous = nullptr;
-  chunk.next = head;
-  (head != nullptr ? head->previous : tail) = &chunk;
-  head = &chunk;
-}
-
-void ChunkList::remove(Chunk& chunk) {
-  DFS_ASSERT(chunk.list == this);
-  (chunk.previous != nullptr ? chunk.previous->next : head) = chunk.next;
-  (chunk.next != nullptr ? chunk.next->previous : tail) = chunk.previous;
-  chunk.list = nullptr;
-  chunk.previous = nullptr;
-  chunk.next = nullptr;
-}
-
 ChunkTable::ChunkTable() = default;
 
 ChunkTable::~ChunkTable() {
@@ -57,27 +30,27 @@ Chunk* ChunkTable::find(ChunkId id) const {
   return leaf->chunks[id.raw & ((1u << kLeafBits) - 1)].load(std::memory_order_acquire);
 }
 
-Chunk& ChunkTable::add(const ChunkPut& change) {
-  auto& group_slot = groups_[change.chunk.raw >> (kLeafBits + kGroupBits)];
+Chunk& ChunkTable::add(ChunkId id, journal::Policy layout, std::span<const Place> places) {
+  auto& group_slot = groups_[id.raw >> (kLeafBits + kGroupBits)];
   Group* group = group_slot.load(std::memory_order_relaxed);
   if (group == nullptr) {
     group = std::make_unique<Group>().release();
     memory_bytes_ += heap_bytes(sizeof *group);
     group_slot.store(group, std::memory_order_release);
   }
-  auto& leaf_slot = group->leaves[change.chunk.raw >> kLeafBits & ((1u << kGroupBits) - 1)];
+  auto& leaf_slot = group->leaves[id.raw >> kLeafBits & ((1u << kGroupBits) - 1)];
   Leaf* leaf = leaf_slot.load(std::memory_order_relaxed);
   if (leaf == nullptr) {
     leaf = std::make_unique<Leaf>().release();
     memory_bytes_ += heap_bytes(sizeof *leaf);
     leaf_slot.store(leaf, std::memory_order_release);
   }
-  auto& slot = leaf->chunks[change.chunk.raw & ((1u << kLeafBits) - 1)];
+  auto& slot = leaf->chunks[id.raw & ((1u << kLeafBits) - 1)];
   DFS_ASSERT(slot.load(std::memory_order_relaxed) == nullptr);
   auto chunk = std::make_unique<Chunk>();
-  chunk->id = change.chunk;
-  chunk->layout = change.layout;
-  chunk->places.append(change.places.data(), change.places.size());
+  chunk->id = id;
+  chunk->layout = layout;
+  chunk->places.append(places.data(), places.size());
   Chunk& added = *chunk;
   slot.store(chunk.release(), std::memory_order_release);
   ++size_;

@@ -6,12 +6,14 @@
 #include <atomic>
 #include <cstdint>
 #include <memory>
+#include <span>
 
 #include "base/heap_bytes.hpp"
 #include "base/ids.hpp"
 #include "base/inline_vector.hpp"
 #include "extent/block_bitmap.hpp"
 #include "extent/extent_format.hpp"
+#include "extent/node_list.hpp"
 #include "journal/era.hpp"
 
 namespace dynamicfs::extent {
@@ -22,7 +24,9 @@ enum class ChunkStage : std::uint8_t {
   kRemoved,  // its ChunkRemove is appended; the slots are pending
 };
 
-struct ChunkList;
+struct Chunk;
+struct ParityGroup;
+using ChunkList = NodeList<Chunk>;
 
 struct Chunk {
   // Fixed.
@@ -48,7 +52,16 @@ struct Chunk {
   bool draining = false;  // a compaction empties it
   ChunkList* list = nullptr;
   Chunk* previous = nullptr;
-  Chunk* next = nullptr;
+  union {
+    Chunk* next = nullptr;
+    ParityGroup* of_group;  // a column is in no list
+  };
+
+  // Of a column, which is opened, filled and removed with its group; `places` is the column's own. Fixed.
+  ParityGroup* group() const {
+    return layout.kind == journal::Policy::Kind::kErasure ? of_group : nullptr;
+  }
+  std::size_t column() const;  // in its group
 
   std::uint32_t free_blocks() const {
     return static_cast<std::uint32_t>(kSlotBlocks) - used_blocks;
@@ -65,15 +78,6 @@ struct Chunk {
   }
 };
 
-// Chunks linked through themselves: a chunk is in at most one list.
-struct ChunkList {
-  Chunk* head = nullptr;
-  Chunk* tail = nullptr;
-  void push_back(Chunk& chunk);
-  void push_front(Chunk& chunk);
-  void remove(Chunk& chunk);
-};
-
 // Owns the chunks of a pool, and counts the memory that they take. find() may run beside everything else and returns what add()
 // published; the chunk stays valid while a read is registered that found its id in a mapping (it is
 // freed only behind INV-3).
@@ -87,7 +91,7 @@ class ChunkTable {
   Chunk* find(ChunkId id) const;
 
   // The rest is for the holder of the allocator's mutex.
-  Chunk& add(const ChunkPut& change);  // the id must be new
+  Chunk& add(ChunkId id, journal::Policy layout, std::span<const Place> places);  // the id must be new
   void erase(ChunkId id);
   // Around whatever changes the bitmaps of a chunk.
   class Resizing {

@@ -8,10 +8,6 @@
 namespace dynamicfs::extent {
 namespace {
 
-// An erasure-coded chunk of 64 data slots is the largest.
-constexpr std::uint32_t kChunkBlocksMax = 64 * kSlotBlocks;
-static_assert(kChunkBlocksMax == 65536, "Piece::block has 16 bits");
-
 void put_header(ByteWriter& out, ChangeType type, std::size_t body_bytes) {
   out.put(static_cast<std::uint8_t>(type));
   out.put(static_cast<std::uint32_t>(body_bytes));
@@ -59,6 +55,10 @@ Result<ChunkPut> get_chunk_put(ByteReader& reader) {
     return Code::kFormatInvalid;
   }
   if (put.chunk.raw == 0 || places == 0 || places > put.layout.width()) return Code::kFormatInvalid;
+  if (erasure && (places < put.layout.width() || put.layout.width() > journal::kColumnsMax ||
+                  put.chunk.raw > std::numeric_limits<std::uint32_t>::max() - put.columns())) {
+    return Code::kFormatInvalid;
+  }
   for (std::size_t i = 0; i < places; ++i) {
     Place place;
     place.disk = reader.get<DiskId>();
@@ -159,7 +159,7 @@ Result<ExtentPut> decode_extent_put(std::span<const std::byte> body) {
     piece.chunk = reader.get<ChunkId>();
     piece.block = reader.get<std::uint16_t>();
     piece.count = reader.get<std::uint16_t>();
-    if (piece.count == 0 || piece.block + std::uint32_t{piece.count} > kChunkBlocksMax) {
+    if (piece.count == 0 || piece.block + std::uint32_t{piece.count} > kSlotBlocks) {
       return Code::kFormatInvalid;
     }
     blocks += piece.count;

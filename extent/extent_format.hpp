@@ -59,15 +59,21 @@ struct Place {
 };
 struct ChunkPut {
   ChunkId chunk;
-  journal::Policy layout;     // replica(r) has r places of equal content; ec(k,m) has k+m
-  std::vector<Place> places;  // fewer than the layout asks for: made while disks were away
+  // replica(r) has r places of equal content, fewer if it was made while disks were away. ec(k,m) is a
+  // parity group: k chunks, `chunk` and the ids behind it, and the places of all, then m of parity.
+  journal::Policy layout;
+  std::vector<Place> places;
   bool operator==(const ChunkPut&) const = default;
+  // How many ids it gives a meaning.
+  std::uint32_t columns() const {
+    return layout.kind == journal::Policy::Kind::kErasure ? layout.copies_or_data : 1;
+  }
 };
 struct ChunkRemove {
   ChunkId chunk;
 };
 
-// What a run has of a chunk: the blocks that mappings name, as of the run's LSN, and which of them
+// What a run has of a chunk, or of a column of a group, under its id: the blocks that mappings name, as of the run's LSN, and which of them
 // several name.
 struct ChunkState {
   ChunkPut put;

@@ -3,6 +3,8 @@
 #include <optional>
 #include <utility>
 
+#include "extent/parity_group.hpp"
+
 namespace dynamicfs::extent {
 namespace {
 
@@ -20,7 +22,13 @@ std::optional<std::size_t> tracker_of(const PendingEntry& entry, std::size_t pla
     return ReadRegistry::index_of(entry.disk);
   }
   const Chunk* const chunk = chunks.find(entry.chunk);
-  if (chunk == nullptr || place >= chunk->places.size()) return std::nullopt;
+  if (chunk == nullptr) return std::nullopt;
+  // Who reconstructs a block reads all columns, and has pinned the disk of its own.
+  if (entry.kind == PendingEntry::Kind::kChunkSlots && chunk->group() != nullptr) {
+    if (place >= chunk->group()->data_columns()) return std::nullopt;
+    return ReadRegistry::index_of(chunk->group()->places[place].disk);
+  }
+  if (place >= chunk->places.size()) return std::nullopt;
   return ReadRegistry::index_of(chunk->places[place].disk);
 }
 

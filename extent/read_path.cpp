@@ -180,7 +180,10 @@ void Store::Impl::verify(const PoolView& disks, ReadPlan& plan, const Fetch& fet
       if (!lacks) run.mismatched |= bit;
       metrics.read_failovers.add();
       again.push_back(run);
-    } else if (run.bad != 0) {
+      continue;
+    }
+    if (run.chunk->group() != nullptr) plan.done.push_back(run);
+    if (run.bad != 0) {
       count_damage(plan, run, inode);
       plan.repairs.push_back(run);
     }
@@ -201,7 +204,14 @@ void Store::Impl::give_up(const FileMap& map, ReadPlan& plan, const Fetch& fetch
   }
   count_damage(plan, fetch, inode);
   std::size_t away = 0;
-  for (const Place& place : fetch.chunk->places) away += pool.disk(place.disk) == nullptr ? 1 : 0;
+  const auto count_away = [&](const auto& places) {
+    for (const Place& place : places) away += pool.disk(place.disk) == nullptr ? 1 : 0;
+  };
+  if (fetch.chunk->group() != nullptr) {
+    count_away(fetch.chunk->group()->places);
+  } else {
+    count_away(fetch.chunk->places);
+  }
   if (away != 0) {
     log_warning("inode {}: {} blocks at block {} have no good copy on the disks that are here",
                 inode, fetch.count, plan.first.raw + fetch.at);
@@ -291,7 +301,13 @@ Task<Result<void>> Store::Impl::read_once(const FileMap& map, InodeId inode, Fil
   while (true) {
     std::erase_if(plan.fetches, [&](Fetch& fetch) {
       if (choose_place(*disks, fetch, loads)) return false;
-      give_up(map, plan, fetch, inode);
+      if (fetch.chunk->group() != nullptr) {
+        // Whether its disk is here or not: its blocks stay as long as that is pinned.
+        plan.pins.pin(fetch.chunk->places[0].disk);
+        plan.dark.push_back(fetch);
+      } else {
+        give_up(map, plan, fetch, inode);
+      }
       return true;
     });
     if (plan.fetches.empty()) break;
@@ -352,6 +368,13 @@ Task<Result<void>> Store::Impl::read_once(const FileMap& map, InodeId inode, Fil
     plan.fetches.swap(again);
   }
 
+  // Nothing has suspended since the mappings were copied, or this was said above.
+  plan.pins.arrived();
+  std::vector<Fetch> lost;
+  for (const Fetch& fetch : plan.dark) {
+    co_await reconstruct(disks, &plan, fetch, inode, io_class, &lost);
+  }
+  for (const Fetch& fetch : lost) give_up(map, plan, fetch, inode);
   if (!plan.repairs.empty()) co_await repair(disks, plan);
   *changed = plan.changed;
   if (plan.changed) co_return error(Code::kCorrupt, first.raw);

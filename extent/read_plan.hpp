@@ -38,6 +38,8 @@ struct ReadPlan {
   FileBlock first;
   std::span<std::byte> out;
   std::vector<Fetch> fetches;
+  std::vector<Fetch> done;     // of parity groups: in `out`, and right
+  std::vector<Fetch> dark;     // of parity groups: to be reconstructed
   std::vector<Fetch> repairs;  // read well in the end, with bad copies
   std::vector<FileBlock> lost;
   Error failure;

@@ -137,20 +137,30 @@ Task<Result<void>> Store::Impl::scrub_once(const FileMap& map, InodeId inode, Fi
       run.mismatched = arrived[i] & ~good[from] & ~outdated;
       const std::uint64_t good_places = good[from];
       from = to;
-      if (good_places == 0) {
-        const std::size_t lost = plan.lost.size();
-        const bool changed_before = std::exchange(plan.changed, false);
-        give_up(map, plan, run, inode);
-        const bool changed_now = std::exchange(plan.changed, plan.changed || changed_before);
-        if (changed_now) continue;
-        (plan.lost.size() != lost ? counts->blocks_lost : counts->blocks_unreadable) += run.count;
-      } else if (run.bad != 0) {
-        count_damage(plan, run, inode);
-        const auto place = static_cast<std::size_t>(std::countr_zero(good_places));
+      if ((good_places == 0 && run.chunk->group() != nullptr) || run.bad != 0) {
         if (gathered.size() == 0) {
           gathered = Buffer(size_bytes);
           plan.out = gathered.span();
         }
+      }
+      if (good_places == 0) {
+        std::vector<Fetch> lost{run};
+        if (run.chunk->group() != nullptr) {
+          lost.clear();
+          co_await reconstruct(disks, &plan, run, inode, scheduler::IoClass::kBackground, &lost);
+        }
+        for (const Fetch& one : lost) {
+          const std::size_t lost_before = plan.lost.size();
+          const bool changed_before = std::exchange(plan.changed, false);
+          give_up(map, plan, one, inode);
+          const bool changed_now = std::exchange(plan.changed, plan.changed || changed_before);
+          if (changed_now) continue;
+          (plan.lost.size() != lost_before ? counts->blocks_lost : counts->blocks_unreadable) +=
+              one.count;
+        }
+      } else if (run.bad != 0) {
+        count_damage(plan, run, inode);
+        const auto place = static_cast<std::size_t>(std::countr_zero(good_places));
         std::memcpy(part(plan, run).data(), bytes_of(run, place).data(), part(plan, run).size());
         plan.repairs.push_back(run);
       }

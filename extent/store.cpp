@@ -105,7 +105,9 @@ Store::~Store() = default;
 
 // Recovery.
 
-Result<void> Store::load(const ChunkState& state) { return impl_->allocator.load(state); }
+Result<void> Store::load(ChunkId id, const ChunkState& state) {
+  return impl_->allocator.load(id, state);
+}
 
 void Store::load_next_chunk(std::uint32_t id) { impl_->allocator.load_next_chunk(id); }
 
@@ -200,7 +202,8 @@ void Store::note_moved(const Written& written) { impl_->allocator.note_moved(wri
 std::size_t Store::copies(ChunkId chunk) const {
   const Chunk* const found = impl_->chunks.find(chunk);
   DFS_ASSERT(found != nullptr);
-  return found->places.size();
+  // As many disks may be lost.
+  return found->group() != nullptr ? found->group()->policy.tolerance() + 1 : found->places.size();
 }
 
 Task<Result<void>> Store::read(const FileMap& map, InodeId inode, FileBlock first, Buffer& out,

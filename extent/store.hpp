@@ -68,6 +68,7 @@ struct WriteHint {
 struct Written {
   std::vector<Piece> pieces;        // in the order of the data
   std::vector<std::uint32_t> crcs;  // one per block
+  bool striped = false;  // some of it under parity: the record must be RecordOrder::kBehindData
 };
 
 // What some records of the journal say of data, when it takes the data to believe them.
@@ -94,9 +95,9 @@ class Store final : public journal::SlotSource {
 
   // Recovery: one thread, before start(). First what the runs have, then the records behind them.
 
-  // A chunk as a run has it. kFormatInvalid (detail: the chunk): a slot of it does not exist or is
-  // another's. kNotSupported (likewise): erasure coding.
-  Result<void> load(const ChunkState& state);
+  // A chunk, or a column of a group, as a run has it under this id; ascending. kFormatInvalid (detail:
+  // the chunk): a slot of it does not exist or is another's, or it contradicts its group.
+  Result<void> load(ChunkId id, const ChunkState& state);
   // Ids of chunks below this one are not given out.
   void load_next_chunk(std::uint32_t id);
   Result<void> replay(const ChunkPut& change);

@@ -1,5 +1,5 @@
 // The inside of Store, shared by recovery and reports (store.cpp), the write path (write_path.cpp),
-// the read path (read_path.cpp), the scrub (scrub_path.cpp) and reclaim (reclaim.cpp).
+// the read path (read_path.cpp, reconstruct.cpp), the scrub (scrub_path.cpp) and reclaim (reclaim.cpp).
 #pragma once
 
 #include <functional>
@@ -12,6 +12,7 @@
 #include "extent/allocator.hpp"
 #include "extent/chunk.hpp"
 #include "extent/hedges.hpp"
+#include "extent/parity_group.hpp"
 #include "extent/pool_view.hpp"
 #include "extent/read_registry.hpp"
 #include "extent/store.hpp"
@@ -80,6 +81,8 @@ struct Store::Impl {
   void give_up(const FileMap& map, ReadPlan& plan, const Fetch& fetch, InodeId inode);
   void count_damage(const ReadPlan& plan, const Fetch& fetch, InodeId inode);
   void tell_lost(const ReadPlan& plan, InodeId inode);
+  Task<void> reconstruct(std::shared_ptr<const PoolView> disks, ReadPlan* plan, Fetch fetch, InodeId inode,
+                         scheduler::IoClass io_class, std::vector<Fetch>* lost);
   Task<void> note_read_failure(Fetch& fetch, const scheduler::Disk& disk, Error failure);
   Task<std::uint64_t> repair(std::shared_ptr<const PoolView> disks, ReadPlan& plan);
 

@@ -28,6 +28,9 @@ struct StoreMetrics : AllocatorMetrics {
   Counter unrecoverable_blocks;  // no good copy was left
   Counter space_drains;          // pending space was drained before an answer of "no space"
   Counter data_bytes_written;    // by callers, before copies
+  Counter parity_bytes_written;  // beside that, with it
+  Counter blocks_reconstructed;  // of data that could not be read, from its row
+  Counter parity_repairs;        // blocks of parity that a scrub has rewritten
 };
 
 }  // namespace dynamicfs::extent

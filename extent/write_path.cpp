@@ -2,6 +2,7 @@
 #include "extent/write_path.hpp"
 
 #include <algorithm>
+#include <cstring>
 
 #include "base/assert.hpp"
 #include "base/crc32c.hpp"
@@ -12,6 +13,40 @@ namespace dynamicfs::extent {
 namespace {
 
 constexpr std::uint32_t kWriteBlocksMax = kWindowBlocks + 1;
+
+// What a write to the disks of parity groups needs beside the caller's data, until it has ended.
+struct Stripes {
+  std::vector<Buffer> made;
+  // Pieces of the stripe that begins at the first of `pieces`: of one group, column by column.
+  static std::size_t length(const ChunkTable& chunks, std::span<const Piece> pieces) {
+    const Chunk* const first = chunks.find(pieces[0].chunk);
+    std::size_t count = 1;
+    while (count < pieces.size() && pieces[count].chunk.raw == first->id.raw + count &&
+           pieces[count].block == pieces[0].block && count < first->group()->data_columns()) {
+      ++count;
+    }
+    return count;
+  }
+  // The columns and the parity of `rows` rows whose data is `data`; zeros behind it.
+  std::vector<std::byte*> encode(const ParityGroup& group, std::size_t rows,
+                                 std::span<const std::byte> data) {
+    const std::size_t column_bytes = rows * kBlockBytes;
+    const std::size_t whole = data.size() / column_bytes;
+    Buffer& buffer = made.emplace_back((group.width() - whole) * column_bytes);
+    const std::size_t rest = data.size() - whole * column_bytes;
+    const std::size_t padded_bytes = (group.data_columns() - whole) * column_bytes;
+    std::memcpy(buffer.data(), data.data() + whole * column_bytes, rest);
+    std::memset(buffer.data() + rest, 0, padded_bytes - rest);
+    std::vector<std::byte*> columns;
+    for (std::size_t i = 0; i < group.width(); ++i) {
+      // Only read: ISA-L takes no pointers to const.
+      columns.push_back(i < whole ? const_cast<std::byte*>(data.data()) + i * column_bytes
+                                  : buffer.data() + (i - whole) * column_bytes);
+    }
+    group.codec->encode(column_bytes, columns);
+    return columns;
+  }
+};
 
 }  // namespace
 
@@ -45,6 +80,9 @@ Task<Result<Written>> Store::Impl::write(WriteHint hint, std::span<const std::by
     const auto stored = co_await write_copies(disks, written.pieces, data, hint.io_class);
     if (stored.has_value()) {
       metrics.data_bytes_written.add(data.size());
+      written.striped = std::ranges::any_of(written.pieces, [&](const Piece& piece) {
+        return chunks.find(piece.chunk)->group() != nullptr;
+      });
       co_return written;
     }
     allocator.discard(written.pieces);
@@ -74,7 +112,8 @@ Task<Result<std::vector<Piece>>> Store::Impl::allocate(Allocator::Request reques
   }
 }
 
-// Success: every piece has a complete copy, and one on every disk that is healthy now.
+// Success: every piece has a complete copy, and one on every disk that is healthy now; what lies in
+// parity groups is complete with its parity.
 Task<Result<void>> Store::Impl::write_copies(std::shared_ptr<const PoolView> disks,
                                              std::span<const Piece> pieces,
                                              std::span<const std::byte> data,
@@ -84,21 +123,40 @@ Task<Result<void>> Store::Impl::write_copies(std::shared_ptr<const PoolView> dis
     DiskId disk;
   };
   scheduler::IoGroup group;
+  Stripes stripes;
   std::vector<Copy> copies;
+  std::vector<std::size_t> missing(pieces.size(), 1);  // how many copies it takes
   std::size_t offset = 0;
-  for (std::size_t i = 0; i < pieces.size(); ++i) {
+  for (std::size_t i = 0; i < pieces.size();) {
     const Piece& piece = pieces[i];
-    const std::size_t bytes = piece.count * kBlockBytes;
     const Chunk* const chunk = chunks.find(piece.chunk);
     DFS_ASSERT(chunk != nullptr);
-    for (const Place& place : chunk->places) {
+    const bool striped = chunk->group() != nullptr;
+    const std::size_t count = striped ? Stripes::length(chunks, pieces.subspan(i)) : 1;
+    std::size_t bytes = 0;
+    for (std::size_t j = i; j < i + count; ++j) {
+      bytes += pieces[j].count * kBlockBytes;
+      missing[j] = j == i ? 1 : 0;
+    }
+    const std::span<const std::byte> part = data.subspan(offset, bytes);
+    std::vector<std::byte*> columns;
+    if (striped) {
+      columns = stripes.encode(*chunk->group(), piece.count, part);
+      missing[i] = columns.size();
+      metrics.parity_bytes_written.add((columns.size() - chunk->group()->data_columns()) *
+                                       piece.count * kBlockBytes);
+    }
+    const std::size_t places = striped ? columns.size() : chunk->places.size();
+    for (std::size_t at = 0; at < places; ++at) {
+      const Place& place = striped ? chunk->group()->places[at] : chunk->places[at];
       const PoolView::DiskEntry* const entry = disks->find(place.disk);
       if (entry == nullptr || entry->disk == nullptr) continue;
       group.write(*entry->disk, io_class, PoolView::offset_of(*entry, place.slot, piece.block),
-                  data.subspan(offset, bytes));
+                  striped ? std::span<const std::byte>{columns[at], piece.count * kBlockBytes} : part);
       copies.push_back({.piece = i, .disk = place.disk});
     }
     offset += bytes;
+    i += count;
   }
   co_await group.run();
 
@@ -124,13 +182,13 @@ Task<Result<void>> Store::Impl::write_copies(std::shared_ptr<const PoolView> dis
   if (needs_elsewhere) co_return Code::kNoSpace;
 
   // A copy counts if its disk is still there; one may have failed in another's hands.
-  std::vector<bool> complete(pieces.size());
   for (std::size_t i = 0; i < copies.size(); ++i) {
-    if (group.error(i).code == Code::kOk && pool.disk(copies[i].disk) != nullptr) {
-      complete[copies[i].piece] = true;
-    }
+    std::size_t& wanted = missing[copies[i].piece];
+    if (wanted > 0 && group.error(i).code == Code::kOk && pool.disk(copies[i].disk) != nullptr)
+      --wanted;
   }
-  if (std::find(complete.begin(), complete.end(), false) != complete.end()) co_return first_failure;
+  if (std::ranges::any_of(missing, [](std::size_t wanted) { return wanted > 0; }))
+    co_return first_failure;
   co_return Result<void>{};
 }
 

@@ -93,6 +93,11 @@ void RecordWriter::symlink_put(InodeId inode, std::string_view target) {
   out_.put(inode);
   out_.put_sized<std::uint16_t>(target);
 }
+void RecordWriter::extent_put(InodeId inode, FileBlock first, const extent::Written& written) {
+  extent::encode(out_, inode, first, written.pieces, written.crcs);
+  if (written.striped) order_ = journal::RecordOrder::kBehindData;
+}
+
 void RecordWriter::inode_limit(InodeId limit) {
   change(ChangeType::kInodeLimit, 8);
   out_.put(limit);

@@ -18,7 +18,9 @@
 #include "base/bytes.hpp"
 #include "base/ids.hpp"
 #include "base/result.hpp"
+#include "extent/store.hpp"
 #include "fs/inode_table.hpp"
+#include "journal/journal.hpp"
 
 namespace dynamicfs::fs {
 
@@ -79,14 +81,18 @@ class RecordWriter {
   void xattr_remove(InodeId inode, std::string_view name);
   void symlink_put(InodeId inode, std::string_view target);
   void inode_limit(InodeId limit);
-  // For the encoders of extent/.
+  // The blocks at `first` are what was written.
+  void extent_put(InodeId inode, FileBlock first, const extent::Written& written);
+  // For the other encoders of extent/.
   ByteWriter& raw() { return out_; }
   std::span<const std::byte> bytes() const { return bytes_; }
+  journal::RecordOrder order() const { return order_; }
 
  private:
   void change(ChangeType type, std::size_t length);
   Bytes bytes_;
   ByteWriter out_;
+  journal::RecordOrder order_ = journal::RecordOrder::kBesideData;
 };
 
 // Calls `each` for every change of a record, in order. kFormatInvalid when it does not parse.

@@ -279,7 +279,7 @@ Task<bool> Compaction::move(InodeRef inode, Run run) {
     }
     if (published) {
       RecordWriter record;
-      extent::encode(record.raw(), inode->id, run.first, written->pieces, written->crcs);
+      record.extent_put(inode->id, run.first, *written);
       const Lsn lsn = fs_.append(credit, record, {inode.get()});
       extent::Freed freed;
       inode->map->put(run.first, written->pieces, written->crcs, Generation{lsn.raw}, freed);

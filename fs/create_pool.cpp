@@ -65,10 +65,11 @@ Outcome<Policy> chosen_policy(const CreateRequest& request) {
                 .parity = 0};
   if (!request.redundancy.empty()) {
     const auto parsed = Policy::parse(request.redundancy);
-    if (!parsed || parsed->kind != Policy::Kind::kReplica) {
+    if (!parsed) {
       return usage(
           fmt::format("'{}' is no redundancy that this version knows.", request.redundancy),
-          "Write single, replica:2 or replica:3.");
+          "Write single, replica:N for N copies, or ec:K+M for M parts of parity to K of data, together at "
+          "most 16: replica:2 or ec:4+2, for example.");
     }
     policy = *parsed;
   }
@@ -315,9 +316,18 @@ std::vector<std::string> warnings_for(const std::vector<Plan>& plans, const Poli
   for (const Plan& plan : plans) by_holder[holder_of(plan.target)].push_back(&plan);
   for (const auto& [holder, together] : by_holder) {
     if (together.size() < 2 || policy.width() < 2) continue;
+    const bool erasure = policy.kind == Policy::Kind::kErasure;
+    if (erasure && together.size() <= policy.tolerance()) continue;
     std::string names = together[0]->target.path;
     for (std::size_t i = 1; i < together.size(); ++i) {
       names += (i + 1 < together.size() ? ", " : " and ") + together[i]->target.path;
+    }
+    if (erasure) {
+      warnings.push_back(
+          fmt::format("{} lie on the same device: when it dies, more is gone than the {} of {} "
+                      "can replace.",
+                      names, policy.tolerance() == 1 ? "parity" : "parities", policy.text()));
+      continue;
     }
     const std::size_t copies = policy.width();
     const std::size_t lost = std::min(together.size(), copies);
@@ -513,7 +523,8 @@ Outcome<CreatedPool> create_pool(const CreateRequest& request) {
     room.push_back(disk->size_bytes() - journal::kJournalOffset -
                    journal::journal_bytes_for(disk->size_bytes()));
   }
-  created.usable_bytes = usable_bytes(room, policy.width());
+  created.usable_bytes = usable_bytes(room, policy.width()) *
+                         (policy.kind == Policy::Kind::kErasure ? policy.copies_or_data : 1);
   return created;
 }
 

@@ -227,7 +227,7 @@ Task<Result<void>> Filesystem::Impl::write(InodeId id, std::uint64_t offset_byte
       RecordWriter record;
       if (with_mutex && note_written(*inode, end, now, write_options))
         record.inode_put(image_of(*inode));
-      extent::encode(record.raw(), id, first, written.pieces, written.crcs);
+      record.extent_put(id, first, written);
       lsn = append(credit, record, {inode.get()});
       inode->map->put(first, written.pieces, written.crcs, Generation{lsn.raw}, freed);
       store->publish(written);
@@ -399,8 +399,7 @@ Task<Result<void>> Filesystem::Impl::edit(InodeRef inode, Edit plan, AttributeCh
       }
       for (const Edit::Edge& edge : plan.edges) {
         if (edge.mapped) {
-          extent::encode(record.raw(), inode->id, edge.block, edge.written.pieces,
-                         edge.written.crcs);
+          record.extent_put(inode->id, edge.block, edge.written);
         }
       }
       if (plan.reserve_count != 0) {

@@ -392,7 +392,7 @@ Result<void> Filesystem::Impl::growable() const {
 
 Lsn Filesystem::Impl::append(journal::Credit& credit, const RecordWriter& record,
                              std::initializer_list<Inode*> concerned) {
-  const Lsn lsn = journal->append(credit, record.bytes());
+  const Lsn lsn = journal->append(credit, record.bytes(), record.order());
   for (Inode* inode : concerned) {
     if (inode != nullptr) inode->touch(lsn);
   }

@@ -31,7 +31,8 @@ Task<Result<void>> Filesystem::Impl::load_pool_state() {
       }
       case KeyTag::kPoolChunk: {
         CO_TRY_ASSIGN(const extent::ChunkState chunk, extent::decode_chunk_state(cursor.value()));
-        CO_TRY(store->load(chunk));
+        if (key.rest.size() != 4) co_return Code::kFormatInvalid;
+        CO_TRY(store->load(ChunkId{from_big_endian<std::uint32_t>(key.rest)}, chunk));
         break;
       }
       case KeyTag::kPoolOrphan: {

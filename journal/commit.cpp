@@ -202,6 +202,7 @@ bool Journal::Impl::take_records(Batch& batch) {
     put_frame(batch.bytes.span().subspan(at, frame), lsn, ring.crc(lsn), payload);
     at += frame;
     payload_bytes += payload.size();
+    batch.behind_data |= ring.order(lsn) == RecordOrder::kBehindData;
     ring.release(lsn);
   }
   std::memset(batch.bytes.data() + at, 0, batch.bytes.size() - at);
@@ -356,7 +357,7 @@ Task<bool> Journal::Impl::write_once(Batch* batch) {
   for (const DiskId id : *healthy) {
     scheduler::Disk* const disk = pool.disk(id);
     if (disk == nullptr || !disk->needs_flush() || mutated(Mutant::kSkipFlush)) continue;
-    const bool beside = batch->bytes.size() <= kBesideFlushBytesMax;
+    const bool beside = batch->bytes.size() <= kBesideFlushBytesMax && !batch->behind_data;
     header.beside_flush = beside;
     metrics.flushes.add();
     if (beside && set->has(id)) {

@@ -251,7 +251,7 @@ Task<Credit> Journal::reserve(std::uint32_t records, std::uint64_t bytes) {
   co_return credit;
 }
 
-Lsn Journal::append(Credit& credit, std::span<const std::byte> payload) {
+Lsn Journal::append(Credit& credit, std::span<const std::byte> payload, RecordOrder order) {
   Impl& impl = *impl_;
   DFS_ASSERT(!payload.empty() && payload.size() <= kRecordBytesMax);
   DFS_ASSERT(credit.records_ > 0 && credit.bytes_ >= payload.size());
@@ -259,7 +259,7 @@ Lsn Journal::append(Credit& credit, std::span<const std::byte> payload) {
   credit.bytes_ -= payload.size();
   if (credit.journal_ == nullptr)
     return Lsn{impl.lost_next.fetch_add(1, std::memory_order_relaxed)};
-  const Lsn lsn = impl.ring.append(payload);
+  const Lsn lsn = impl.ring.append(payload, order);
   impl.metrics.appends.add();
   // Somebody waits for room, found nothing to commit then, and would wait for ever if nobody
   // synced.

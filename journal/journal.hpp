@@ -106,6 +106,9 @@ struct Replay {
   std::function<Task<Result<std::size_t>>(std::vector<TailRecord>)> count_whole;
 };
 
+// Whether a record may reach the disks before the data that it names.
+enum class RecordOrder : std::uint8_t { kBesideData, kBehindData };
+
 // Room for records, taken before any lock so that append() never waits. Gives back what is unused.
 class Credit {
  public:
@@ -141,7 +144,9 @@ class Journal {
 
   // Adds one record within `credit`: lock-free, never waits, never fails. The record is complete in
   // RAM on return and durable after sync(). payload.size() is 1 to kRecordBytesMax.
-  Lsn append(Credit& credit, std::span<const std::byte> payload);
+  // kBesideData: Replay::count_whole can tell whether the data that it names is there.
+  Lsn append(Credit& credit, std::span<const std::byte> payload,
+             RecordOrder order = RecordOrder::kBesideData);
 
   // Completes once every record up to `upto` is durable on all current members, and with it all
   // data written before those records were appended. kJournalStopped: the outcome is unknown and

@@ -47,6 +47,7 @@ struct SettleWaiter {
 struct Batch {
   Buffer bytes;
   BatchHeader header;
+  bool behind_data = false;  // a record of it must be
 };
 
 struct Journal::Impl {

@@ -59,7 +59,7 @@ class RecordRing {
   }
 
   // Room for it has been taken.
-  Lsn append(std::span<const std::byte> payload) {
+  Lsn append(std::span<const std::byte> payload, RecordOrder order) {
     // What can fail comes first: an LSN without a record would stop the log.
     std::unique_ptr<std::byte[]> heap;
     if (payload.size() > kInlineBytes) {
@@ -72,6 +72,7 @@ class RecordRing {
     std::byte* const to = slot.heap ? slot.heap.get() : slot.inline_bytes.data();
     std::memcpy(to, payload.data(), payload.size());
     slot.crc = frame_crc(lsn, payload);
+    slot.order = order;
     slot.published.store(lsn.raw, std::memory_order_release);
     return lsn;
   }
@@ -83,6 +84,7 @@ class RecordRing {
     return slots_[lsn.raw % kRingRecords].published.load(std::memory_order_acquire) == lsn.raw;
   }
   std::uint32_t crc(Lsn lsn) const { return slots_[lsn.raw % kRingRecords].crc; }
+  RecordOrder order(Lsn lsn) const { return slots_[lsn.raw % kRingRecords].order; }
   std::size_t size_bytes(Lsn lsn) const { return slots_[lsn.raw % kRingRecords].size_bytes; }
   std::span<const std::byte> payload(Lsn lsn) const {
     const Slot& slot = slots_[lsn.raw % kRingRecords];
@@ -93,12 +95,13 @@ class RecordRing {
 
  private:
   // A slot is four cache lines; most records are extents with a few checksums.
-  static constexpr std::size_t kInlineBytes = 232;
+  static constexpr std::size_t kInlineBytes = 231;
   struct alignas(64) Slot {
     std::atomic<std::uint64_t> published{0};
     std::uint32_t size_bytes = 0;
     std::uint32_t crc = 0;
     std::unique_ptr<std::byte[]> heap;
+    RecordOrder order = RecordOrder::kBesideData;
     std::array<std::byte, kInlineBytes> inline_bytes;
   };
   static_assert(sizeof(Slot) == 256);

@@ -66,6 +66,7 @@ bool possible(const Superblock& superblock) {
   const Policy& policy = superblock.policy;
   if (policy.copies_or_data == 0 || policy.width() > kDisksMax) return false;
   if ((policy.kind == Policy::Kind::kErasure) != (policy.parity != 0)) return false;
+  if (policy.parity != 0 && policy.width() > kColumnsMax) return false;
   if (superblock.find(superblock.this_disk) == nullptr) return false;
 
   for (std::size_t i = 0; i < superblock.disks.size(); ++i) {
@@ -185,7 +186,7 @@ std::optional<Policy> Policy::parse(std::string_view text) {
     const auto data = parse_number(numbers.substr(0, plus));
     const auto parity = parse_number(numbers.substr(plus + 1));
     if (!data || !parity || *data < 1 || *parity < 1) return std::nullopt;
-    if (*data > kDisksMax || *parity > kDisksMax || *data + *parity > kDisksMax)
+    if (*data > kColumnsMax || *parity > kColumnsMax || *data + *parity > kColumnsMax)
       return std::nullopt;
     return Policy{.kind = Kind::kErasure,
                   .copies_or_data = static_cast<std::uint8_t>(*data),

@@ -28,9 +28,9 @@
 
 namespace dynamicfs::journal {
 
-// 4: blocks may be shared, inodes have flags. 3: a checkpoint is several runs, with an index and a filter each. Nobody has
+// 5: parity groups. 4: blocks may be shared, inodes have flags. 3: a checkpoint is several runs, with an index and a filter each. Nobody has
 // pools of an older format, so they are refused.
-inline constexpr std::uint32_t kFormatVersion = 4;
+inline constexpr std::uint32_t kFormatVersion = 5;
 // The oldest that is read; a mount for writing makes of a pool one of kFormatVersion.
 inline constexpr std::uint32_t kFormatVersionOldest = 3;
 
@@ -43,6 +43,8 @@ inline constexpr std::uint64_t kJournalBytesMin = 7 * kMiB;
 inline constexpr std::uint64_t kJournalBytesMax = 255 * kMiB;
 inline constexpr std::uint64_t kVolumeBytesMin = 40 * kMiB;
 inline constexpr std::size_t kDisksMax = 64;
+// Data and parity of ec:K+M together.
+inline constexpr std::size_t kColumnsMax = 16;
 // Longer paths are not remembered: 64 of them must fit into a superblock.
 inline constexpr std::size_t kPathBytesMax = 512;
 inline std::string stored_path(std::string path) {

@@ -216,7 +216,7 @@ TEST_SUITE("allocator, against a model") {
         space->log.lsn = 10'000;
         for (const auto& [id, state] : durable) {
           live[id] = expand(state.live, state.shared);
-          REQUIRE(space->allocator.load(state).has_value());
+          REQUIRE(space->allocator.load(state.put.chunk, state).has_value());
         }
         space->allocator.load_next_chunk(durable_next);
         for (const Record& record : log) {

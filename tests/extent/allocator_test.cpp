@@ -275,13 +275,13 @@ TEST_SUITE("allocator") {
     other.chunk = ChunkId{6};
     REQUIRE(allocator.replay(one).has_value());
     CHECK(allocator.replay(one).has_value());
-    CHECK(allocator.load({one, {}, {}}).error() == error(Code::kFormatInvalid, 5));
+    CHECK(allocator.load(one.chunk, {one, {}, {}}).error() == error(Code::kFormatInvalid, 5));
     ChunkPut moved = one;
     moved.places[0].slot = SlotId{4};
     CHECK(allocator.replay(moved).error() == error(Code::kFormatInvalid, 5));
     const auto refused = [&](const ChunkPut& put) {
       const Error expected = error(Code::kFormatInvalid, put.chunk.raw);
-      return allocator.load({put, {}, {}}).error() == expected &&
+      return allocator.load(put.chunk, {put, {}, {}}).error() == expected &&
              allocator.replay(put).error() == expected;
     };
     CHECK(refused(other));

@@ -162,7 +162,9 @@ class SimStore {
       Bytes record;
       ByteWriter writer(record);
       extent::encode(writer, InodeId{inode}, FileBlock{first}, written.pieces, written.crcs);
-      lsn = self->log->append(credit, record);
+      lsn = self->log->append(credit, record,
+                              written.striped ? journal::RecordOrder::kBehindData
+                                              : journal::RecordOrder::kBesideData);
       map.put(FileBlock{first}, written.pieces, written.crcs, Generation{lsn.raw}, freed);
       self->store->publish(written);
       self->store->free(freed, lsn);
@@ -277,7 +279,14 @@ class SimStore {
     REQUIRE(set.mappings.size() == 1);
     std::vector<Location> out;
     for (const extent::ChunkPut& chunk : store->chunks()) {
-      if (chunk.chunk != set.mappings[0].chunk) continue;
+      const std::uint32_t column = set.mappings[0].chunk.raw - chunk.chunk.raw;
+      if (column >= chunk.columns()) continue;
+      if (chunk.columns() > 1) {
+        const extent::Place& place = chunk.places[column];
+        out.push_back({place.disk.raw, pool->slot_offset(place.disk, place.slot) +
+                                           set.mappings[0].block * kBlockBytes});
+        break;
+      }
       for (const extent::Place& place : chunk.places) {
         out.push_back({place.disk.raw, pool->slot_offset(place.disk, place.slot) +
                                            set.mappings[0].block * kBlockBytes});

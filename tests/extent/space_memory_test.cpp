@@ -40,7 +40,7 @@ std::unique_ptr<Space> mounted(std::uint16_t copies, Fill fill, std::uint32_t ch
       state.put.places.push_back({.disk = DiskId{disk}, .slot = SlotId{chunk}});
     }
     state.live = live_of(fill);
-    REQUIRE(space->allocator.load(state).has_value());
+    REQUIRE(space->allocator.load(state.put.chunk, state).has_value());
   }
   space->allocator.start();
   return space;
@@ -130,7 +130,7 @@ TEST_SUITE("memory of the maps of space") {
       const auto at =
           std::ranges::find(shared, live[i].first, &std::pair<ChunkId, SharedBlocks>::first);
       REQUIRE(again.allocator
-                  .load({.put = chunks[i],
+                  .load(chunks[i].chunk, {.put = chunks[i],
                          .live = live[i].second,
                          .shared = at == shared.end() ? SharedBlocks{} : at->second})
                   .has_value());
