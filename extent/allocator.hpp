@@ -177,6 +177,10 @@ class Allocator {
   std::vector<DiskId> run_disks(std::size_t copies) const;
   bool is_crowded(DiskId disk) const;
 
+  // Of a group that is not removed, and the row is in use: a bit for each column whose block in this row a
+  // mapping names. Nothing: no such row.
+  std::optional<std::uint32_t> live_columns(const ParityGroup& group, std::uint32_t row) const;
+
   // Reports.
 
   struct Space {
@@ -289,7 +293,8 @@ class Allocator {
   std::vector<DiskSpace> disks_ DFS_GUARDED_BY(mutex_);  // by id
   std::vector<std::unique_ptr<Layout>> layouts_ DFS_GUARDED_BY(mutex_);
   std::vector<std::unique_ptr<Groups>> groups_ DFS_GUARDED_BY(mutex_);
-  std::map<std::uint32_t, std::unique_ptr<ParityGroup>> parity_groups_ DFS_GUARDED_BY(mutex_);  // by first id
+  std::map<std::uint32_t, std::unique_ptr<ParityGroup>> parity_groups_
+      DFS_GUARDED_BY(mutex_);  // by first id
   // Chunks that are not clean, each with every era of its changes, and some that are.
   std::vector<std::pair<ChunkId, std::uint64_t>> dirty_ DFS_GUARDED_BY(mutex_);
   // By chunk, those that share blocks alone: a pool without clones pays nothing for it.

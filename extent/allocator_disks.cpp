@@ -469,8 +469,8 @@ Allocator::Space Allocator::space(journal::Policy policy) const {
                                 slots_.total(disk) - slots_.free(disk) - disks_[id].pending_slots);
   }
   // What is free is counted as rows under erasure coding, if there are disks enough.
-  const bool erasure = policy.kind == journal::Policy::Kind::kErasure &&
-                       all.size() >= policy.width();
+  const bool erasure =
+      policy.kind == journal::Policy::Kind::kErasure && all.size() >= policy.width();
   const auto room_on = [&](const std::vector<Candidate>& disks) {
     return chunks_that_fit(disks, erasure ? policy.width() : width) *
            (erasure ? policy.copies_or_data : 1) * kSlotBlocks;
@@ -499,7 +499,8 @@ std::vector<ChunkPut> Allocator::chunks() const {
   std::vector<ChunkPut> out;
   out.reserve(chunks_.size());
   chunks_.for_each([&](const Chunk& chunk) {
-    if (chunk.stage == ChunkStage::kRemoved || (chunk.group() != nullptr && chunk.column() != 0)) return;
+    if (chunk.stage == ChunkStage::kRemoved || (chunk.group() != nullptr && chunk.column() != 0))
+      return;
     out.push_back(put_of(chunk));
   });
   return out;

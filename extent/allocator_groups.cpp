@@ -73,8 +73,8 @@ Allocator::Outcome Allocator::allocate_any_rows(const Request& request, std::vec
     while (left > 0 && group.free_rows() > 0) {
       const BlockWords used = group.used();
       const std::uint32_t row = next_clear(used, 0);
-      const auto rows = std::min(next_set(used, row) - row,
-                                 static_cast<std::uint32_t>(ceil_div(left, width)));
+      const auto rows =
+          std::min(next_set(used, row) - row, static_cast<std::uint32_t>(ceil_div(left, width)));
       const std::uint32_t blocks = std::min(left, rows * width);
       fill_rows(groups, group, row, rows, blocks, out);
       left -= blocks;
@@ -106,8 +106,8 @@ bool Allocator::take_rows(Groups& groups, ParityGroup& group, std::uint32_t rows
 }
 
 // Column by column, a piece for each that gets any: the first pieces have all the rows.
-void Allocator::fill_rows(Groups& groups, ParityGroup& group, std::uint32_t row,
-                          std::uint32_t rows, std::uint32_t blocks, std::vector<Piece>& out) {
+void Allocator::fill_rows(Groups& groups, ParityGroup& group, std::uint32_t row, std::uint32_t rows,
+                          std::uint32_t blocks, std::vector<Piece>& out) {
   for (std::uint32_t left = blocks; Chunk* const column : group.columns) {
     const std::uint32_t count = std::min(left, rows);
     if (count == 0) break;
@@ -257,6 +257,20 @@ void Allocator::remove(ParityGroup& group, ChunkLog& log) {
                 .disk = {},
                 .slot = {}});
   metrics_.chunks_removed.add(group.data_columns());
+}
+
+std::optional<std::uint32_t> Allocator::live_columns(const ParityGroup& group,
+                                                     std::uint32_t row) const {
+  LockGuard lock(mutex_);
+  if (group.removed) return std::nullopt;
+  std::uint32_t live = 0;
+  bool used = false;
+  for (const Chunk* const column : group.columns) {
+    live |= column->live.test(row) ? 1u << column->column() : 0;
+    used |= column->live.test(row) || column->unnamed.test(row);
+  }
+  if (!used) return std::nullopt;
+  return live;
 }
 
 // Its pending slots are free; the group is gone.

@@ -39,13 +39,13 @@ struct Allocator::Groups {
   journal::Policy policy;
   ErasureCodec codec;
   Placement placement;
-  std::uint64_t opened = 0;          // the parity moves on by a disk with each
-  std::vector<ParityGroup*> lanes;   // write points; null: none yet
+  std::uint64_t opened = 0;         // the parity moves on by a disk with each
+  std::vector<ParityGroup*> lanes;  // write points; null: none yet
   std::size_t next_lane = 0;
-  NodeList<ParityGroup> partial;     // sealed, with free rows
-  NodeList<ParityGroup> draining;    // likewise, and a compaction empties them
-  std::uint64_t free_rows = 0;       // in groups that may be filled
-  std::uint64_t fit = 0;             // how many more can be opened, as of slots_version_
+  NodeList<ParityGroup> partial;   // sealed, with free rows
+  NodeList<ParityGroup> draining;  // likewise, and a compaction empties them
+  std::uint64_t free_rows = 0;     // in groups that may be filled
+  std::uint64_t fit = 0;           // how many more can be opened, as of slots_version_
   std::uint64_t fit_version = 0;
 
   NodeList<ParityGroup>& list_of(const ParityGroup& group) {

@@ -91,7 +91,8 @@ class ChunkTable {
   Chunk* find(ChunkId id) const;
 
   // The rest is for the holder of the allocator's mutex.
-  Chunk& add(ChunkId id, journal::Policy layout, std::span<const Place> places);  // the id must be new
+  Chunk& add(ChunkId id, journal::Policy layout,
+             std::span<const Place> places);  // the id must be new
   void erase(ChunkId id);
   // Around whatever changes the bitmaps of a chunk.
   class Resizing {

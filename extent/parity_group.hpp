@@ -33,7 +33,7 @@ struct ParityGroup {
   bool fillable = false;        // every place can be written
   bool degraded = false;        // not every place can be read
   bool empty_noted = false;
-  bool draining = false;        // a compaction empties it
+  bool draining = false;  // a compaction empties it
   NodeList<ParityGroup>* list = nullptr;
   ParityGroup* previous = nullptr;
   ParityGroup* next = nullptr;

@@ -8,6 +8,7 @@
 
 #include "extent/chunk.hpp"
 #include "extent/extent_map.hpp"
+#include "extent/parity_group.hpp"
 #include "extent/pool_view.hpp"
 #include "extent/read_registry.hpp"
 
@@ -38,7 +39,7 @@ struct ReadPlan {
   FileBlock first;
   std::span<std::byte> out;
   std::vector<Fetch> fetches;
-  std::vector<Fetch> done;     // of parity groups: in `out`, and right
+  std::vector<Fetch> done;     // of parity groups: in `out`, and right. Neighbours may be two
   std::vector<Fetch> dark;     // of parity groups: to be reconstructed
   std::vector<Fetch> repairs;  // read well in the end, with bad copies
   std::vector<FileBlock> lost;
@@ -50,6 +51,18 @@ struct ReadPlan {
 
 inline std::span<std::byte> part(const ReadPlan& plan, const Fetch& fetch) {
   return plan.out.subspan(fetch.at * kBlockBytes, fetch.count * kBlockBytes);
+}
+
+// Rows of a column of `group`, if this read has all of them.
+inline std::byte* find_read(const ReadPlan& plan, const ParityGroup& group, std::size_t column,
+                            std::uint32_t row, std::uint32_t rows) {
+  for (const Fetch& fetch : plan.done) {
+    if (fetch.chunk->group() == &group && fetch.chunk->column() == column && fetch.block <= row &&
+        row + rows <= fetch.block + fetch.count) {
+      return part(plan, fetch).data() + (row - fetch.block) * kBlockBytes;
+    }
+  }
+  return nullptr;
 }
 
 // One fetch per run of blocks of `plan.set`; zeros in `plan.out`, unless it is empty, where there is

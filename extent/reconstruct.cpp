@@ -20,18 +20,6 @@ struct Source {
   std::byte* bytes = nullptr;  // null: not here
 };
 
-// The same rows of another column, if this read has them.
-std::byte* find_read(ReadPlan& plan, const ParityGroup& group, std::size_t column,
-                     std::uint32_t row, std::uint32_t rows) {
-  for (const Fetch& fetch : plan.done) {
-    if (fetch.chunk->group() == &group && fetch.chunk->column() == column && fetch.block <= row &&
-        row + rows <= fetch.block + fetch.count) {
-      return part(plan, fetch).data() + (row - fetch.block) * kBlockBytes;
-    }
-  }
-  return nullptr;
-}
-
 // Which of its sources to take for a block: `count` of them, any choice once.
 class Choices {
  public:
@@ -174,6 +162,7 @@ Task<void> Store::Impl::reconstruct(std::shared_ptr<const PoolView> disks, ReadP
       continue;
     }
     metrics.blocks_reconstructed.add(run.count);
+    plan->done.push_back(run);
     if (run.bad == 0) continue;
     count_damage(*plan, run, inode);
     plan->repairs.push_back(run);

@@ -63,7 +63,13 @@ Task<Result<void>> Store::Impl::scrub_once(const FileMap& map, InodeId inode, Fi
   const std::size_t size_bytes = std::size_t{last.at + last.count} * kBlockBytes;
   std::vector<std::shared_ptr<Buffer>> copies;
   for (std::size_t i = 0; i < width; ++i) copies.push_back(std::make_shared<Buffer>(size_bytes));
-  Buffer gathered;
+  Buffer gathered;  // all that is good, if parity is to be verified with it; else what repairs need
+  const bool striped = std::ranges::any_of(
+      plan.fetches, [](const Fetch& fetch) { return fetch.chunk->group() != nullptr; });
+  if (striped) {
+    gathered = Buffer(size_bytes);
+    plan.out = gathered.span();
+  }
   const auto bytes_of = [&copies](const Fetch& fetch, std::size_t place) {
     return copies[place]->span().subspan(fetch.at * kBlockBytes, fetch.count * kBlockBytes);
   };
@@ -137,11 +143,13 @@ Task<Result<void>> Store::Impl::scrub_once(const FileMap& map, InodeId inode, Fi
       run.mismatched = arrived[i] & ~good[from] & ~outdated;
       const std::uint64_t good_places = good[from];
       from = to;
-      if ((good_places == 0 && run.chunk->group() != nullptr) || run.bad != 0) {
-        if (gathered.size() == 0) {
-          gathered = Buffer(size_bytes);
-          plan.out = gathered.span();
-        }
+      if (run.bad != 0 && gathered.size() == 0) {
+        gathered = Buffer(size_bytes);
+        plan.out = gathered.span();
+      }
+      if (good_places != 0 && run.chunk->group() != nullptr) {
+        std::memcpy(part(plan, run).data(), bytes_of(run, 0).data(), part(plan, run).size());
+        plan.done.push_back(run);
       }
       if (good_places == 0) {
         std::vector<Fetch> lost{run};
@@ -169,10 +177,18 @@ Task<Result<void>> Store::Impl::scrub_once(const FileMap& map, InodeId inode, Fi
     }
   }
 
+  std::uint64_t bad = 0;
+  for (const Fetch& fetch : plan.repairs) bad += count_of(fetch.bad, fetch);
+  std::uint64_t repaired = 0;
   if (!plan.repairs.empty()) {
-    const std::uint64_t repaired = co_await repair(disks, plan);
+    repaired = co_await repair(disks, plan);
     counts->copies_repaired += repaired;
   }
+  if (striped && (repaired < bad || !plan.lost.empty())) {
+    LockGuard lock(doubtful_mutex);
+    unmended = true;
+  }
+  if (striped && !plan.changed) co_await scrub_parity(disks, &plan, plan.fetches, counts);
   *changed = plan.changed;
   if (!plan.changed) tell_lost(plan, inode);
   co_return Result<void>{};

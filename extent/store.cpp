@@ -216,6 +216,8 @@ Task<Result<journal::ScrubCounts>> Store::scrub(const FileMap& map, InodeId inod
   return impl_->scrub(map, inode, first, count);
 }
 
+Task<journal::ScrubCounts> Store::scrub_doubtful() { return impl_->scrub_doubtful(); }
+
 void Store::on_unrecoverable(std::function<void(InodeId, FileBlock)> listener) {
   LockGuard lock(impl_->view_mutex);
   impl_->unrecoverable = std::move(listener);

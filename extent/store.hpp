@@ -165,10 +165,15 @@ class Store final : public journal::SlotSource {
   // window (1 MiB), in the background class; verifies each, and rewrites bad ones from a good one
   // unless the pool is read-only. Copies on disks that are gone are skipped. Registered as a read
   // is, so the blocks are those of the mapping until all is done, and what has changed meanwhile is
-  // no damage. Blocks without a good copy are told as those of a read are (on_unrecoverable), and are
+  // no damage. Under erasure coding the parity of their rows is verified, too. Blocks without a good copy are told as those of a read are (on_unrecoverable), and are
   // no error here. Memory: the range, once per copy.
   Task<Result<journal::ScrubCounts>> scrub(const FileMap& map, InodeId inode, FileBlock first,
                                            std::uint64_t count);
+
+  // At the end of a scrub of everything: looks again at the parity that was wrong where scrub() had not all
+  // the data of the row to tell which part of it is. By now what is named has been verified and mended, so the
+  // parity is written anew, unless the pool is read-only.
+  Task<journal::ScrubCounts> scrub_doubtful();
 
   // Chunks worth emptying, ascending, and nothing new is put there while there is room elsewhere
   // (Allocator::drain_sparse). The caller moves what mappings have there, then says stop_draining().

@@ -1,10 +1,12 @@
 // The inside of Store, shared by recovery and reports (store.cpp), the write path (write_path.cpp),
-// the read path (read_path.cpp, reconstruct.cpp), the scrub (scrub_path.cpp) and reclaim (reclaim.cpp).
+// the read path (read_path.cpp, reconstruct.cpp), the scrub (scrub_path.cpp, parity_scrub.cpp) and reclaim (reclaim.cpp).
 #pragma once
 
 #include <functional>
 #include <memory>
+#include <set>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include "base/mutex.hpp"
@@ -51,6 +53,10 @@ struct Store::Impl {
   std::vector<std::pair<DiskId, TimePoint>> last_full DFS_GUARDED_BY(view_mutex);
   std::vector<DiskId> suspects DFS_GUARDED_BY(view_mutex);
   std::function<void(InodeId, FileBlock)> unrecoverable DFS_GUARDED_BY(view_mutex);
+  // Rows with parity that a scrub has found wrong and could not judge: group and row.
+  Mutex doubtful_mutex;
+  std::set<std::pair<ChunkId, std::uint32_t>> doubtful_rows DFS_GUARDED_BY(doubtful_mutex);
+  bool unmended DFS_GUARDED_BY(doubtful_mutex) = false;  // since then data in groups was left bad
 
   // The disks as they are now; tells the allocator when they have changed.
   std::shared_ptr<const PoolView> look();
@@ -81,8 +87,8 @@ struct Store::Impl {
   void give_up(const FileMap& map, ReadPlan& plan, const Fetch& fetch, InodeId inode);
   void count_damage(const ReadPlan& plan, const Fetch& fetch, InodeId inode);
   void tell_lost(const ReadPlan& plan, InodeId inode);
-  Task<void> reconstruct(std::shared_ptr<const PoolView> disks, ReadPlan* plan, Fetch fetch, InodeId inode,
-                         scheduler::IoClass io_class, std::vector<Fetch>* lost);
+  Task<void> reconstruct(std::shared_ptr<const PoolView> disks, ReadPlan* plan, Fetch fetch,
+                         InodeId inode, scheduler::IoClass io_class, std::vector<Fetch>* lost);
   Task<void> note_read_failure(Fetch& fetch, const scheduler::Disk& disk, Error failure);
   Task<std::uint64_t> repair(std::shared_ptr<const PoolView> disks, ReadPlan& plan);
 
@@ -90,6 +96,15 @@ struct Store::Impl {
                                            std::uint64_t count);
   Task<Result<void>> scrub_once(const FileMap& map, InodeId inode, FileBlock first,
                                 std::uint64_t count, journal::ScrubCounts* counts, bool* changed);
+
+  Task<void> scrub_parity(std::shared_ptr<const PoolView> disks, ReadPlan* plan,
+                          std::vector<Fetch> fetches, journal::ScrubCounts* counts);
+  // Of rows that are in use all the while: those whose parity is not that of their data.
+  Task<std::vector<std::uint32_t>> wrong_parity(std::shared_ptr<const PoolView> disks,
+                                                const ReadPlan* plan, const ParityGroup* group,
+                                                std::uint32_t row, std::uint32_t rows,
+                                                journal::ScrubCounts* counts);
+  Task<journal::ScrubCounts> scrub_doubtful();
 
   Task<std::optional<std::size_t>> first_missing(Claims claims);
 

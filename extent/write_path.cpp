@@ -151,8 +151,9 @@ Task<Result<void>> Store::Impl::write_copies(std::shared_ptr<const PoolView> dis
       const Place& place = striped ? chunk->group()->places[at] : chunk->places[at];
       const PoolView::DiskEntry* const entry = disks->find(place.disk);
       if (entry == nullptr || entry->disk == nullptr) continue;
-      group.write(*entry->disk, io_class, PoolView::offset_of(*entry, place.slot, piece.block),
-                  striped ? std::span<const std::byte>{columns[at], piece.count * kBlockBytes} : part);
+      group.write(
+          *entry->disk, io_class, PoolView::offset_of(*entry, place.slot, piece.block),
+          striped ? std::span<const std::byte>{columns[at], piece.count * kBlockBytes} : part);
       copies.push_back({.piece = i, .disk = place.disk});
     }
     offset += bytes;

@@ -1,6 +1,7 @@
 #include "fs/scrub.hpp"
 
 #include <algorithm>
+#include <functional>
 
 #include "base/log.hpp"
 #include "fs/filesystem_impl.hpp"
@@ -221,6 +222,7 @@ Task<void> Scrub::run() {
       workers.push_back(check_data());
     }
     const std::vector<bool> ended = co_await when_all(std::move(workers));
+    if (std::ranges::all_of(ended, std::identity{})) count(co_await fs_.store->scrub_doubtful());
   }
 
   bool repaired = false;

@@ -21,18 +21,36 @@ using Versions = std::vector<std::uint64_t>;
 Versions times(std::size_t count, std::uint64_t version) { return Versions(count, version); }
 
 constexpr journal::Policy erasure(std::uint8_t data, std::uint8_t parity) {
-  return {
-      .kind = journal::Policy::Kind::kErasure, .copies_or_data = data, .parity = parity};
+  return {.kind = journal::Policy::Kind::kErasure, .copies_or_data = data, .parity = parity};
 }
 
 struct FourAndTwo : SimStore {
   FourAndTwo()
-      : SimStore(seed_from_environment(1),
-                 {.disk_bytes = std::vector<std::uint64_t>(6, 128 * kMiB),
-                  .policy = erasure(4, 2),
-                  .latency = {}}) {}
+      : SimStore(seed_from_environment(1), {.disk_bytes = std::vector<std::uint64_t>(6, 128 * kMiB),
+                                            .policy = erasure(4, 2),
+                                            .latency = {}}) {}
 
   void lose(std::size_t disk) { disks[disk]->fail(); }
+  // Where the parity of the row of a block lies.
+  Location parity_of(std::uint64_t inode, std::uint64_t block, std::size_t which) {
+    extent::MappingSet set;
+    file(inode).snapshot(FileBlock{block}, 1, set);
+    REQUIRE(set.mappings.size() == 1);
+    for (const extent::ChunkPut& chunk : store->chunks()) {
+      if (set.mappings[0].chunk.raw - chunk.chunk.raw >= chunk.columns()) continue;
+      const extent::Place& place = chunk.places[chunk.columns() + which];
+      return {place.disk.raw,
+              pool->slot_offset(place.disk, place.slot) + set.mappings[0].block * kBlockBytes};
+    }
+    FAIL("the chunk is not known");
+    return {};
+  }
+  journal::ScrubCounts scrub(std::uint64_t inode, std::uint64_t first, std::uint64_t count) {
+    const auto counts =
+        executor.run(store->scrub(file(inode), InodeId{inode}, FileBlock{first}, count));
+    REQUIRE(counts.has_value());
+    return counts.value();
+  }
   std::uint64_t reconstructed() const { return store->metrics().blocks_reconstructed.sum(); }
 };
 
@@ -104,7 +122,8 @@ TEST_SUITE("erasure coding") {
     CHECK(reconstructed() == 0);
   }
 
-  TEST_CASE_FIXTURE(FourAndTwo, "consecutive blocks lie together, so a read of a few asks one disk") {
+  TEST_CASE_FIXTURE(FourAndTwo,
+                    "consecutive blocks lie together, so a read of a few asks one disk") {
     REQUIRE(write(1, 0, 256, 1).has_value());
     const auto reads = [&] {
       std::uint64_t count = 0;
@@ -118,7 +137,8 @@ TEST_SUITE("erasure coding") {
     CHECK(reads() - before == 1 + 4);
   }
 
-  TEST_CASE_FIXTURE(FourAndTwo, "what is no multiple of the columns comes back as well, and small writes") {
+  TEST_CASE_FIXTURE(FourAndTwo,
+                    "what is no multiple of the columns comes back as well, and small writes") {
     std::uint64_t at = 0;
     for (const std::uint64_t count : {257, 16, 17, 18, 19, 15, 3, 1, 250, 100}) {
       REQUIRE(write(1, at, count, 7).has_value());
@@ -164,7 +184,8 @@ TEST_SUITE("erasure coding") {
     }
   }
 
-  TEST_CASE_FIXTURE(FourAndTwo, "a rotten block is computed from the others and rewritten where it lies") {
+  TEST_CASE_FIXTURE(FourAndTwo,
+                    "a rotten block is computed from the others and rewritten where it lies") {
     REQUIRE(write(1, 0, 256, 1).has_value());
     for (const std::uint64_t block : {3, 4, 70, 255}) damage(locate(1, block)[0]);
     CHECK(read(1, 0, 256).value() == times(256, 1));
@@ -229,6 +250,46 @@ TEST_SUITE("erasure coding") {
     CHECK(store->space(pool->policy()).free_bytes == free_bytes);
     CHECK(fill() == windows);
     CHECK(read(2, 0, 256).value() == times(256, 1));
+  }
+
+  TEST_CASE_FIXTURE(FourAndTwo, "a scrub finds what is wrong in data and parity, and mends it") {
+    REQUIRE(write(1, 0, 256, 1).has_value());
+    REQUIRE(sync().has_value());
+    const journal::ScrubCounts all_well = scrub(1, 0, 256);
+    CHECK(all_well.blocks == 256);
+    CHECK(all_well.read_bytes == 384 * kBlockBytes);
+    CHECK(all_well.copies_bad == 0);
+    damage(locate(1, 100)[0]);
+    damage(parity_of(1, 5, 0));
+    damage(parity_of(1, 6, 0));
+    damage(parity_of(1, 6, 1));
+    const journal::ScrubCounts found = scrub(1, 0, 256);
+    CHECK(found.copies_bad == 4);
+    CHECK(found.copies_repaired == 4);
+    CHECK(store->metrics().parity_repairs.sum() == 3);
+    const journal::ScrubCounts again = scrub(1, 0, 256);
+    CHECK(again.copies_bad == 0);
+    lose(0);
+    lose(1);
+    CHECK(read(1, 0, 256).value() == times(256, 1));
+  }
+
+  TEST_CASE_FIXTURE(FourAndTwo,
+                    "parity that covers blocks of others too is mended when all has been read") {
+    // One stripe, of which half lies in one window of the file and half in the next.
+    REQUIRE(write(1, 128, 256, 1).has_value());
+    REQUIRE(sync().has_value());
+    damage(parity_of(1, 130, 1));
+    CHECK(scrub(1, 128, 128).copies_bad == 0);
+    CHECK(scrub(1, 256, 128).copies_bad == 0);
+    CHECK(store->metrics().parity_repairs.sum() == 0);
+    const journal::ScrubCounts found = executor.run(store->scrub_doubtful());
+    CHECK(found.copies_bad == 1);
+    CHECK(found.copies_repaired == 1);
+    CHECK(executor.run(store->scrub_doubtful()).copies_bad == 0);
+    lose(2);
+    lose(5);
+    CHECK(read(1, 128, 256).value() == times(256, 1));
   }
 
   TEST_CASE_FIXTURE(FourAndTwo, "with too few disks left new data is kept in copies") {
