@@ -314,7 +314,15 @@ std::vector<ChunkId> Allocator::drain_sparse(journal::Policy policy, bool in_any
     ++count;
     gain = count - ceil_div(held, kSlotBlocks);
   }
-  if (!in_any_case && gain < std::max<std::uint64_t>(1, total / kWorthwhile)) return {};
+  const std::uint64_t worthwhile = std::max<std::uint64_t>(1, total / kWorthwhile);
+  if (policy.kind == journal::Policy::Kind::kErasure) {
+    const std::size_t width = width_of(policy);
+    const std::uint64_t wanted =
+        in_any_case ? ~std::uint64_t{0} : total * 2 / kShortOfSlots * width;
+    const std::uint64_t least = in_any_case ? 1 : worthwhile * width;
+    gain += ceil_div(drain_groups(groups_of(policy), least, wanted), width);
+  }
+  if (!in_any_case && gain < worthwhile) return {};
   for (std::size_t i = 0; i < count; ++i) {
     Chunk& chunk = *sparse[i];
     chunk.list->remove(chunk);
@@ -341,6 +349,14 @@ void Allocator::stop_draining() {
   for (const ChunkId id : draining_) {
     Chunk* const chunk = chunks_.find(id);
     if (chunk == nullptr) continue;
+    if (ParityGroup* const group = chunk->group()) {
+      Groups& groups = groups_of(group->policy);
+      group->draining = false;
+      if (group->list != &groups.draining) continue;
+      groups.draining.remove(*group);
+      groups.partial.push_back(*group);
+      continue;
+    }
     chunk->draining = false;
     Layout& layout = layout_of(chunk->layout);
     if (chunk->list != &layout.draining) continue;

@@ -51,9 +51,6 @@ namespace dynamicfs::extent {
 
 // Writes of at least this many blocks (64 KiB) are large.
 inline constexpr std::uint32_t kLargeBlocks = 16;
-// Under erasure coding those that have at least as many for each column: a device write is not worth it
-// for less.
-inline constexpr std::uint32_t kStripeBlocks = 4;
 
 // Where the records of chunks go.
 class ChunkLog {
@@ -177,9 +174,12 @@ class Allocator {
   std::vector<DiskId> run_disks(std::size_t copies) const;
   bool is_crowded(DiskId disk) const;
 
+  // Groups.
+
   // Of a group that is not removed, and the row is in use: a bit for each column whose block in this row a
   // mapping names. Nothing: no such row.
   std::optional<std::uint32_t> live_columns(const ParityGroup& group, std::uint32_t row) const;
+  bool is_striped(ChunkId chunk) const;  // see Store
 
   // Reports.
 
@@ -267,6 +267,8 @@ class Allocator {
   bool can_open(Groups& groups, const Request& request) DFS_REQUIRES(mutex_);
   ParityGroup& open(Groups& groups, ChunkLog& log) DFS_REQUIRES(mutex_);
   void seal(Groups& groups, ParityGroup*& group) DFS_REQUIRES(mutex_);
+  std::uint64_t drain_groups(Groups& groups, std::uint64_t slots_least, std::uint64_t slots_wanted)
+      DFS_REQUIRES(mutex_);
   ParityGroup& add_group(const ChunkPut& change) DFS_REQUIRES(mutex_);
   void note_rows_given(Chunk& column, std::uint32_t first, std::uint32_t count)
       DFS_REQUIRES(mutex_);

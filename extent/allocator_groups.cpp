@@ -259,6 +259,54 @@ void Allocator::remove(ParityGroup& group, ChunkLog& log) {
   metrics_.chunks_removed.add(group.data_columns());
 }
 
+bool Allocator::is_striped(ChunkId chunk) const {
+  LockGuard lock(mutex_);
+  const Chunk* const found = chunks_.find(chunk);
+  return found == nullptr || found->group() != nullptr;
+}
+
+// The sparsest sealed groups, until `slots_wanted` would be gained by emptying them; none if less than
+// `slots_least` would. Returns how many would be. What they hold finds room in rows elsewhere.
+std::uint64_t Allocator::drain_groups(Groups& groups, std::uint64_t slots_least,
+                                      std::uint64_t slots_wanted) {
+  const std::uint32_t width = groups.policy.copies_or_data;
+  std::vector<ParityGroup*> sparse;
+  for (ParityGroup* group = groups.partial.head; group != nullptr; group = group->next) {
+    const bool shares =
+        std::ranges::any_of(group->columns, [&](const Chunk* column) DFS_NO_THREAD_SAFETY_ANALYSIS {
+          return shared_.contains(column->id.raw);
+        });
+    const std::uint32_t held = group->held_blocks();
+    if (held > 0 && held <= width * kSlotBlocks / 2 && !shares) sparse.push_back(group);
+  }
+  std::ranges::sort(sparse, {}, &ParityGroup::held_blocks);
+  const std::uint64_t fit = chunks_that_fit(candidates(false, true), groups.policy.width());
+  std::uint64_t room = groups.free_rows + fit * kSlotBlocks;  // in rows
+  std::uint64_t held = 0;
+  std::size_t count = 0;
+  std::uint64_t gain = 0;
+  while (count < sparse.size() && gain < slots_wanted) {
+    const ParityGroup& next = *sparse[count];
+    // Rows that are taken out of reach, and those that what is in them needs elsewhere.
+    const std::uint64_t rows = ceil_div(held + next.held_blocks(), width);
+    if (room < next.free_rows() + rows) break;
+    room -= next.free_rows();
+    held += next.held_blocks();
+    ++count;
+    gain = (count - std::min<std::uint64_t>(count, ceil_div(held, width * kSlotBlocks))) *
+           groups.policy.width();
+  }
+  if (gain < slots_least) return 0;
+  for (std::size_t i = 0; i < count; ++i) {
+    ParityGroup& group = *sparse[i];
+    groups.partial.remove(group);
+    group.draining = true;
+    groups.draining.push_back(group);
+    for (const Chunk* const column : group.columns) draining_.push_back(column->id);
+  }
+  return gain;
+}
+
 std::optional<std::uint32_t> Allocator::live_columns(const ParityGroup& group,
                                                      std::uint32_t row) const {
   LockGuard lock(mutex_);

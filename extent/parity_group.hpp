@@ -17,6 +17,10 @@
 
 namespace dynamicfs::extent {
 
+// Data goes to rows if there are at least as many blocks for each column: a device write is not worth it for
+// less.
+inline constexpr std::uint32_t kStripeBlocks = 4;
+
 struct ParityGroup {
   // Fixed.
   ChunkId first;  // the columns have this id and those behind it

@@ -97,6 +97,25 @@ void Store::Impl::note_host_full(DiskId disk) {
   allocator.set_disks(view, left_alone());
 }
 
+Written part_of(const Written& written, std::size_t first, std::size_t count) {
+  Written part;
+  part.striped = written.striped;
+  part.crcs.assign(written.crcs.begin() + static_cast<std::ptrdiff_t>(first),
+                   written.crcs.begin() + static_cast<std::ptrdiff_t>(first + count));
+  std::size_t at = 0;
+  for (const Piece& piece : written.pieces) {
+    const std::size_t from = std::max(at, first);
+    const std::size_t to = std::min(at + piece.count, first + count);
+    if (from < to) {
+      part.pieces.push_back({.chunk = piece.chunk,
+                             .block = static_cast<std::uint16_t>(piece.block + (from - at)),
+                             .count = static_cast<std::uint16_t>(to - from)});
+    }
+    at += piece.count;
+  }
+  return part;
+}
+
 Store::Store(Executor& executor, journal::Pool& pool, journal::ChangeGate& gate,
              journal::Eras& eras)
     : impl_(std::make_unique<Impl>(executor, pool, gate, eras)) {}
@@ -199,6 +218,7 @@ std::vector<ChunkId> Store::drain_sparse(journal::Policy policy, bool in_any_cas
 void Store::stop_draining() { impl_->allocator.stop_draining(); }
 std::uint64_t Store::draining_blocks() const { return impl_->allocator.draining_blocks(); }
 void Store::note_moved(const Written& written) { impl_->allocator.note_moved(written.crcs.size()); }
+bool Store::is_striped(ChunkId chunk) const { return impl_->allocator.is_striped(chunk); }
 std::size_t Store::copies(ChunkId chunk) const {
   const Chunk* const found = impl_->chunks.find(chunk);
   DFS_ASSERT(found != nullptr);

@@ -71,6 +71,9 @@ struct Written {
   bool striped = false;  // some of it under parity: the record must be RecordOrder::kBehindData
 };
 
+// What blocks [first, first + count) of it are, counted from its beginning.
+Written part_of(const Written& written, std::size_t first, std::size_t count);
+
 // What some records of the journal say of data, when it takes the data to believe them.
 struct Claims {
   struct Claim {
@@ -182,8 +185,10 @@ class Store final : public journal::SlotSource {
   std::uint64_t draining_blocks() const;
   void stop_draining();
   void note_moved(const Written& written);
-  // How many copies a chunk has, on disks that are here or not. Only for one that a mapping or a
-  // write names.
+  // Whether a chunk is a column of a parity group, or gone.
+  bool is_striped(ChunkId chunk) const;
+  // How many copies a chunk has, on disks that are here or not; of a column as many as its parity is worth.
+  // Only for one that a mapping or a write names.
   std::size_t copies(ChunkId chunk) const;
 
   // Called when a block of a file turns out unreadable, no lock held.

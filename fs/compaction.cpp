@@ -1,9 +1,11 @@
 #include "fs/compaction.hpp"
 
 #include <algorithm>
+#include <cstring>
 
 #include "base/hash.hpp"
 #include "base/log.hpp"
+#include "extent/parity_group.hpp"
 #include "fs/filesystem_impl.hpp"
 
 namespace dynamicfs::fs {
@@ -140,28 +142,35 @@ Task<void> Compaction::tend_noted() {
       since = now;  // until it is done
     }
   }
+  std::vector<Window> done;
   for (const Window& at : due) {
-    if (!go_on()) co_return;
+    if (!go_on()) break;
     const FileBlock first{at.window.raw * kWindowBlocks};
-    bool done = true;
     const Result<InodeRef> found = co_await fs_.find(at.inode);
-    if (found.has_value() && (*found)->is_regular()) {
-      const InodeRef inode = *found;
-      const Result<void> loaded = co_await fs_.load_windows(*inode, first, kWindowBlocks);
-      if (!loaded.has_value()) continue;
-      extent::MappingSet set;
-      inode->map->snapshot(first, kWindowBlocks, set);
-      done = newest_of(set) <= quiet;
-      bool moved = false;
-      for (const Run& run : plan(set, {}, quiet)) {
-        const bool published = co_await move(inode, run);
-        moved |= published;
-      }
-      if (moved) fs_.metrics.compaction_windows.add();
+    if (!found.has_value() || !(*found)->is_regular()) {
+      done.push_back(at);
+      continue;
     }
-    LockGuard lock(mutex_);
-    if (done) noted_.erase(at);
+    const InodeRef inode = *found;
+    const Result<void> loaded = co_await fs_.load_windows(*inode, first, kWindowBlocks);
+    if (!loaded.has_value()) continue;
+    extent::MappingSet set;
+    inode->map->snapshot(first, kWindowBlocks, set);
+    const bool quiet_now = newest_of(set) <= quiet;
+    bool moved = false;
+    bool waits = false;
+    for (const Run& run : plan(set, {}, quiet)) {
+      moved |= co_await add(inode, run);
+      // For more of its kind, until there is enough for a row.
+      waits |= run.in_copies;
+    }
+    if (moved) fs_.metrics.compaction_windows.add();
+    if (quiet_now && !waits) done.push_back(at);
   }
+  const bool moved = co_await move_batch();
+  if (moved) fs_.metrics.compaction_windows.add();
+  LockGuard lock(mutex_);
+  for (const Window& at : done) noted_.erase(at);
 }
 
 Task<void> Compaction::sweep(std::vector<ChunkId> sparse, Generation quiet) {
@@ -177,10 +186,12 @@ Task<void> Compaction::sweep(std::vector<ChunkId> sparse, Generation quiet) {
     extent::MappingSet set;
     piece->inode->map->snapshot(piece->first, piece->count, set);
     for (const Run& run : plan(set, sparse, quiet)) {
-      const bool moved = co_await move(piece->inode, run);
+      const bool moved = co_await add(piece->inode, run);
       if (!moved && !go_on()) break;
     }
   }
+  const bool moved = co_await move_batch();
+  if (!moved) batch_ = {};
   walk_.end();
   const std::uint64_t left = fs_.store->draining_blocks();
   // What is empty now goes before anything can be put there again.
@@ -194,11 +205,13 @@ Task<void> Compaction::sweep(std::vector<ChunkId> sparse, Generation quiet) {
 
 std::vector<Compaction::Run> Compaction::plan(const extent::MappingSet& set,
                                               const std::vector<ChunkId>& sparse,
-                                              Generation quiet) {
+                                              Generation quiet) const {
   std::vector<Run> whole;     // by blocks of the file
   std::vector<Run> selected;  // likewise, of the sparse chunks
   const extent::Mapping* before = nullptr;
   bool before_selected = false;
+  const bool is_quiet = newest_of(set) <= quiet;
+  const bool to_stripe = is_quiet && striping();
   for (const extent::Mapping& mapping : set.mappings) {
     if (!is_plain(mapping)) {
       before = nullptr;
@@ -208,91 +221,150 @@ std::vector<Compaction::Run> Compaction::plan(const extent::MappingSet& set,
         before != nullptr && before->first.raw + before->count == mapping.first.raw;
     const bool lies_behind =
         follows && before->chunk == mapping.chunk && before->block + before->count == mapping.block;
-    const bool here = std::ranges::binary_search(sparse, mapping.chunk);
+    const bool sparse_here = std::ranges::binary_search(sparse, mapping.chunk);
+    const bool copies_here = to_stripe && !fs_.store->is_striped(mapping.chunk);
+    const bool here = sparse_here || copies_here;
     if (!follows) whole.push_back({.first = mapping.first});
     whole.back().count += mapping.count;
     whole.back().places += lies_behind ? 0 : 1;
-    whole.back().must_go |= here;
+    whole.back().must_go |= sparse_here;
+    whole.back().in_copies |= copies_here;
     if (here) {
-      if (!follows || !before_selected) {
-        selected.push_back({.first = mapping.first, .must_go = true});
-      }
+      if (!follows || !before_selected) selected.push_back({.first = mapping.first});
       selected.back().count += mapping.count;
+      selected.back().must_go |= sparse_here;
+      selected.back().in_copies |= copies_here;
     }
     before_selected = here;
     before = &mapping;
   }
   std::size_t places = 1;
   for (const Run& run : whole) places += run.places - 1;
-  if (places < kScattered || newest_of(set) > quiet) return selected;
-  std::erase_if(whole, [](const Run& run) { return run.places == 1 && !run.must_go; });
+  if (places < kScattered || !is_quiet) return selected;
+  std::erase_if(whole,
+                [](const Run& run) { return run.places == 1 && !run.must_go && !run.in_copies; });
   return whole;
 }
 
-// True: it lies elsewhere now.
-Task<bool> Compaction::move(InodeRef inode, Run run) {
-  if (!go_on()) co_return false;
-  const Result<void> loaded = co_await fs_.load_windows(*inode, run.first, run.count);
+bool Compaction::striping() const {
+  return fs_.pool->policy().kind == journal::Policy::Kind::kErasure &&
+         fs_.pool->healthy()->size() >= fs_.pool->policy().width();
+}
+
+Task<bool> Compaction::add(InodeRef inode, Run run) {
+  bool moved = false;
+  if (batch_.blocks + run.count > kWindowBlocks) moved = co_await move_batch();
+  batch_.blocks += run.count;
+  batch_.must_go |= run.must_go;
+  batch_.parts.push_back({.inode = std::move(inode), .run = run, .seen = {}});
+  // Copies are moved one by one: neighbours in the batch are none in a file.
+  if (!striping() || batch_.blocks == kWindowBlocks) moved |= co_await move_batch();
+  co_return moved;
+}
+
+// Writes what is in the batch to one place and publishes each part of it that is still what it was. Leaves
+// everything where it is if there is too little for a row of every column.
+Task<bool> Compaction::move_batch() {
+  const Batch batch = std::exchange(batch_, {});
+  if (batch.parts.empty()) co_return false;
+  const std::uint64_t least =
+      striping() ? extent::kStripeBlocks * std::uint64_t{fs_.pool->policy().copies_or_data} : 1;
+  if (!go_on() || (batch.blocks < least && !batch.must_go)) co_return false;
+  Buffer data{batch.blocks * kBlockBytes};
+  std::vector<Moving> parts;
+  std::uint64_t blocks = 0;
+  bool must_go = false;
+  for (Moving part : batch.parts) {
+    const auto into = data.span().subspan(blocks * kBlockBytes, part.run.count * kBlockBytes);
+    const bool whole = co_await read(&part, into);
+    if (!whole) continue;
+    blocks += part.run.count;
+    must_go |= part.run.must_go;
+    parts.push_back(std::move(part));
+  }
+  if (parts.empty() || (blocks < least && !must_go)) co_return false;
+  extent::WriteHint hint;
+  hint.inode = parts.front().inode->id;
+  hint.first = parts.front().run.first;
+  hint.policy = fs_.pool->policy();
+  hint.io_class = scheduler::IoClass::kBackground;
+  hint.moving = true;
+  hint.in_one_piece = !must_go;
+  const Result<extent::Written> written =
+      co_await fs_.store->write(hint, data.span().first(blocks * kBlockBytes));
+  if (!written.has_value()) co_return false;
+  std::uint64_t at = 0;
+  bool moved = false;
+  for (const Moving& part : parts) {
+    const extent::Written mine = extent::part_of(*written, at, part.run.count);
+    at += part.run.count;
+    // Copies that nothing would be gained by.
+    const bool useful = mine.striped || !part.run.in_copies || part.run.must_go;
+    journal::Credit credit =
+        co_await fs_.journal->reserve(1, kPutFixedBytes + part.run.count * kPutBytesPerBlock);
+    const bool published = useful && publish(part, mine, credit);
+    if (!published) fs_.store->discard(mine);
+    fs_.store->note_moved(mine);
+    if (!published) continue;
+    moved = true;
+    moved_blocks_ += part.run.count;
+    fs_.metrics.compaction_bytes.add(part.run.count * kBlockBytes);
+  }
+  co_return moved;
+}
+
+// False: somebody has changed it since it was planned, or shares it, or it cannot be read.
+Task<bool> Compaction::read(Moving* moving, std::span<std::byte> into) {
+  const Run& run = moving->run;
+  Inode& inode = *moving->inode;
+  const Result<void> loaded = co_await fs_.load_windows(inode, run.first, run.count);
   if (!loaded.has_value()) co_return false;
-  extent::MappingSet seen;
-  inode->map->snapshot(run.first, run.count, seen);
-  // Since it was planned it may have changed: what is a hole now stays one.
+  inode.map->snapshot(run.first, run.count, moving->seen);
+  // What is a hole now stays one.
   std::uint64_t next = run.first.raw;
-  std::size_t copies = 0;
-  for (const extent::Mapping& mapping : seen.mappings) {
+  for (const extent::Mapping& mapping : moving->seen.mappings) {
     if (mapping.first.raw != next || !is_plain(mapping)) co_return false;
     next += mapping.count;
   }
   if (next != run.first.raw + run.count) co_return false;
   // Another file keeps the blocks where they are: these would be a second copy of them.
-  if (fs_.store->is_shared(seen)) co_return false;
-
+  if (fs_.store->is_shared(moving->seen)) co_return false;
   Buffer data{run.count * kBlockBytes};
-  const Result<void> read = co_await fs_.store->read(*inode->map, inode->id, run.first, data,
+  const Result<void> read = co_await fs_.store->read(*inode.map, inode.id, run.first, data,
                                                      scheduler::IoClass::kBackground);
   if (!read.has_value()) co_return false;
-  extent::WriteHint hint;
-  hint.inode = inode->id;
-  hint.first = run.first;
-  hint.policy = fs_.pool->policy();
-  hint.io_class = scheduler::IoClass::kBackground;
-  hint.moving = true;
-  hint.in_one_piece = !run.must_go;
-  const Result<extent::Written> written = co_await fs_.store->write(hint, data.span());
-  if (!written.has_value()) co_return false;
-  journal::Credit credit =
-      co_await fs_.journal->reserve(1, kPutFixedBytes + run.count * kPutBytesPerBlock);
-  bool published = false;
-  {
-    const journal::ChangeScope scope(fs_.gate);
-    fs_.modify(*inode);
-    const auto extents = fs_.store->locks().lock(inode->id, run.first, run.count);
-    if (!inode->removed.load(std::memory_order_acquire) &&
-        inode->map->unchanged(run.first, run.count, seen) && !fs_.store->is_shared(seen)) {
-      // The mappings are there, so their chunks are.
-      for (const extent::Mapping& mapping : seen.mappings) {
-        copies = std::max(copies, fs_.store->copies(mapping.chunk));
-      }
-      published = std::ranges::all_of(written->pieces, [&](const extent::Piece& piece) {
-        return fs_.store->copies(piece.chunk) >= copies;
-      });
-    }
-    if (published) {
-      RecordWriter record;
-      record.extent_put(inode->id, run.first, *written);
-      const Lsn lsn = fs_.append(credit, record, {inode.get()});
-      extent::Freed freed;
-      inode->map->put(run.first, written->pieces, written->crcs, Generation{lsn.raw}, freed);
-      fs_.store->publish(*written);
-      fs_.free_data(freed, lsn);
-    }
-  }
-  if (!published) fs_.store->discard(*written);
-  fs_.store->note_moved(*written);
-  if (!published) co_return false;
-  moved_blocks_ += run.count;
-  fs_.metrics.compaction_bytes.add(run.count * kBlockBytes);
+  std::memcpy(into.data(), data.data(), data.size());
   co_return true;
+}
+
+bool Compaction::publish(const Moving& moving, const extent::Written& written,
+                         journal::Credit& credit) {
+  const Run& run = moving.run;
+  Inode& inode = *moving.inode;
+  const journal::ChangeScope scope(fs_.gate);
+  fs_.modify(inode);
+  const auto extents = fs_.store->locks().lock(inode.id, run.first, run.count);
+  if (inode.removed.load(std::memory_order_acquire) ||
+      !inode.map->unchanged(run.first, run.count, moving.seen) ||
+      fs_.store->is_shared(moving.seen)) {
+    return false;
+  }
+  // The mappings are there, so their chunks are.
+  std::size_t copies = 0;
+  for (const extent::Mapping& mapping : moving.seen.mappings)
+    copies = std::max(copies, fs_.store->copies(mapping.chunk));
+  const bool as_many = std::ranges::all_of(written.pieces, [&](const extent::Piece& piece) {
+    return fs_.store->copies(piece.chunk) >= copies;
+  });
+  if (!as_many) return false;
+  RecordWriter record;
+  record.extent_put(inode.id, run.first, written);
+  const Lsn lsn = fs_.append(credit, record, {&inode});
+  extent::Freed freed;
+  inode.map->put(run.first, written.pieces, written.crcs, Generation{lsn.raw}, freed);
+  fs_.store->publish(written);
+  fs_.free_data(freed, lsn);
+  return true;
 }
 
 Task<Result<void>> Filesystem::compact() { co_return co_await impl_->compaction->compact(); }

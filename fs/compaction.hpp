@@ -3,6 +3,9 @@
 // Scattered windows  A MiB of a file that small writes have scattered over many places is written anew in
 //                    one piece once nobody has written to it for a while. Writers tell of windows that
 //                    become so; a sweep finds those of earlier mounts.
+// Re-encoding        Under erasure coding small writes go to chunks of copies. When nobody has written to them for a
+//                    while they are written anew as rows of parity groups, those of several files together, so that a
+//                    small file wastes no row. Writers tell of such windows, too.
 // Sparse chunks      When few slots are free, what the sparsest chunks still hold is moved to others, so
 //                    that large writes and metadata find whole slots (extent/allocator.hpp says which).
 //                    Whose the blocks are is found by a sweep through all maps (fs/file_walk.hpp).
@@ -19,13 +22,16 @@
 
 #include <atomic>
 #include <cstdint>
+#include <span>
 #include <unordered_map>
 #include <vector>
 
 #include "base/mutex.hpp"
 #include "extent/extent_map.hpp"
+#include "extent/store.hpp"
 #include "fs/file_walk.hpp"
 #include "fs/filesystem.hpp"
+#include "fs/inode_table.hpp"
 
 namespace dynamicfs::fs {
 
@@ -34,7 +40,8 @@ class Compaction {
   // `parts` outlives this, and waits for its tasks before it goes.
   explicit Compaction(Filesystem::Impl& parts);
 
-  // Windows of these blocks have become scattered (extent::Freed::scattered).
+  // Windows of these blocks have become scattered (extent::Freed::scattered), or were written in copies that
+  // should be under parity.
   void note(InodeId inode, FileBlock first, std::uint64_t blocks);
   // Starts what is due, if anything. Called every commit interval, inside a DriverScope.
   void tend();
@@ -49,6 +56,18 @@ class Compaction {
     std::uint64_t count = 0;
     std::size_t places = 0;  // where a reader has to go
     bool must_go = false;    // some of it is in a sparse chunk
+    bool in_copies = false;  // some of it should be in a parity group, and is not
+  };
+  struct Moving {
+    InodeRef inode;
+    Run run;
+    extent::MappingSet seen;
+  };
+  // What is written together.
+  struct Batch {
+    std::vector<Moving> parts;
+    std::uint64_t blocks = 0;
+    bool must_go = false;
   };
   struct Window {
     InodeId inode;
@@ -67,9 +86,15 @@ class Compaction {
   Task<void> sweep(std::vector<ChunkId> sparse, Generation quiet);
   // What to move of a range: what is in chunks that are `sparse`, and, if nothing of it is newer than
   // `quiet`, all of what is scattered.
-  static std::vector<Run> plan(const extent::MappingSet& set, const std::vector<ChunkId>& sparse,
-                               Generation quiet);
-  Task<bool> move(InodeRef inode, Run run);
+  std::vector<Run> plan(const extent::MappingSet& set, const std::vector<ChunkId>& sparse,
+                        Generation quiet) const;
+  // Whether the pool's policy asks for parity groups, and there is enough for one.
+  bool striping() const;
+  // Puts a run into the batch, and moves that when it is full. True: something lies elsewhere now.
+  Task<bool> add(InodeRef inode, Run run);
+  Task<bool> move_batch();
+  Task<bool> read(Moving* moving, std::span<std::byte> into);
+  bool publish(const Moving& moving, const extent::Written& written, journal::Credit& credit);
   Generation quiet_since();
 
   Filesystem::Impl& fs_;
@@ -77,6 +102,7 @@ class Compaction {
   // Of the task that is active.
   std::atomic<TimePoint> sweep_again_at_{TimePoint{}};
   std::uint64_t moved_blocks_ = 0;
+  Batch batch_;
   FileWalk walk_;
 
   Mutex mutex_;

@@ -244,7 +244,8 @@ Task<Result<void>> Filesystem::Impl::write(InodeId id, std::uint64_t offset_byte
     }
     metrics.writes.add();
     metrics.written_bytes.add(data.size());
-    if (freed.scattered) compaction->note(id, first, blocks);
+    const bool in_copies = hint.policy.kind == journal::Policy::Kind::kErasure && !written.striped;
+    if (freed.scattered || in_copies) compaction->note(id, first, blocks);
     co_return {};
   }
   co_return co_await write(id, offset_bytes, data, spare_bytes, write_options);

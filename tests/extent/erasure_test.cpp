@@ -3,6 +3,7 @@
 #include <doctest/doctest.h>
 
 #include <algorithm>
+#include <array>
 #include <numeric>
 #include <random>
 
@@ -98,6 +99,39 @@ TEST_SUITE("erasure coding") {
         for (std::size_t i = 0; i < lost.size(); ++i)
           CHECK(std::ranges::equal(made[i].span(), columns[lost[i]].span()));
       });
+    }
+  }
+
+  TEST_CASE("parity is what man/format.md says") {
+    // The field by its definition: Russian peasants' multiplication, and inverses by search.
+    const auto times = [](unsigned a, unsigned b) {
+      unsigned product = 0;
+      for (; b != 0; b >>= 1, a = a << 1 ^ ((a & 0x80) != 0 ? 0x11d : 0))
+        product ^= (b & 1) != 0 ? a : 0;
+      return product;
+    };
+    const auto inverse = [&](unsigned a) {
+      unsigned b = 1;
+      while (times(a, b) != 1) ++b;
+      return b;
+    };
+    constexpr std::size_t kData = 5;
+    constexpr std::size_t kParity = 3;
+    std::mt19937_64 random(seed_from_environment(1));
+    std::array<std::array<std::byte, 64>, kData + kParity> columns;
+    std::vector<std::byte*> pointers;
+    for (auto& column : columns) {
+      for (std::byte& byte : column) byte = static_cast<std::byte>(random());
+      pointers.push_back(column.data());
+    }
+    ErasureCodec{erasure(kData, kParity)}.encode(64, pointers);
+    for (unsigned p = 0; p < kParity; ++p) {
+      for (std::size_t at = 0; at < 64; ++at) {
+        unsigned sum = 0;
+        for (unsigned c = 0; c < kData; ++c)
+          sum ^= times(inverse((kData + p) ^ c), std::to_integer<unsigned>(columns[c][at]));
+        CHECK(std::to_integer<unsigned>(columns[kData + p][at]) == sum);
+      }
     }
   }
 

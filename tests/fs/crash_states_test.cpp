@@ -246,6 +246,7 @@ const std::vector<Operation>& operations() {
         write("a", 0, kBlockBytes, 'w'),
         write("a", 3 * kBlockBytes + 500, 3000, 'x'),
         write("a", 100, 6000, 'o'),
+        write("a", 2 * kBlockBytes, 10 * kBlockBytes, 'r'),  // a few rows, under erasure coding
         write("d/b", 2, 10, 'p'),
         truncate("a", 1000),
         truncate("a", 30'000),
@@ -301,8 +302,14 @@ const Operation& named(std::string_view name) {
   });
 }
 
+// Of copies, or, for 5, three disks under ec:2+1.
 SimPoolOptions disks(std::size_t count) {
   SimPoolOptions options;
+  if (count == 5) {
+    options.disk_bytes.assign(3, 64 * kMiB);
+    options.policy = {.kind = journal::Policy::Kind::kErasure, .copies_or_data = 2, .parity = 1};
+    return options;
+  }
   options.disk_bytes.assign(count, 40 * kMiB);
   options.policy.copies_or_data = count == 1 ? 1 : 2;
   return options;
@@ -571,8 +578,8 @@ struct Campaign {
   // What is rare takes work made for it.
   void special() {
     for (std::uint64_t i = 0; i < 8 && !enough(); ++i) {
-      crash.try_all(record(1 + i % 4, seed + i, {&named("write a at 0"), &named("checkpoint")}));
-      crash.try_all(record(1 + i % 4, seed + i, {&named("write a at 0"), &named("fsync a")}));
+      crash.try_all(record(1 + i % 5, seed + i, {&named("write a at 0"), &named("checkpoint")}));
+      crash.try_all(record(1 + i % 5, seed + i, {&named("write a at 0"), &named("fsync a")}));
     }
     for (const Work work : {churn, fill_log, merge_runs, compact, clones}) eight_of(work);
   }
@@ -582,9 +589,9 @@ struct Campaign {
   void one_and_two() {
     const std::vector<Operation>& all = operations();
     for (std::size_t i = 0; i < all.size() && !enough(); ++i) {
-      crash.try_all(record(1 + i % 4, seed, {&all[i]}));
+      crash.try_all(record(1 + i % 5, seed, {&all[i]}));
       for (std::size_t k = 0; k < all.size() && !enough(); ++k) {
-        crash.try_all(record(1 + (i + k) % 4, seed, {&all[i], &all[k]}));
+        crash.try_all(record(1 + (i + k) % 5, seed, {&all[i], &all[k]}));
       }
     }
   }
@@ -595,7 +602,7 @@ struct Campaign {
     for (std::uint64_t round = 0; !enough(); ++round) {
       std::vector<const Operation*> sequence(round % 2 == 0 ? 3 : 8);
       for (const Operation*& operation : sequence) operation = &all[random() % all.size()];
-      crash.try_all(record(1 + random() % 4, seed + round, sequence));
+      crash.try_all(record(1 + random() % 5, seed + round, sequence));
       if (round % 64 == 63) special();
     }
   }

@@ -68,7 +68,8 @@ void add_create(CLI::App& app, Action& action) {
   refuse_empty(
       command->add_option(
           "--redundancy", request.redundancy,
-          "single, or replica:N for N copies on N disks (default: replica:2 from two disks on)"),
+          "single, replica:N for N copies on N disks, or ec:K+M for M parts of parity to K of data "
+          "(default: replica:2 from two disks on)"),
       "redundancy");
   refuse_empty(
       command->add_option(
