@@ -489,6 +489,9 @@ Allocator::Space Allocator::space(journal::Policy policy) const {
   out.promised_blocks = promised_blocks_;
   out.free_blocks = minus(everything, promised_blocks_);
   out.reserve_blocks = out.free_blocks - minus(minus(for_data, overwrite_blocks), promised_blocks_);
+  // How much room data takes depends on where it lies, so "used" is what files have.
+  if (policy.kind == journal::Policy::Kind::kErasure)
+    out.usable_blocks = out.free_blocks + live_blocks_ + promised_blocks_;
   out.pending_blocks = pending_blocks_ + pending_slots_ * kSlotBlocks;
   out.degraded_chunks = degraded_chunks_;
   return out;
