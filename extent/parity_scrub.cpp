@@ -77,8 +77,7 @@ Task<std::vector<std::uint32_t>> Store::Impl::wrong_parity(std::shared_ptr<const
     columns[i] = memory->data() + i * column_bytes;
     const Place& place = group->places[i];
     const PoolView::DiskEntry* const entry = disks->find(place.disk);
-    // Of a disk that has been away nothing tells whether this block is what belongs there.
-    if (entry == nullptr || entry->disk == nullptr || entry->stale_since.raw != 0) {
+    if (entry == nullptr || entry->disk == nullptr) {
       whole = false;
       break;
     }
@@ -136,13 +135,18 @@ Task<std::vector<std::uint32_t>> Store::Impl::wrong_parity(std::shared_ptr<const
     }
     for (std::size_t i = 0; i < parity; ++i) {
       if ((wrong >> i & 1) == 0) continue;
-      ++counts->copies_bad;
-      metrics.checksum_errors.add();
       const Place& place = group->places[data + i];
-      log_warning("disk {}: row {} of the group of chunk {} has wrong parity", place.disk, row + at,
-                  group->first);
-      if (pool.read_only() || pool.disk(place.disk) == nullptr) continue;
       const PoolView::DiskEntry& entry = *disks->find(place.disk);
+      if (entry.stale_since.raw != 0) {
+        // It may have gone before this reached the medium.
+        ++counts->copies_outdated;
+      } else {
+        ++counts->copies_bad;
+        metrics.checksum_errors.add();
+        log_warning("disk {}: row {} of the group of chunk {} has wrong parity", place.disk,
+                    row + at, group->first);
+      }
+      if (pool.read_only() || pool.disk(place.disk) == nullptr) continue;
       repairs.write(*entry.disk, scheduler::IoClass::kBackground,
                     PoolView::offset_of(entry, place.slot, row + at),
                     {with_expected[data + i] + at * kBlockBytes, kBlockBytes});

@@ -51,6 +51,8 @@ void put_store(Json& status, const extent::StoreMetrics& store) {
   metrics["checksum_errors"] = store.checksum_errors.sum();
   metrics["checksum_stale"] = store.checksum_stale.sum();
   metrics["repairs"] = store.repairs.sum();
+  metrics["blocks_reconstructed"] = store.blocks_reconstructed.sum();
+  metrics["parity_repairs"] = store.parity_repairs.sum();
   metrics["unrecoverable_blocks"] = store.unrecoverable_blocks.sum();
   metrics["blocks_allocated"] = store.blocks_allocated.sum();
   metrics["blocks_freed"] = store.blocks_freed.sum();
@@ -59,6 +61,7 @@ void put_store(Json& status, const extent::StoreMetrics& store) {
   metrics["chunks_removed"] = store.chunks_removed.sum();
   metrics["space_drains"] = store.space_drains.sum();
   metrics["data_bytes_written"] = store.data_bytes_written.sum();
+  metrics["parity_bytes_written"] = store.parity_bytes_written.sum();
 }
 
 void put_journal(Json& status, const journal::Journal& journal) {
