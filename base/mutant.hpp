@@ -22,6 +22,7 @@ enum class Mutant : std::uint8_t {
   kTrimEarly,     // the log is given back before the checkpoint counts
   kSkipCopies,    // ... and its records count, but copies of their data that are missing stay so
   kSkipMember,    // a batch is acknowledged although a member does not have it
+  kParityBeside,  // a record reaches the log before the parity of its rows
   kForgetShared,  // a run does not say which blocks are shared
   kKeepShared,    // a mapping that recovery takes away keeps its reference to a shared block
   kCount,
@@ -29,7 +30,7 @@ enum class Mutant : std::uint8_t {
 inline constexpr std::array<const char*, static_cast<std::size_t>(Mutant::kCount)> kMutantNames = {
     "none",         "skip_flush",    "ack_early",      "reuse_early", "accept_torn",
     "believe_tail", "keep_tail",     "skip_run_flush", "trim_early",  "skip_copies",
-    "skip_member",  "forget_shared", "keep_shared"};
+    "skip_member",  "parity_beside", "forget_shared",  "keep_shared"};
 
 #ifdef DYNAMICFS_MUTANTS
 inline Mutant active_mutant = Mutant::kNone;  // set while nothing else runs

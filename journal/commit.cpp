@@ -357,7 +357,8 @@ Task<bool> Journal::Impl::write_once(Batch* batch) {
   for (const DiskId id : *healthy) {
     scheduler::Disk* const disk = pool.disk(id);
     if (disk == nullptr || !disk->needs_flush() || mutated(Mutant::kSkipFlush)) continue;
-    const bool beside = batch->bytes.size() <= kBesideFlushBytesMax && !batch->behind_data;
+    const bool beside = batch->bytes.size() <= kBesideFlushBytesMax &&
+                        (!batch->behind_data || mutated(Mutant::kParityBeside));
     header.beside_flush = beside;
     metrics.flushes.add();
     if (beside && set->has(id)) {
