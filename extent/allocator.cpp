@@ -36,6 +36,7 @@ Allocator::Outcome Allocator::allocate(const Request& request, ChunkLog* log,
   Outcome outcome = Outcome::kNoSpace;
   if (erasure && request.blocks >= kStripeBlocks * request.policy.copies_or_data)
     outcome = allocate_rows(request, log, out);
+  if (request.rows_only && outcome == Outcome::kNoSpace) return outcome;
   if (outcome == Outcome::kNoSpace) outcome = allocate_copies(request, log, out);
   if (erasure && outcome == Outcome::kNoSpace) outcome = allocate_any_rows(request, out);
   if (outcome != Outcome::kDone) return outcome;
@@ -416,6 +417,7 @@ bool Allocator::set_live(const Piece& piece) {
   chunk->live.set(piece.block, piece.count);
   chunk->live_count = static_cast<std::uint16_t>(chunk->live_count + piece.count);
   live_blocks_ += piece.count;
+  if (chunk->group() != nullptr) striped_blocks_ += piece.count;
   touch(*chunk);
   return true;
 }
@@ -434,6 +436,7 @@ bool Allocator::clear_live(const Piece& piece, DeadPieces* dead) {
     chunk->live.clear(last.block, last.count);
     chunk->live_count = static_cast<std::uint16_t>(chunk->live_count - last.count);
     live_blocks_ -= last.count;
+    if (chunk->group() != nullptr) striped_blocks_ -= last.count;
   }
   return true;
 }

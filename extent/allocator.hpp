@@ -71,6 +71,7 @@ class Allocator {
     std::uint32_t replaced_blocks = 0;
     bool moving = false;        // not into chunks that are being emptied; note_moved() follows
     bool in_one_piece = false;  // or not at all
+    bool rows_only = false;     // of a parity group, or not at all
   };
   enum class Outcome : std::uint8_t {
     kDone,
@@ -176,10 +177,12 @@ class Allocator {
 
   // Groups.
 
-  // Of a group that is not removed, and the row is in use: a bit for each column whose block in this row a
-  // mapping names. Nothing: no such row.
-  std::optional<std::uint32_t> live_columns(const ParityGroup& group, std::uint32_t row) const;
+  // The group whose first column that is, and a bit for each column whose block in this row a mapping names; no
+  // group if it is gone or removed. It stays as long as a read is registered that was before the call, and has
+  // pinned the disks of all columns.
+  std::pair<const ParityGroup*, std::uint32_t> find_row(ChunkId first, std::uint32_t row) const;
   bool is_striped(ChunkId chunk) const;  // see Store
+  std::uint64_t copied_blocks() const;   // likewise
 
   // Reports.
 
@@ -311,6 +314,7 @@ class Allocator {
   std::uint64_t pending_slots_ DFS_GUARDED_BY(mutex_) = 0;
   std::uint64_t promised_blocks_ DFS_GUARDED_BY(mutex_) = 0;
   std::uint64_t live_blocks_ DFS_GUARDED_BY(mutex_) = 0;
+  std::uint64_t striped_blocks_ DFS_GUARDED_BY(mutex_) = 0;  // of them: in groups
   std::uint64_t degraded_chunks_ DFS_GUARDED_BY(mutex_) = 0;
   std::uint64_t slots_version_ DFS_GUARDED_BY(mutex_) = 1;
   std::uint32_t next_chunk_ DFS_GUARDED_BY(mutex_) = 1;

@@ -109,6 +109,10 @@ void Allocator::slots_changed() { ++slots_version_; }
 
 // A chunk that is not known yet takes its slots; of a group all columns, and the first is returned.
 Result<Chunk*> Allocator::add(const ChunkPut& change) {
+  for (std::uint32_t i = 0; i < change.columns(); ++i) {
+    if (chunks_.find(ChunkId{change.chunk.raw + i}) != nullptr)
+      return error(Code::kFormatInvalid, change.chunk.raw);
+  }
   next_chunk_ = std::max(next_chunk_, change.chunk.raw + 1);
   for (const Place& place : change.places) {
     if (!slots_.take(place.disk, place.slot)) return error(Code::kFormatInvalid, change.chunk.raw);
@@ -135,6 +139,7 @@ Result<void> Allocator::load(ChunkId id, const ChunkState& state) {
   chunk.live = state.live;
   chunk.live_count = static_cast<std::uint16_t>(state.live.count());
   live_blocks_ += chunk.live_count;
+  if (chunk.group() != nullptr) striped_blocks_ += chunk.live_count;
   if (!state.shared.empty()) {
     shared_.emplace(id.raw, state.shared);
     shared_blocks_ += state.shared.blocks();

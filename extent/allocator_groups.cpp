@@ -136,9 +136,9 @@ bool Allocator::can_open(Groups& groups, const Request& request) {
     groups.fit_version = slots_version_;
   }
   if (groups.fit == 0) return false;
-  if (request.replaced_blocks >= request.blocks) return true;
   Layout& copies = layout_of(groups.policy);
-  const std::uint64_t kept = copies.overwrite_reserve_blocks + promised_blocks_;
+  std::uint64_t kept = copies.overwrite_reserve_blocks + promised_blocks_;
+  kept -= std::min<std::uint64_t>(kept, request.replaced_blocks);
   const std::uint64_t taken = ceil_div(width, width_of(groups.policy)) * kSlotBlocks;
   return available_blocks(copies) >= kept + taken;
 }
@@ -259,6 +259,22 @@ void Allocator::remove(ParityGroup& group, ChunkLog& log) {
   metrics_.chunks_removed.add(group.data_columns());
 }
 
+std::pair<const ParityGroup*, std::uint32_t> Allocator::find_row(ChunkId first,
+                                                                 std::uint32_t row) const {
+  LockGuard lock(mutex_);
+  const auto at = parity_groups_.find(first.raw);
+  if (at == parity_groups_.end() || at->second->removed) return {nullptr, 0};
+  std::uint32_t live = 0;
+  for (const Chunk* const column : at->second->columns)
+    live |= column->live.test(row) ? 1u << column->column() : 0;
+  return {at->second.get(), live};
+}
+
+std::uint64_t Allocator::copied_blocks() const {
+  LockGuard lock(mutex_);
+  return live_blocks_ - striped_blocks_;
+}
+
 bool Allocator::is_striped(ChunkId chunk) const {
   LockGuard lock(mutex_);
   const Chunk* const found = chunks_.find(chunk);
@@ -271,13 +287,18 @@ std::uint64_t Allocator::drain_groups(Groups& groups, std::uint64_t slots_least,
                                       std::uint64_t slots_wanted) {
   const std::uint32_t width = groups.policy.copies_or_data;
   std::vector<ParityGroup*> sparse;
-  for (ParityGroup* group = groups.partial.head; group != nullptr; group = group->next) {
+  for (const auto& [first, group] : parity_groups_) {
+    // Also those without a free row: every row may hold a block, and few blocks be in use.
+    if (group->policy != groups.policy || group->open || group->removed || !group->fillable ||
+        group->draining) {
+      continue;
+    }
     const bool shares =
         std::ranges::any_of(group->columns, [&](const Chunk* column) DFS_NO_THREAD_SAFETY_ANALYSIS {
           return shared_.contains(column->id.raw);
         });
     const std::uint32_t held = group->held_blocks();
-    if (held > 0 && held <= width * kSlotBlocks / 2 && !shares) sparse.push_back(group);
+    if (held > 0 && held <= width * kSlotBlocks / 2 && !shares) sparse.push_back(group.get());
   }
   std::ranges::sort(sparse, {}, &ParityGroup::held_blocks);
   const std::uint64_t fit = chunks_that_fit(candidates(false, true), groups.policy.width());
@@ -299,26 +320,12 @@ std::uint64_t Allocator::drain_groups(Groups& groups, std::uint64_t slots_least,
   if (gain < slots_least) return 0;
   for (std::size_t i = 0; i < count; ++i) {
     ParityGroup& group = *sparse[i];
-    groups.partial.remove(group);
+    if (group.list != nullptr) group.list->remove(group);
     group.draining = true;
-    groups.draining.push_back(group);
+    if (group.free_rows() > 0) groups.draining.push_back(group);
     for (const Chunk* const column : group.columns) draining_.push_back(column->id);
   }
   return gain;
-}
-
-std::optional<std::uint32_t> Allocator::live_columns(const ParityGroup& group,
-                                                     std::uint32_t row) const {
-  LockGuard lock(mutex_);
-  if (group.removed) return std::nullopt;
-  std::uint32_t live = 0;
-  bool used = false;
-  for (const Chunk* const column : group.columns) {
-    live |= column->live.test(row) ? 1u << column->column() : 0;
-    used |= column->live.test(row) || column->unnamed.test(row);
-  }
-  if (!used) return std::nullopt;
-  return live;
 }
 
 // Its pending slots are free; the group is gone.

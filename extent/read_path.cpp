@@ -77,6 +77,21 @@ bool choose_place(const PoolView& disks, Fetch& fetch, Loads& loads) {
   return found;
 }
 
+// Its disk does not answer in time, and those of as many other columns as it takes do.
+bool answers_elsewhere(const PoolView& disks, const Fetch& fetch) {
+  const ParityGroup* const group = fetch.chunk->group();
+  if (group == nullptr) return false;
+  const auto answers = [&](const Place& place) {
+    const PoolView::DiskEntry* const entry = disks.find(place.disk);
+    return entry != nullptr && entry->disk != nullptr && entry->stale_since.raw == 0 &&
+           !entry->disk->latency().suspect();
+  };
+  const PoolView::DiskEntry* const own = disks.find(fetch.chunk->places[0].disk);
+  if (own == nullptr || own->disk == nullptr || !own->disk->latency().suspect()) return false;
+  const auto others = static_cast<std::size_t>(std::ranges::count_if(group->places, answers));
+  return others >= group->data_columns();
+}
+
 }  // namespace
 
 Result<void> make_fetches(const ChunkTable& chunks, ReadPlan& plan) {
@@ -300,7 +315,7 @@ Task<Result<void>> Store::Impl::read_once(const FileMap& map, InodeId inode, Fil
   std::vector<Fetch> again;
   while (true) {
     std::erase_if(plan.fetches, [&](Fetch& fetch) {
-      if (choose_place(*disks, fetch, loads)) return false;
+      if (choose_place(*disks, fetch, loads) && !answers_elsewhere(*disks, fetch)) return false;
       if (fetch.chunk->group() != nullptr) {
         // Whether its disk is here or not: its blocks stay as long as that is pinned.
         plan.pins.pin(fetch.chunk->places[0].disk);
@@ -374,7 +389,27 @@ Task<Result<void>> Store::Impl::read_once(const FileMap& map, InodeId inode, Fil
   for (const Fetch& fetch : plan.dark) {
     co_await reconstruct(disks, &plan, fetch, inode, io_class, &lost);
   }
-  for (const Fetch& fetch : lost) give_up(map, plan, fetch, inode);
+  for (Fetch& fetch : lost) {
+    // Its disk was passed over because it does not answer in time: now it has to.
+    const PoolView::DiskEntry* const own = disks->find(fetch.chunk->places[0].disk);
+    if (fetch.tried == 0 && own != nullptr && own->disk != nullptr) {
+      const auto direct = std::make_shared<Buffer>(fetch.count * kBlockBytes);
+      const Result<void> answer = co_await scheduler::read(
+          *own->disk, io_class, PoolView::offset_of(*own, fetch.chunk->places[0].slot, fetch.block),
+          direct->span(), direct);
+      fetch.place = 0;
+      fetch.tried = 1;
+      if (answer.has_value()) {
+        std::memcpy(part(plan, fetch).data(), direct->data(), direct->size());
+        again.clear();
+        verify(*disks, plan, fetch, inode, again);
+        for (const Fetch& bad : again) give_up(map, plan, bad, inode);
+        continue;
+      }
+      co_await note_read_failure(fetch, *own->disk, answer.error());
+    }
+    give_up(map, plan, fetch, inode);
+  }
   if (!plan.repairs.empty()) co_await repair(disks, plan);
   *changed = plan.changed;
   if (plan.changed) co_return error(Code::kCorrupt, first.raw);

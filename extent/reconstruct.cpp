@@ -20,17 +20,23 @@ struct Source {
   std::byte* bytes = nullptr;  // null: not here
 };
 
+// More choices of columns than this are not tried for a block: this thread has other reads to serve.
+constexpr unsigned kChoicesMax = 500;
+
 // Which of its sources to take for a block: `count` of them, any choice once.
 class Choices {
  public:
   Choices(std::size_t from, std::size_t count) : chosen_(from, false) {
     std::fill_n(chosen_.begin(), count, true);
   }
-  bool next() { return std::prev_permutation(chosen_.begin(), chosen_.end()); }
+  bool next() {
+    return ++tried_ < kChoicesMax && std::prev_permutation(chosen_.begin(), chosen_.end());
+  }
   bool operator[](std::size_t i) const { return chosen_[i]; }
 
  private:
   std::vector<bool> chosen_;
+  unsigned tried_ = 0;
 };
 
 }  // namespace

@@ -177,16 +177,9 @@ Task<Result<void>> Store::Impl::scrub_once(const FileMap& map, InodeId inode, Fi
     }
   }
 
-  std::uint64_t bad = 0;
-  for (const Fetch& fetch : plan.repairs) bad += count_of(fetch.bad, fetch);
-  std::uint64_t repaired = 0;
   if (!plan.repairs.empty()) {
-    repaired = co_await repair(disks, plan);
+    const std::uint64_t repaired = co_await repair(disks, plan);
     counts->copies_repaired += repaired;
-  }
-  if (striped && (repaired < bad || !plan.lost.empty())) {
-    LockGuard lock(doubtful_mutex);
-    unmended = true;
   }
   if (striped && !plan.changed) co_await scrub_parity(disks, &plan, plan.fetches, counts);
   *changed = plan.changed;

@@ -218,6 +218,7 @@ std::vector<ChunkId> Store::drain_sparse(journal::Policy policy, bool in_any_cas
 void Store::stop_draining() { impl_->allocator.stop_draining(); }
 std::uint64_t Store::draining_blocks() const { return impl_->allocator.draining_blocks(); }
 void Store::note_moved(const Written& written) { impl_->allocator.note_moved(written.crcs.size()); }
+std::uint64_t Store::copied_blocks() const { return impl_->allocator.copied_blocks(); }
 bool Store::is_striped(ChunkId chunk) const { return impl_->allocator.is_striped(chunk); }
 std::size_t Store::copies(ChunkId chunk) const {
   const Chunk* const found = impl_->chunks.find(chunk);
@@ -236,6 +237,13 @@ Task<Result<journal::ScrubCounts>> Store::scrub(const FileMap& map, InodeId inod
   return impl_->scrub(map, inode, first, count);
 }
 
+bool Store::has_doubtful() const {
+  LockGuard lock(impl_->doubtful_mutex);
+  return !impl_->doubtful_rows.empty();
+}
+void Store::note_doubtful(const FileMap& map, FileBlock first, std::uint64_t count) {
+  impl_->note_doubtful(map, first, count);
+}
 Task<journal::ScrubCounts> Store::scrub_doubtful() { return impl_->scrub_doubtful(); }
 
 void Store::on_unrecoverable(std::function<void(InodeId, FileBlock)> listener) {

@@ -63,6 +63,7 @@ struct WriteHint {
   // if there is no other room. note_moved() follows publish() or discard().
   bool moving = false;
   bool in_one_piece = false;  // or kNoSpace
+  bool rows_only = false;     // of a parity group, or kNoSpace
 };
 
 struct Written {
@@ -173,9 +174,12 @@ class Store final : public journal::SlotSource {
   Task<Result<journal::ScrubCounts>> scrub(const FileMap& map, InodeId inode, FileBlock first,
                                            std::uint64_t count);
 
-  // At the end of a scrub of everything: looks again at the parity that was wrong where scrub() had not all
-  // the data of the row to tell which part of it is. By now what is named has been verified and mended, so the
-  // parity is written anew, unless the pool is read-only.
+  // Parity that is wrong in rows of which scrub() had not all the data, so that it could not tell what is: there is some.
+  // Then all maps are shown to note_doubtful(), a window or so at a time, for the checksums of those rows, and
+  // scrub_doubtful() reads each row once more: its parity is written anew, unless the pool is read-only, if all blocks in
+  // it that mappings name are right by then. Forgets the rows.
+  bool has_doubtful() const;
+  void note_doubtful(const FileMap& map, FileBlock first, std::uint64_t count);
   Task<journal::ScrubCounts> scrub_doubtful();
 
   // Chunks worth emptying, ascending, and nothing new is put there while there is room elsewhere
@@ -185,6 +189,8 @@ class Store final : public journal::SlotSource {
   std::uint64_t draining_blocks() const;
   void stop_draining();
   void note_moved(const Written& written);
+  // How many live blocks are in no parity group.
+  std::uint64_t copied_blocks() const;
   // Whether a chunk is a column of a parity group, or gone.
   bool is_striped(ChunkId chunk) const;
   // How many copies a chunk has, on disks that are here or not; of a column as many as its parity is worth.

@@ -3,8 +3,8 @@
 #pragma once
 
 #include <functional>
+#include <map>
 #include <memory>
-#include <set>
 #include <span>
 #include <utility>
 #include <vector>
@@ -23,6 +23,9 @@ namespace dynamicfs::extent {
 
 struct Fetch;
 struct ReadPlan;
+class RightData;
+// Checksums of blocks of a row, by column.
+using RowSums = std::map<std::size_t, std::uint32_t>;
 
 struct Store::Impl {
   Impl(Executor& executor_in, journal::Pool& pool_in, journal::ChangeGate& gate_in,
@@ -53,10 +56,10 @@ struct Store::Impl {
   std::vector<std::pair<DiskId, TimePoint>> last_full DFS_GUARDED_BY(view_mutex);
   std::vector<DiskId> suspects DFS_GUARDED_BY(view_mutex);
   std::function<void(InodeId, FileBlock)> unrecoverable DFS_GUARDED_BY(view_mutex);
-  // Rows with parity that a scrub has found wrong and could not judge: group and row.
+  // Rows with parity that a scrub has found wrong and could not judge, by group and row, and what is known of
+  // the blocks that mappings name.
   Mutex doubtful_mutex;
-  std::set<std::pair<ChunkId, std::uint32_t>> doubtful_rows DFS_GUARDED_BY(doubtful_mutex);
-  bool unmended DFS_GUARDED_BY(doubtful_mutex) = false;  // since then data in groups was left bad
+  std::map<std::pair<ChunkId, std::uint32_t>, RowSums> doubtful_rows DFS_GUARDED_BY(doubtful_mutex);
 
   // The disks as they are now; tells the allocator when they have changed.
   std::shared_ptr<const PoolView> look();
@@ -97,13 +100,12 @@ struct Store::Impl {
   Task<Result<void>> scrub_once(const FileMap& map, InodeId inode, FileBlock first,
                                 std::uint64_t count, journal::ScrubCounts* counts, bool* changed);
 
-  Task<void> scrub_parity(std::shared_ptr<const PoolView> disks, ReadPlan* plan,
+  Task<void> scrub_parity(std::shared_ptr<const PoolView> disks, const ReadPlan* plan,
                           std::vector<Fetch> fetches, journal::ScrubCounts* counts);
-  // Of rows that are in use all the while: those whose parity is not that of their data.
-  Task<std::vector<std::uint32_t>> wrong_parity(std::shared_ptr<const PoolView> disks,
-                                                const ReadPlan* plan, const ParityGroup* group,
-                                                std::uint32_t row, std::uint32_t rows,
-                                                journal::ScrubCounts* counts);
+  Task<bool> scrub_rows(std::shared_ptr<const PoolView> disks, const RightData* right,
+                        const ParityGroup* group, std::uint32_t row, std::uint32_t rows,
+                        journal::ScrubCounts* counts, std::vector<std::uint32_t>* doubtful);
+  void note_doubtful(const FileMap& map, FileBlock first, std::uint64_t count);
   Task<journal::ScrubCounts> scrub_doubtful();
 
   Task<std::optional<std::size_t>> first_missing(Claims claims);

@@ -66,6 +66,7 @@ Task<Result<Written>> Store::Impl::write(WriteHint hint, std::span<const std::by
   request.blocks = blocks;
   request.moving = hint.moving;
   request.in_one_piece = hint.in_one_piece;
+  request.rows_only = hint.rows_only;
   request.replaced_blocks =
       static_cast<std::uint32_t>(std::min<std::uint64_t>(hint.replaced_blocks, blocks));
 

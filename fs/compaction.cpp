@@ -21,6 +21,7 @@ constexpr std::size_t kNotedMax = 16384;
 // A sweep reads all maps: not more often than this, and rarely when the last one did not get on.
 constexpr Duration kSweepInterval = std::chrono::minutes{1};
 constexpr Duration kSweepIntervalObstructed = std::chrono::hours{1};
+constexpr Duration kRestripeInterval = std::chrono::minutes{20};
 // How often a sweep looks whether there is anything left to do, in windows.
 constexpr std::uint64_t kBetweenLooks = 256;
 
@@ -102,17 +103,23 @@ void Compaction::tend() {
     sparse = fs_.store->drain_sparse(fs_.pool->policy(), false);
     sweep_again_at_.store(now + kSweepInterval);
   }
-  if (!due && sparse.empty()) {
+  // What was written before the mount, or was too much to be noted.
+  bool restripe = false;
+  if (sparse.empty() && striping() && now >= restripe_at_.load()) {
+    restripe = fs_.store->copied_blocks() > kWindowBlocks;
+    restripe_at_.store(now + kRestripeInterval);
+  }
+  if (!due && sparse.empty() && !restripe) {
     end();
     return;
   }
-  spawn(run(std::move(sparse)));
+  spawn(run(std::move(sparse), restripe));
 }
 
-Task<void> Compaction::run(std::vector<ChunkId> sparse) {
+Task<void> Compaction::run(std::vector<ChunkId> sparse, bool restripe) {
   co_await fs_.executor.leave_driver_thread();
   co_await tend_noted();
-  if (!sparse.empty()) co_await sweep(std::move(sparse), quiet_since());
+  if (!sparse.empty() || restripe) co_await sweep(std::move(sparse), quiet_since());
   end();
 }
 
@@ -143,8 +150,10 @@ Task<void> Compaction::tend_noted() {
     }
   }
   std::vector<Window> done;
+  no_rows_ = false;
+  stuck_.clear();
   for (const Window& at : due) {
-    if (!go_on()) break;
+    if (!go_on() || no_rows_) break;
     const FileBlock first{at.window.raw * kWindowBlocks};
     const Result<InodeRef> found = co_await fs_.find(at.inode);
     if (!found.has_value() || !(*found)->is_regular()) {
@@ -171,15 +180,19 @@ Task<void> Compaction::tend_noted() {
   if (moved) fs_.metrics.compaction_windows.add();
   LockGuard lock(mutex_);
   for (const Window& at : done) noted_.erase(at);
+  // Shared, changed again, or not to be read: a write notes it anew, a sweep looks again.
+  for (const Window& at : stuck_) noted_.erase(at);
 }
 
 Task<void> Compaction::sweep(std::vector<ChunkId> sparse, Generation quiet) {
   moved_blocks_ = 0;
+  no_rows_ = false;
+  stuck_.clear();
   fs_.metrics.compaction_sweeps.add();
   const std::uint64_t held = fs_.store->draining_blocks();
   const bool only_sparse = !sparse.empty();
   walk_.begin();
-  for (std::uint64_t windows = 1; go_on(); ++windows) {
+  for (std::uint64_t windows = 1; go_on() && (only_sparse || !no_rows_); ++windows) {
     if (only_sparse && windows % kBetweenLooks == 0 && fs_.store->draining_blocks() == 0) break;
     const std::optional<FileWalk::Piece> piece = co_await walk_.next();
     if (!piece) break;
@@ -277,7 +290,10 @@ Task<bool> Compaction::move_batch() {
   for (Moving part : batch.parts) {
     const auto into = data.span().subspan(blocks * kBlockBytes, part.run.count * kBlockBytes);
     const bool whole = co_await read(&part, into);
-    if (!whole) continue;
+    if (!whole) {
+      stuck_.push_back({part.inode->id, WindowId{part.run.first.raw / kWindowBlocks}});
+      continue;
+    }
     blocks += part.run.count;
     must_go |= part.run.must_go;
     parts.push_back(std::move(part));
@@ -290,19 +306,21 @@ Task<bool> Compaction::move_batch() {
   hint.io_class = scheduler::IoClass::kBackground;
   hint.moving = true;
   hint.in_one_piece = !must_go;
+  hint.rows_only = striping() && !must_go;
   const Result<extent::Written> written =
       co_await fs_.store->write(hint, data.span().first(blocks * kBlockBytes));
-  if (!written.has_value()) co_return false;
+  if (!written.has_value()) {
+    no_rows_ |= hint.rows_only;
+    co_return false;
+  }
   std::uint64_t at = 0;
   bool moved = false;
   for (const Moving& part : parts) {
     const extent::Written mine = extent::part_of(*written, at, part.run.count);
     at += part.run.count;
-    // Copies that nothing would be gained by.
-    const bool useful = mine.striped || !part.run.in_copies || part.run.must_go;
     journal::Credit credit =
         co_await fs_.journal->reserve(1, kPutFixedBytes + part.run.count * kPutBytesPerBlock);
-    const bool published = useful && publish(part, mine, credit);
+    const bool published = publish(part, mine, credit);
     if (!published) fs_.store->discard(mine);
     fs_.store->note_moved(mine);
     if (!published) continue;

@@ -81,7 +81,7 @@ class Compaction {
   bool begin();
   void end();
   bool go_on() const;
-  Task<void> run(std::vector<ChunkId> sparse);
+  Task<void> run(std::vector<ChunkId> sparse, bool restripe);
   Task<void> tend_noted();
   Task<void> sweep(std::vector<ChunkId> sparse, Generation quiet);
   // What to move of a range: what is in chunks that are `sparse`, and, if nothing of it is newer than
@@ -101,7 +101,10 @@ class Compaction {
   std::atomic<bool> active_{false};
   // Of the task that is active.
   std::atomic<TimePoint> sweep_again_at_{TimePoint{}};
+  std::atomic<TimePoint> restripe_at_{TimePoint{}};
   std::uint64_t moved_blocks_ = 0;
+  bool no_rows_ = false;       // no parity group has room
+  std::vector<Window> stuck_;  // could not be moved
   Batch batch_;
   FileWalk walk_;
 

@@ -201,6 +201,18 @@ Task<bool> Scrub::check_data() {
   }
 }
 
+// Another walk, through the maps alone.
+Task<void> Scrub::check_doubtful() {
+  walk_.end();
+  walk_.begin();
+  while (const std::optional<FileWalk::Piece> piece = co_await walk_.next()) {
+    fs_.store->note_doubtful(*piece->inode->map, piece->first, piece->count);
+    const bool wanted = co_await go_on();
+    if (!wanted) co_return;
+  }
+  count(co_await fs_.store->scrub_doubtful());
+}
+
 Task<void> Scrub::run() {
   co_await fs_.executor.leave_driver_thread();
   const std::uint64_t clone_steps_before = fs_.clone_steps.sum();
@@ -222,7 +234,8 @@ Task<void> Scrub::run() {
       workers.push_back(check_data());
     }
     const std::vector<bool> ended = co_await when_all(std::move(workers));
-    if (std::ranges::all_of(ended, std::identity{})) count(co_await fs_.store->scrub_doubtful());
+    if (std::ranges::all_of(ended, std::identity{}) && fs_.store->has_doubtful())
+      co_await check_doubtful();
   }
 
   bool repaired = false;
@@ -233,6 +246,7 @@ Task<void> Scrub::run() {
     repaired = counts.copies_repaired != 0;
     whole = !stopping_ && scope_ == ScrubScope::kAll && report_.errors == 0 &&
             counts.blocks_lost == 0 && counts.blocks_unreadable == 0 &&
+            counts.parity_skipped == 0 &&
             counts.copies_repaired >= counts.copies_bad + counts.copies_outdated;
   }
   if (whole && fs_.clone_steps.sum() != clone_steps_before) {

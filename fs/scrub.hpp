@@ -45,6 +45,7 @@ class Scrub {
   void survey();
   Task<void> check_runs();
   Task<bool> check_data();
+  Task<void> check_doubtful();
   void count(const journal::ScrubCounts& found);
   void fail(InodeId inode, Error failure);
   void wake() DFS_EXCLUDES(mutex_);

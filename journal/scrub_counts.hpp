@@ -15,6 +15,7 @@ struct ScrubCounts {
   std::uint64_t copies_outdated = 0;    // missed while their disk was away
   std::uint64_t copies_repaired = 0;    // of both: rewritten from a good one
   std::uint64_t copies_skipped = 0;     // their disk is gone
+  std::uint64_t parity_skipped = 0;     // of these: parity that a disk that is here may lack
   std::uint64_t blocks_lost = 0;        // all disks are here and no copy is good
   std::uint64_t blocks_unreadable = 0;  // no copy that is here is good; one that is away may be
 
@@ -26,6 +27,7 @@ struct ScrubCounts {
     copies_outdated += more.copies_outdated;
     copies_repaired += more.copies_repaired;
     copies_skipped += more.copies_skipped;
+    parity_skipped += more.parity_skipped;
     blocks_lost += more.blocks_lost;
     blocks_unreadable += more.blocks_unreadable;
   }

@@ -10,6 +10,7 @@
 #include "base/buffer.hpp"
 #include "extent/erasure_codec.hpp"
 #include "tests/extent/sim_store.hpp"
+#include "tests/support/done.hpp"
 #include "tests/support/seed.hpp"
 
 using namespace dynamicfs;
@@ -317,6 +318,9 @@ TEST_SUITE("erasure coding") {
     CHECK(scrub(1, 128, 128).copies_bad == 0);
     CHECK(scrub(1, 256, 128).copies_bad == 0);
     CHECK(store->metrics().parity_repairs.sum() == 0);
+    REQUIRE(store->has_doubtful());
+    store->note_doubtful(file(1), FileBlock{128}, 128);
+    store->note_doubtful(file(1), FileBlock{256}, 128);
     const journal::ScrubCounts found = executor.run(store->scrub_doubtful());
     CHECK(found.copies_bad == 1);
     CHECK(found.copies_repaired == 1);
@@ -333,5 +337,69 @@ TEST_SUITE("erasure coding") {
     lose(0);
     CHECK(read(1, 0, 256).value() == times(256, 1));
     CHECK(reconstructed() == 0);
+  }
+
+  TEST_CASE_FIXTURE(FourAndTwo,
+                    "parity that cannot be read is written anew, and what is beside it looked at") {
+    REQUIRE(write(1, 0, 256, 1).has_value());
+    REQUIRE(sync().has_value());
+    damage(parity_of(1, 9, 1));
+    const Location bad = parity_of(1, 5, 0);
+    bool broken = true;
+    disks[bad.disk]->faults().fail = [&](const scheduler::IoRequest& request) {
+      const bool covers = request.offset_bytes <= bad.offset_bytes &&
+                          bad.offset_bytes < request.offset_bytes + request.size_bytes;
+      if (!covers || !broken || !scheduler::moves_data(request.op)) return Code::kOk;
+      if (request.op == scheduler::IoOp::kRead) return Code::kDiskRead;
+      broken = false;
+      return Code::kOk;
+    };
+    const journal::ScrubCounts found = scrub(1, 0, 256);
+    CHECK_FALSE(broken);
+    CHECK(found.copies_bad == 2);
+    CHECK(found.copies_repaired == 2);
+    CHECK(scrub(1, 0, 256).copies_bad == 0);
+  }
+
+  TEST_CASE_FIXTURE(FourAndTwo, "what a suspect disk has is computed from the others") {
+    REQUIRE(write(1, 0, 256, 1).has_value());
+    const std::size_t slow = locate(1, 10)[0].disk;
+    disks[slow]->faults().hung = true;
+    std::optional<Result<Buffer>> before;
+    spawn(keep(read_task(this, 1, 10, 1), &before));
+    executor.run_for(std::chrono::seconds{2});
+    CHECK_FALSE(before.has_value());
+    disks[slow]->latency().look(executor.now(), disks[slow]->lateness());
+    REQUIRE(disks[slow]->latency().suspect());
+    CHECK(read(1, 10, 2).value() == times(2, 1));
+    CHECK(reconstructed() == 2);
+    CHECK_FALSE(before.has_value());
+    // With two of the others wrong it takes the disk itself.
+    damage(parity_of(1, 20, 0));
+    damage(parity_of(1, 20, 1));
+    std::optional<Result<Buffer>> after;
+    spawn(keep(read_task(this, 1, 20, 1), &after));
+    executor.run_for(std::chrono::seconds{2});
+    CHECK_FALSE(after.has_value());
+    disks[slow]->release();
+    executor.run_until_idle();
+    REQUIRE(before.has_value());
+    REQUIRE(before->has_value());
+    REQUIRE(after.has_value());
+    REQUIRE(after->has_value());
+    CHECK(versions(**after, 1, 20) == times(1, 1));
+  }
+
+  TEST_CASE_FIXTURE(FourAndTwo, "what was promised can be written, however full the disks are") {
+    constexpr std::uint64_t kWindows = 24;
+    REQUIRE(executor.run(reserve_task(this, 2, 0, kWindows * 256)).has_value());
+    std::uint64_t filled = 0;
+    while (write(1, filled * 256, 256, 1).has_value()) ++filled;
+    CHECK(filled > 100);
+    for (std::uint64_t i = 0; i < kWindows; ++i) {
+      CAPTURE(i);
+      REQUIRE(write(2, i * 256, 256, 3).has_value());
+    }
+    CHECK(read(2, 0, 256).value() == times(256, 3));
   }
 }

@@ -162,4 +162,54 @@ TEST_SUITE("erasure coding") {
     library.remount({0, 5});
     library.check();
   }
+
+  TEST_CASE("groups whose rows all hold a little are emptied, too") {
+    const std::uint64_t seed = seed_from_environment(5);
+    CAPTURE(seed);
+    SimPool pool(seed, erasure(4, 2, 128 * kMiB));
+    pool.format();
+    REQUIRE(pool.mount().has_value());
+    const auto name = [](std::uint64_t i) { return "f" + std::to_string(i); };
+    constexpr std::uint64_t kFiles = 320;
+    for (std::uint64_t i = 0; i < kFiles; ++i) {
+      REQUIRE(pool.create(name(i)).has_value());
+      REQUIRE(pool.write(name(i), 0, pattern(seed + i, kMiB)).has_value());
+    }
+    // What is left of each is the first column.
+    for (std::uint64_t i = 0; i < kFiles; ++i)
+      REQUIRE(pool.truncate(name(i), kMiB / 4).has_value());
+    REQUIRE(pool.run(pool.fs().sync()).has_value());
+    const std::size_t chunks = pool.fs().store().chunks().size();
+    REQUIRE(pool.run(pool.fs().compact()).has_value());
+    pool.executor.run_for(std::chrono::minutes{1});
+    CHECK(pool.fs().store().chunks().size() + 6 < chunks);
+    REQUIRE(pool.unmount().has_value());
+    REQUIRE(pool.mount({2, 4}).has_value());
+    for (std::uint64_t i = 0; i < kFiles; ++i)
+      REQUIRE((pool.read(name(i)).value() == pattern(seed + i, kMiB).substr(0, kMiB / 4)));
+    check_whole(pool);
+  }
+
+  TEST_CASE("where no group finds room small files stay what they are, and are not moved about") {
+    const std::uint64_t seed = seed_from_environment(6);
+    CAPTURE(seed);
+    // The third disk has room for a few slots, the others go on without it.
+    SimPoolOptions options = erasure(2, 1, 128 * kMiB);
+    options.disk_bytes[2] = 40 * kMiB;
+    SimPool pool(seed, options);
+    pool.format();
+    REQUIRE(pool.mount().has_value());
+    for (int i = 0; i < 2000; ++i) {
+      const std::string name = "f" + std::to_string(i);
+      REQUIRE(pool.create(name).has_value());
+      REQUIRE(pool.write(name, 0, pattern(seed, 28 * kKiB)).has_value());
+    }
+    pool.executor.run_for(std::chrono::hours{1});
+    const std::uint64_t moved = pool.fs().metrics().compaction_bytes.sum();
+    CHECK(moved > 0);
+    CHECK(pool.fs().store().copied_blocks() > 4000);
+    pool.executor.run_for(std::chrono::hours{2});
+    CHECK(pool.fs().metrics().compaction_bytes.sum() == moved);
+    check_whole(pool);
+  }
 }
