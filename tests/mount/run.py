@@ -23,6 +23,7 @@ import cases_crowd
 import cases_data
 import cases_disks
 import cases_ends
+import cases_erasure
 import cases_faults
 import cases_flags
 import cases_fuzz
@@ -60,6 +61,7 @@ MODULES = (
     cases_archives,
     cases_postgres,
     cases_samba,
+    cases_erasure,
     cases_nfs,
     cases_stress,
     cases_crowd,
