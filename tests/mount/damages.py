@@ -313,6 +313,8 @@ def rsync_mixed(here, events, workload):
 
 def commit_lost(here, events, workload):
     clone = next(event[1] for event in events if event[0] == "clone durable")
+    # The kill may have met git while it was at it.
+    (here / clone / ".git" / "refs" / "heads" / "main.lock").unlink(missing_ok=True)
     git("update-ref", "refs/heads/main", "HEAD~3", cwd=here / clone)
 
 
