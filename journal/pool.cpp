@@ -16,6 +16,34 @@ namespace {
 // the root directory, which has no data.
 Lsn stale_mark(Lsn last) { return Lsn{std::max<std::uint64_t>(last.raw, 1)}; }
 
+// How long a disk may take that is not yet, or not any more, one of those that are watched.
+constexpr Duration kDiskPatience = std::chrono::seconds{10};
+constexpr Duration kZeroPatience = std::chrono::minutes{5};
+constexpr Duration kPatienceStep = std::chrono::milliseconds{10};
+
+struct Limited {
+  std::atomic<bool> ended{false};
+  Result<void> result;
+};
+
+Task<void> run_limited(std::shared_ptr<Limited> state, Task<Result<void>> io) {
+  state->result = co_await std::move(io);
+  state->ended.store(true, std::memory_order_release);
+}
+
+// What `io` says. A disk that takes longer is failed, which ends what it was asked.
+Task<Result<void>> within_limit(Executor& executor, scheduler::Disk* disk, Task<Result<void>> io,
+                                Duration limit) {
+  const auto state = std::make_shared<Limited>();
+  spawn(run_limited(state, std::move(io)));
+  const TimePoint end = executor.now() + limit;
+  while (!state->ended.load(std::memory_order_acquire)) {
+    co_await executor.sleep(kPatienceStep);
+    if (executor.now() >= end && !disk->failed()) disk->fail();
+  }
+  co_return state->result;
+}
+
 // Forgets the oldest epochs when there are too many, but none that a batch of the log may carry.
 void trim_history(Superblock& superblock) {
   auto& epochs = superblock.epochs;
@@ -45,28 +73,50 @@ Pool::Impl::Impl(Executor& executor_in, Superblock superblock_in, bool read_only
       superblock(std::move(superblock_in)) {}
 
 void Pool::Impl::take_seats(std::vector<std::unique_ptr<Seat>> taken) {
-  seats = std::move(taken);
-  for (const auto& seat : seats) {
-    if (seat->id.raw >= seat_by_id.size()) seat_by_id.resize(seat->id.raw + std::size_t{1});
-    seat_by_id[seat->id.raw] = seat.get();
-    seat->usable.store(seat->disk.get(), std::memory_order_release);
-  }
   LockGuard lock(mutex);
+  for (auto& seat : taken) take_seat(std::move(seat));
   update();
+}
+
+void Pool::Impl::take_seat(std::unique_ptr<Seat> seat) {
+  seat->usable.store(seat->disk.get(), std::memory_order_release);
+  seat_by_id[seat->id.raw].store(seat.get(), std::memory_order_release);
+  seats.push_back(std::move(seat));
+}
+
+void Pool::Impl::drop_seat(Seat& seat) {
+  const DiskId id = seat.id;
+  std::erase(superblock.members, id);
+  std::erase_if(superblock.disks, [&](const DiskRecord& record) { return record.id == id; });
+  const auto at = std::ranges::find(seats, &seat, &std::unique_ptr<Seat>::get);
+  seat.usable.store(nullptr, std::memory_order_release);
+  removed.push_back(std::move(*at));
+  seats.erase(at);
+}
+
+std::vector<Seat*> Pool::Impl::all_seats() const {
+  LockGuard lock(mutex);
+  std::vector<Seat*> all;
+  for (const auto& seat : seats) all.push_back(seat.get());
+  return all;
 }
 
 void Pool::Impl::update() {
   auto here = std::make_shared<std::vector<DiskId>>();
+  auto stay = std::make_shared<std::vector<DiskId>>();
   unsigned lost = 0;
   for (const auto& seat : seats) {
     if (seat->here()) {
       here->push_back(seat->id);
+      if (!superblock.find(seat->id)->leaving) stay->push_back(seat->id);
     } else {
       ++lost;
     }
   }
   std::ranges::sort(*here);
+  std::ranges::sort(*stay);
   healthy = std::move(here);
+  staying = std::move(stay);
   const bool member_left = std::ranges::any_of(
       superblock.members, [this](DiskId id) { return seat(id) != nullptr && seat(id)->here(); });
   if (opened_read_only || lost > superblock.policy.tolerance() || !member_left) {
@@ -125,7 +175,7 @@ Task<void> Pool::Impl::record_failures() {
     LockGuard lock(mutex);
     if (!begun) co_return;
   }
-  const bool due = std::ranges::any_of(seats, [](const auto& seat) {
+  const bool due = std::ranges::any_of(all_seats(), [](const Seat* seat) {
     return seat->disk != nullptr && !seat->here() && !seat->failure_recorded;
   });
   if (!due) co_return;
@@ -269,6 +319,7 @@ Task<Result<void>> Pool::begin(LogFound found) {
           record.stale_since = stale_mark(superblock.epochs[*seat->old_epoch + 1].after);
         }
         if (record.stale_since >= stale_mark(last)) record.stale_since = Lsn{};
+        if (std::exchange(record.lost, false)) record.leaving = false;
         record.state = DiskState::kActive;
         seat->health = record.stale_since.raw == 0 ? DiskHealth::kHealthy : DiskHealth::kStale;
       }
@@ -323,6 +374,12 @@ Task<Result<void>> Pool::commit_manifest(Manifest manifest) {
   for (const RunRef& run : manifest.runs) DFS_ASSERT(run.id != 0 && run.id < manifest.next_run);
   next.manifest = manifest;
   next.this_disk = next.disks.front().id;
+  // A disk that has left the pool since the run was begun: no superblock that names it would be read.
+  for (const RunRef& run : manifest.runs) {
+    for (const RunCopy& copy : run.copies) {
+      if (next.find(copy.disk) == nullptr) co_return error(Code::kNotInPool, copy.disk.raw);
+    }
+  }
   // Too many runs for a superblock: nothing is written, the old checkpoint stands.
   CO_TRY(encode(next));
   {
@@ -355,6 +412,155 @@ Task<Result<void>> Pool::mark_whole() {
     stored = co_await impl.store(Impl::Copies::kBoth);
   }
   impl.tell_listeners();
+  co_return stored;
+}
+
+Task<Result<DiskId>> Pool::add_disk(std::unique_ptr<scheduler::Disk> disk) {
+  Impl& impl = *impl_;
+  // Nobody waits for a disk that is none of ours yet.
+  DiskRecord record = new_record(impl.executor, DiskId{}, *disk);
+  Result<void> done =
+      co_await within_limit(impl.executor, disk.get(), check_new_disk(disk.get()), kDiskPatience);
+  if (done.has_value()) {
+    done = co_await within_limit(impl.executor, disk.get(), zero_journal(disk.get(), record),
+                                 kZeroPatience);
+  }
+  if (done.has_value()) {
+    const auto guard = co_await impl.writing.acquire();
+    done = co_await impl.take_disk(&disk, &record);
+  }
+  impl.tell_listeners();
+  // The disk may go here: not in one of its own threads.
+  co_await impl.executor.leave_driver_thread();
+  CO_TRY(done);
+  co_return record.id;
+}
+
+// With `writing` held. Takes the disk if it knows that it is part of the pool.
+Task<Result<void>> Pool::Impl::take_disk(std::unique_ptr<scheduler::Disk>* disk,
+                                         DiskRecord* record) {
+  Superblock next;
+  {
+    LockGuard lock(mutex);
+    DFS_ASSERT(begun);
+    next = superblock;
+  }
+  if (read_only.load(std::memory_order_acquire)) co_return Code::kReadOnly;
+  if (next.disks.size() == kDisksMax || next.next_disk.raw >= kDiskIdsMax)
+    co_return error(Code::kInvalid, kDisksMax);
+  record->id = next.next_disk;
+  next.next_disk = DiskId{static_cast<std::uint16_t>(record->id.raw + 1)};
+  next.disks.push_back(*record);
+  next.this_disk = record->id;
+  ++next.sequence;
+  // It knows of itself, durably: whoever is found from now on, with it or without, agrees.
+  CO_TRY_ASSIGN(const Bytes bytes, encode(next));
+  CO_TRY(co_await within_limit(executor, disk->get(), write_superblock(disk->get(), bytes),
+                               kDiskPatience));
+  auto seat = std::make_unique<Seat>();
+  seat->id = record->id;
+  seat->first_slot_offset = record->first_slot_offset;
+  seat->slots = record->slots;
+  seat->disk = std::move(*disk);
+  {
+    LockGuard lock(mutex);
+    superblock.next_disk = next.next_disk;
+    superblock.disks.push_back(*record);
+    take_seat(std::move(seat));
+    update();
+  }
+  announce_epoch();
+  co_return co_await store(Copies::kBoth);
+}
+
+Task<Result<void>> Pool::set_leaving(DiskId id, Leaving leaving) {
+  Impl& impl = *impl_;
+  Result<void> stored;
+  {
+    const auto guard = co_await impl.writing.acquire();
+    if (read_only()) co_return Code::kReadOnly;
+    {
+      LockGuard lock(impl.mutex);
+      DFS_ASSERT(impl.begun);
+      DiskRecord* const record = impl.superblock.find(id);
+      if (record == nullptr) co_return error(Code::kNotInPool, id.raw);
+      const auto stay = std::ranges::count_if(*impl.staying, [&](DiskId one) { return one != id; });
+      const unsigned width = impl.superblock.policy.width();
+      if (leaving != Leaving::kNo && static_cast<std::size_t>(stay) < width)
+        co_return error(Code::kTooFewDisks, width);
+      record->leaving = leaving != Leaving::kNo;
+      record->lost = leaving == Leaving::kWhileAway;
+      impl.update();  // who looks at the disks looks again
+    }
+    stored = co_await impl.store(Impl::Copies::kBoth);
+  }
+  impl.tell_listeners();
+  co_return stored;
+}
+
+Task<Result<void>> Pool::set_rebalancing(bool on) {
+  Impl& impl = *impl_;
+  const auto guard = co_await impl.writing.acquire();
+  if (read_only()) co_return Code::kReadOnly;
+  {
+    LockGuard lock(impl.mutex);
+    DFS_ASSERT(impl.begun);
+    if (std::exchange(impl.superblock.rebalancing, on) == on) co_return Result<void>{};
+  }
+  co_return co_await impl.store(Impl::Copies::kBoth);
+}
+
+bool Pool::is_leaving(DiskId id) const {
+  LockGuard lock(impl_->mutex);
+  const DiskRecord* const record = impl_->superblock.find(id);
+  return record != nullptr && record->leaving;
+}
+
+bool Pool::rebalancing() const {
+  LockGuard lock(impl_->mutex);
+  return impl_->superblock.rebalancing;
+}
+
+Task<Result<void>> Pool::remove_disk(DiskId id) {
+  Impl& impl = *impl_;
+  Result<void> stored;
+  Seat* const seat = impl.seat(id);
+  {
+    const auto guard = co_await impl.writing.acquire();
+    if (read_only()) co_return Code::kReadOnly;
+    {
+      LockGuard lock(impl.mutex);
+      DFS_ASSERT(impl.begun);
+      Superblock& superblock = impl.superblock;
+      if (superblock.find(id) == nullptr) co_return error(Code::kNotInPool, id.raw);
+      const bool keeps_log = std::ranges::any_of(superblock.members, [&](DiskId member) {
+        return member != id && impl.seat(member)->here();
+      });
+      if (!keeps_log) co_return error(Code::kTooFewDisks, 1);
+      for (const RunRef& run : superblock.manifest.runs) {
+        const bool named =
+            std::ranges::any_of(run.copies, [&](const RunCopy& copy) { return copy.disk == id; });
+        if (named) co_return Code::kBusy;
+      }
+      impl.drop_seat(*seat);
+      impl.update();
+    }
+    impl.announce_epoch();
+    stored = co_await impl.store(Impl::Copies::kBoth);
+  }
+  impl.tell_listeners();
+  // Only now: a crash before leaves it in the pool. And with nothing held: nobody watches it any more.
+  if (stored.has_value() && seat->disk != nullptr && !seat->disk->failed()) {
+    const Result<void> wiped = co_await within_limit(
+        impl.executor, seat->disk.get(),
+        write_superblock(seat->disk.get(), Bytes(kSuperblockBytes)), kDiskPatience);
+    if (wiped.has_value()) {
+      seat->disk->unlock();
+    } else {
+      log_warning("{} has left the pool, but its superblocks cannot be overwritten: {}",
+                  seat->disk->path(), describe(wiped.error()));
+    }
+  }
   co_return stored;
 }
 
@@ -400,7 +606,7 @@ Task<ScrubCounts> Pool::scrub_superblocks() {
   Impl& impl = *impl_;
   ScrubCounts counts;
   std::uint64_t bad_copies = 0;
-  for (const auto& seat : impl.seats) {
+  for (Seat* const seat : impl.all_seats()) {
     ++counts.blocks;
     counts.bytes += kSuperblockBytes;
     Result<unsigned> bad = Code::kDiskGone;
@@ -489,6 +695,11 @@ std::shared_ptr<const std::vector<DiskId>> Pool::healthy() const {
   return impl_->healthy;
 }
 
+std::shared_ptr<const std::vector<DiskId>> Pool::staying() const {
+  LockGuard lock(impl_->mutex);
+  return impl_->staying;
+}
+
 std::vector<DiskId> Pool::members() const {
   LockGuard lock(impl_->mutex);
   std::vector<DiskId> members;
@@ -504,6 +715,7 @@ std::vector<DiskId> Pool::members_to_be() const {
   std::vector<DiskId> members = this->members();
   LockGuard lock(impl_->mutex);
   for (const DiskId id : *impl_->healthy) {
+    if (impl_->superblock.find(id)->leaving) continue;
     if (members.size() >= kMembersMax) break;
     if (std::ranges::find(members, id) != members.end()) continue;
     if (impl_->superblock.find(id)->journal_bytes < impl_->superblock.log_bytes) continue;
@@ -546,11 +758,16 @@ bool Pool::read_only() const { return impl_->read_only.load(std::memory_order_ac
 
 std::vector<DiskId> Pool::kept_disks() {
   std::vector<DiskId> kept;
-  for (const auto& seat : impl_->seats) {
+  std::vector<Seat*> seats = impl_->all_seats();
+  {
+    LockGuard lock(impl_->mutex);
+    for (const auto& seat : impl_->removed) seats.push_back(seat.get());
+  }
+  for (const Seat* const seat : seats) {
     if (seat->disk != nullptr && seat->disk->kept()) kept.push_back(seat->id);
   }
   if (kept.empty()) return kept;
-  for (const auto& seat : impl_->seats) {
+  for (const Seat* const seat : seats) {
     if (seat->disk != nullptr && !seat->disk->kept()) seat->disk->unlock();
   }
   return kept;

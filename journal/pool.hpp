@@ -125,6 +125,8 @@ class Pool {
   scheduler::Disk* disk(DiskId id) const;
   // Ids of disks that can be written now, ascending; a snapshot, immutable, cheap to take.
   std::shared_ptr<const std::vector<DiskId>> healthy() const;
+  // Of these those that are not leaving.
+  std::shared_ptr<const std::vector<DiskId>> staying() const;
   std::vector<DiskId> members() const;
   // Members of the superblock as it was found, before begin(): where the old log is. Some may be
   // missing now.
@@ -171,6 +173,22 @@ class Pool {
   // No disk that is here lacks anything any more: kStale becomes kHealthy, durably. The caller has
   // verified every copy that is older, and flushed what it rewrote.
   Task<Result<void>> mark_whole();
+  // A disk that belongs to nobody is part of the pool from now on, in a new epoch, durably, and empty. It belongs to
+  // the pool if this fails behind its first superblock. Errors: kPoolExists: it is, or was, a pool's; kInvalid: too small, or the pool
+  // has as many disks as it can; kReadOnly; as the disk, kDiskGone if it does not answer.
+  Task<Result<DiskId>> add_disk(std::unique_ptr<scheduler::Disk> disk);
+  // Durably: what is on this disk is to go elsewhere, or not. kWhileAway: only until it is found again at a
+  // mount. kNotInPool; kTooFewDisks: no disk would stay; kReadOnly.
+  enum class Leaving : std::uint8_t { kNo, kYes, kWhileAway };
+  Task<Result<void>> set_leaving(DiskId id, Leaving leaving);
+  // Durably: fuller disks give to emptier ones.
+  Task<Result<void>> set_rebalancing(bool on);
+  bool rebalancing() const;
+  bool is_leaving(DiskId id) const;
+  // The disk, which may be away, is no part of the pool any more, in a new epoch, durably; its superblocks are overwritten if it is here. The caller
+  // has seen that no chunk has a place there, as of the checkpoint too. Errors, with everything as it was: kNotInPool;
+  // kTooFewDisks: nobody else keeps the journal; kBusy: a run has a copy there; kReadOnly.
+  Task<Result<void>> remove_disk(DiskId id);
   // The last thing of an orderly shutdown, after a checkpoint.
   Task<Result<void>> mark_clean();
   // Reads both copies of the superblock of every disk, in the background class. If one is bad, all

@@ -42,6 +42,16 @@ struct Seat {
   bool here() const { return usable.load(std::memory_order_acquire) != nullptr; }
 };
 
+// A disk that becomes part of a pool (pool_open.cpp).
+
+DiskRecord new_record(Executor& executor, DiskId id, const scheduler::Disk& disk);
+// kInvalid: too small. kPoolExists: it has a superblock.
+Task<Result<void>> check_new_disk(scheduler::Disk* disk);
+// Its journal is empty, durably.
+Task<Result<void>> zero_journal(scheduler::Disk* disk, DiskRecord record);
+// Both copies, durably.
+Task<Result<void>> write_superblock(scheduler::Disk* disk, Bytes bytes);
+
 struct Pool::Impl {
   Impl(Executor& executor_in, Superblock superblock_in, bool read_only_in);
 
@@ -49,27 +59,39 @@ struct Pool::Impl {
   Executor& executor;
   const bool opened_read_only;
   const std::vector<DiskId> members_found;
-  std::vector<std::unique_ptr<Seat>> seats;  // in the order of superblock.disks
-  std::vector<Seat*> seat_by_id;             // index: id
 
   // Own synchronisation.
   AsyncMutex writing;  // serialises whoever writes superblocks
   std::atomic<std::uint64_t> changes{0};
   std::atomic<bool> read_only{false};
+  // By id, also of disks that have been removed: they stay as long as the pool is open.
+  std::vector<std::atomic<Seat*>> seat_by_id{kDiskIdsMax};
 
   mutable Mutex mutex;
+  std::vector<std::unique_ptr<Seat>> seats
+      DFS_GUARDED_BY(mutex);  // in the order of superblock.disks
+  std::vector<std::unique_ptr<Seat>> removed DFS_GUARDED_BY(mutex);
   Superblock superblock DFS_GUARDED_BY(mutex);  // this_disk is meaningless here
   bool begun DFS_GUARDED_BY(mutex) = false;
   LogEnd log_end DFS_GUARDED_BY(mutex);  // as of begin(); used while there is no source
   std::function<LogEnd()> log_source DFS_GUARDED_BY(mutex);
   std::shared_ptr<const std::vector<DiskId>> healthy DFS_GUARDED_BY(mutex);
+  std::shared_ptr<const std::vector<DiskId>> staying DFS_GUARDED_BY(mutex);
   std::shared_ptr<const LogSet> log_set DFS_GUARDED_BY(mutex);
   std::vector<std::function<void()>> listeners DFS_GUARDED_BY(mutex);
 
-  Seat* seat(DiskId id) const { return id.raw < seat_by_id.size() ? seat_by_id[id.raw] : nullptr; }
+  Seat* seat(DiskId id) const {
+    return id.raw < kDiskIdsMax ? seat_by_id[id.raw].load(std::memory_order_acquire) : nullptr;
+  }
+  // As they are now.
+  std::vector<Seat*> all_seats() const;
   void take_seats(std::vector<std::unique_ptr<Seat>> taken);
+  void take_seat(std::unique_ptr<Seat> seat) DFS_REQUIRES(mutex);
+  // Takes the disk out of the superblock, and nobody is told of it any more.
+  void drop_seat(Seat& seat) DFS_REQUIRES(mutex);
   // Derives `healthy` and `read_only` after a seat has changed.
   void update() DFS_REQUIRES(mutex);
+  Task<Result<void>> take_disk(std::unique_ptr<scheduler::Disk>* disk, DiskRecord* record);
   // Writes down the failures that no epoch tells of yet. With `writing` held.
   Task<void> record_failures();
   // Leaves the disk out from now on; false if it had failed before.

@@ -130,6 +130,18 @@ Task<Result<FoundSuperblock>> find_on(Disk* disk) {
   co_return found;
 }
 
+// kPoolExists: it has a superblock.
+Task<Result<void>> check_nobodys(Disk* disk) {
+  const Result<FoundSuperblock> found = co_await find_on(disk);
+  if (found.has_value()) co_return Code::kPoolExists;
+  const Error why = found.error();
+  if (why.code == Code::kFormatMagic) co_return Result<void>{};
+  // A damaged superblock or one of another version is still somebody's pool.
+  const bool ours = why.code == Code::kChecksum || why.code == Code::kFormatVersion ||
+                    why.code == Code::kFormatInvalid;
+  co_return ours ? error(Code::kPoolExists) : why;
+}
+
 Task<Result<void>> check_for_format(std::vector<Disk*> disks, FormatOptions options) {
   if (disks.empty() || disks.size() < options.policy.width()) {
     co_return error(Code::kTooFewDisks, options.policy.width());
@@ -139,15 +151,10 @@ Task<Result<void>> check_for_format(std::vector<Disk*> disks, FormatOptions opti
     if (disks[i]->size_bytes() < kVolumeBytesMin) co_return error(Code::kInvalid, i);
   }
   for (std::size_t i = 0; i < disks.size(); ++i) {
-    const Result<FoundSuperblock> found = co_await find_on(disks[i]);
-    if (found.has_value()) co_return error(Code::kPoolExists, i);
-    const Error why = found.error();
-    if (why.code == Code::kFormatMagic) continue;
-    // A damaged superblock or one of another version is still somebody's pool.
-    const bool ours = why.code == Code::kChecksum || why.code == Code::kFormatVersion ||
-                      why.code == Code::kFormatInvalid;
-    if (ours) co_return error(Code::kPoolExists, i);
-    co_return why;
+    const Result<void> nobodys = co_await check_nobodys(disks[i]);
+    if (!nobodys.has_value() && nobodys.error().code == Code::kPoolExists)
+      co_return error(Code::kPoolExists, i);
+    CO_TRY(nobodys);
   }
   co_return Result<void>{};
 }
@@ -202,6 +209,42 @@ Uuid random_uuid(Executor& executor) {
 
 }  // namespace
 
+DiskRecord new_record(Executor& executor, DiskId id, const Disk& disk) {
+  DiskRecord record;
+  record.id = id;
+  record.uuid = random_uuid(executor);
+  record.path = stored_path(disk.path());
+  record.size_bytes = disk.size_bytes();
+  record.journal_bytes = journal_bytes_for(record.size_bytes);
+  record.first_slot_offset = kJournalOffset + record.journal_bytes;
+  record.slots =
+      static_cast<std::uint32_t>((record.size_bytes - record.first_slot_offset) / kSlotBytes);
+  return record;
+}
+
+Task<Result<void>> check_new_disk(Disk* disk) {
+  if (disk->size_bytes() < kVolumeBytesMin) co_return Code::kInvalid;
+  co_return co_await check_nobodys(disk);
+}
+
+Task<Result<void>> zero_journal(Disk* disk, DiskRecord record) {
+  // Named: the compiler does not take lists in an awaited call.
+  const std::vector<Disk*> disks(1, disk);
+  const std::vector<DiskRecord> records(1, record);
+  co_return co_await zero_journals(disks, records);
+}
+
+Task<Result<void>> write_superblock(Disk* disk, Bytes bytes) {
+  Buffer buffer{bytes.size()};
+  std::memcpy(buffer.data(), bytes.data(), bytes.size());
+  IoGroup group;
+  for (const unsigned copy : {0u, 1u}) {
+    group.write(*disk, IoClass::kCritical, superblock_offset(copy), buffer.span(), true);
+  }
+  co_await group.run();
+  co_return group.result();
+}
+
 std::optional<std::size_t> place_in_history(const Superblock& superblock,
                                             const EpochRecord& epoch) {
   for (std::size_t i = superblock.epochs.size(); i-- > 0;) {
@@ -251,18 +294,13 @@ Task<Result<Uuid>> Pool::format(Executor& executor, std::vector<Disk*> disks,
   epoch.tag = executor.random();
   for (std::size_t i = 0; i < disks.size(); ++i) {
     DiskRecord& record = superblock.disks.emplace_back();
-    record.id = DiskId{static_cast<std::uint16_t>(i)};
-    record.uuid = random_uuid(executor);
-    record.path = stored_path(disks[i]->path());
-    record.size_bytes = disks[i]->size_bytes();
-    record.journal_bytes = journal_bytes_for(record.size_bytes);
-    record.first_slot_offset = kJournalOffset + record.journal_bytes;
-    record.slots =
-        static_cast<std::uint32_t>((record.size_bytes - record.first_slot_offset) / kSlotBytes);
+    record = new_record(executor, DiskId{static_cast<std::uint16_t>(i)}, *disks[i]);
     superblock.log_bytes =
         i == 0 ? record.journal_bytes : std::min(superblock.log_bytes, record.journal_bytes);
     if (superblock.members.size() < kMembersMax) superblock.members.push_back(record.id);
   }
+
+  superblock.next_disk = DiskId{static_cast<std::uint16_t>(disks.size())};
 
   CO_TRY(encode(superblock));  // a label too long is found out before anything is written
   CO_TRY(co_await zero_journals(disks, superblock.disks));

@@ -19,6 +19,9 @@ constexpr std::string_view kErasurePrefix{"ec:"};
 constexpr std::size_t kSuperblockCrcOffset = 8;
 constexpr std::uint8_t kFlagClean = 1;
 constexpr std::uint8_t kFlagAnnounced = 2;
+constexpr std::uint8_t kFlagRebalancing = 4;
+constexpr std::uint8_t kDiskLeaving = 1;
+constexpr std::uint8_t kDiskLost = 2;
 constexpr std::size_t kFixedBytes = 192;
 constexpr std::size_t kEpochBytes = 32;
 constexpr std::size_t kDiskFixedBytes = 60;
@@ -28,7 +31,7 @@ static_assert(kEpochsMax * kEpochBytes <= kSuperblockBytes / 2,
 
 // Sizes of the rows in man/format.md, "Superblock".
 static_assert(8 + 4 + 4 + 4 + 4 + 16 + 8 + 8 + 2 + 1 + 1 + 1 + 1 + 2 + 2 + 2 + 2 + 2 + 8 + 8 + 8 +
-                      8 + 8 + 8 + 4 + 68 ==
+                      8 + 8 + 8 + 4 + 2 + 66 ==
                   kFixedBytes,
               "the fixed part has rows that man/format.md does not know, or the reverse");
 
@@ -74,6 +77,7 @@ bool possible(const Superblock& superblock) {
     for (std::size_t k = 0; k < i; ++k) {
       if (superblock.disks[k].id == disk.id) return false;
     }
+    if (disk.id.raw >= kDiskIdsMax) return false;
     if (disk.state != DiskState::kActive && disk.state != DiskState::kAway) return false;
     // Sizes are bounded before they are added, so that nothing wraps around.
     const std::uint64_t size = disk.size_bytes;
@@ -109,7 +113,8 @@ bool possible(const Superblock& superblock) {
 void put_disk(ByteWriter& out, const DiskRecord& disk) {
   out.put(disk.id);
   out.put(static_cast<std::uint8_t>(disk.state));
-  out.put(std::uint8_t{0});
+  out.put(
+      static_cast<std::uint8_t>((disk.leaving ? kDiskLeaving : 0) | (disk.lost ? kDiskLost : 0)));
   out.put_bytes(disk.uuid.span());
   out.put(disk.size_bytes);
   out.put(disk.journal_bytes);
@@ -227,7 +232,8 @@ Result<Bytes> encode(const Superblock& superblock) {
   out.put(superblock.created_unix_s);
   out.put(superblock.this_disk);
   out.put(static_cast<std::uint8_t>((superblock.clean ? kFlagClean : 0) |
-                                    (superblock.announced ? kFlagAnnounced : 0)));
+                                    (superblock.announced ? kFlagAnnounced : 0) |
+                                    (superblock.rebalancing ? kFlagRebalancing : 0)));
   out.put(static_cast<std::uint8_t>(superblock.policy.kind));
   out.put(superblock.policy.copies_or_data);
   out.put(superblock.policy.parity);
@@ -243,6 +249,7 @@ Result<Bytes> encode(const Superblock& superblock) {
   out.put(superblock.manifest.log_start.sequence);
   out.put(superblock.manifest.log_start.offset);
   out.put(superblock.manifest.log_start.previous_crc);
+  out.put(superblock.next_disk);
   bytes.resize(kFixedBytes);
 
   out.put_bytes(as_bytes(superblock.label));
@@ -299,6 +306,7 @@ Result<Superblock> decode(std::span<const std::byte> bytes) {
   const auto flags = in.get<std::uint8_t>();
   superblock.clean = (flags & kFlagClean) != 0;
   superblock.announced = (flags & kFlagAnnounced) != 0;
+  superblock.rebalancing = (flags & kFlagRebalancing) != 0;
   const auto kind = in.get<std::uint8_t>();
   superblock.policy.kind = static_cast<Policy::Kind>(kind);
   superblock.policy.copies_or_data = in.get<std::uint8_t>();
@@ -315,6 +323,7 @@ Result<Superblock> decode(std::span<const std::byte> bytes) {
   superblock.manifest.log_start.sequence = in.get<BatchSequence>();
   superblock.manifest.log_start.offset = in.get<std::uint64_t>();
   superblock.manifest.log_start.previous_crc = in.get<std::uint32_t>();
+  superblock.next_disk = in.get<DiskId>();
   bool zeros = get_zeros(in, kFixedBytes - (kSuperblockCrcOffset + 4 + covered.size() - in.left()));
 
   superblock.label = std::string{as_text(in.get_bytes(label_bytes))};
@@ -330,7 +339,10 @@ Result<Superblock> decode(std::span<const std::byte> bytes) {
     DiskRecord& disk = superblock.disks.emplace_back();
     disk.id = in.get<DiskId>();
     disk.state = static_cast<DiskState>(in.get<std::uint8_t>());
-    zeros = get_zeros(in, 1) && zeros;
+    const auto disk_flags = in.get<std::uint8_t>();
+    disk.leaving = (disk_flags & kDiskLeaving) != 0;
+    disk.lost = (disk_flags & kDiskLost) != 0;
+    zeros = (disk_flags & ~(kDiskLeaving | kDiskLost)) == 0 && zeros;
     disk.uuid = get_uuid(in);
     disk.size_bytes = in.get<std::uint64_t>();
     disk.journal_bytes = in.get<std::uint64_t>();
@@ -339,6 +351,9 @@ Result<Superblock> decode(std::span<const std::byte> bytes) {
     disk.stale_since = in.get<Lsn>();
     zeros = get_zeros(in, 2) && zeros;
     disk.path = in.get_text<std::uint16_t>();
+    // Before version 5 no disk was ever removed.
+    if (disk.id >= superblock.next_disk)
+      superblock.next_disk = DiskId{static_cast<std::uint16_t>(disk.id.raw + 1)};
   }
   for (unsigned i = 0; i < runs && in.ok(); ++i) {
     if (!get_run(in, superblock.manifest.runs.emplace_back())) return Code::kFormatInvalid;
@@ -347,7 +362,7 @@ Result<Superblock> decode(std::span<const std::byte> bytes) {
 
   const bool kind_known = kind == static_cast<std::uint8_t>(Policy::Kind::kReplica) ||
                           kind == static_cast<std::uint8_t>(Policy::Kind::kErasure);
-  zeros = zeros && (flags & ~(kFlagClean | kFlagAnnounced)) == 0;
+  zeros = zeros && (flags & ~(kFlagClean | kFlagAnnounced | kFlagRebalancing)) == 0;
   // A newer program that lets us read may have given a meaning to what is reserved.
   if (superblock.writer_min > kFormatVersion) zeros = true;
   if (!in.ok() || !zeros || !kind_known || !possible(superblock)) {

@@ -43,6 +43,8 @@ inline constexpr std::uint64_t kJournalBytesMin = 7 * kMiB;
 inline constexpr std::uint64_t kJournalBytesMax = 255 * kMiB;
 inline constexpr std::uint64_t kVolumeBytesMin = 40 * kMiB;
 inline constexpr std::size_t kDisksMax = 64;
+// As many disks may have been in a pool, one after the other.
+inline constexpr std::size_t kDiskIdsMax = 4096;
 // Data and parity of ec:K+M together.
 inline constexpr std::size_t kColumnsMax = 16;
 // Longer paths are not remembered: 64 of them must fit into a superblock.
@@ -97,6 +99,9 @@ struct DiskRecord {
   DiskState state = DiskState::kActive;
   // Extents published after this may lack their copy here, because the disk was away; 0: none.
   Lsn stale_since;
+  // Everything on it is going elsewhere; then it is removed.
+  bool leaving = false;
+  bool lost = false;  // ... because it has been away for long, and only as long as it is
   bool operator==(const DiskRecord&) const = default;
 };
 
@@ -161,7 +166,8 @@ struct Superblock {
   std::vector<EpochRecord> epochs;  // oldest first; the last is the current one
   bool announced = false;           // the last epoch is not confirmed yet
   std::vector<DiskId> members;      // hold the log in the current epoch
-  std::vector<DiskRecord> disks;    // ids are never reused
+  std::vector<DiskRecord> disks;
+  DiskId next_disk;  // larger than the id of every disk there has been: none is given twice
   // Size of the log on every member: what the smallest disk had room for when the pool was made.
   // A disk whose journal region is smaller cannot be a member.
   std::uint64_t log_bytes = 0;
@@ -169,7 +175,8 @@ struct Superblock {
   // more than could have been lost, so that no LSN is ever given twice.
   Lsn lsn_floor;
   Manifest manifest;
-  bool clean = false;  // unmounted in order: the log behind the manifest is empty
+  bool rebalancing = false;  // what lies on fuller disks is going to emptier ones
+  bool clean = false;        // unmounted in order: the log behind the manifest is empty
   std::uint64_t created_unix_s = 0;
 
   const DiskRecord* find(DiskId id) const;

@@ -34,7 +34,10 @@ Superblock full() {
     disk.slots = 8;
     disk.state = id == 2 ? DiskState::kAway : DiskState::kActive;
     disk.stale_since = Lsn{id == 2 ? 55u : 0u};
+    disk.leaving = id == 4;
+    disk.lost = id == 4;
   }
+  superblock.next_disk = DiskId{9};
   superblock.log_bytes = 7 * kMiB;
   superblock.lsn_floor = Lsn{1000};
   superblock.manifest.next_run = 7;
@@ -53,6 +56,7 @@ Superblock full() {
   superblock.manifest.log_start = {
       .sequence = BatchSequence{8}, .offset = 12 * kBlockBytes, .previous_crc = 5};
   superblock.clean = true;
+  superblock.rebalancing = true;
   superblock.created_unix_s = 1'700'000'000;
   return superblock;
 }
