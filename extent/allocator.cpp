@@ -147,7 +147,9 @@ void Allocator::seal(Layout& layout, Chunk*& chunk, bool has_long_tail) {
 
 void Allocator::note_if_empty(Chunk& chunk) {
   if (chunk.group() != nullptr) return note_if_empty(*chunk.group());
-  if (chunk.stage != ChunkStage::kSealed || chunk.held_blocks() != 0 || chunk.empty_noted) return;
+  if (chunk.stage != ChunkStage::kSealed || chunk.held_blocks() != 0 || chunk.empty_noted ||
+      chunk.moving)
+    return;
   chunk.empty_noted = true;
   empty_.push_back(chunk.id);
 }
@@ -568,6 +570,10 @@ bool Allocator::advance(Lsn covered) {
       slots_changed();
       continue;
     }
+    if (entry.kind == PendingEntry::Kind::kMovedSlots) {
+      forget(entry.moved);
+      continue;
+    }
     Chunk* const chunk = chunks_.find(entry.chunk);
     if (chunk == nullptr) continue;  // its slots were released before its blocks
     if (entry.kind == PendingEntry::Kind::kChunkSlots && chunk->group() != nullptr) {
@@ -615,7 +621,7 @@ void Allocator::remove_empty(std::size_t count, ChunkLog& log) {
     }
     chunk->empty_noted = false;
     // It may have been filled or opened again meanwhile.
-    if (chunk->stage != ChunkStage::kSealed || chunk->held_blocks() != 0) continue;
+    if (chunk->stage != ChunkStage::kSealed || chunk->held_blocks() != 0 || chunk->moving) continue;
     // Nothing names it: all of its pending blocks were freed by records before this one.
     const Lsn lsn = log.append(ChunkRemove{.chunk = chunk->id});
     if (chunk->list != nullptr) chunk->list->remove(*chunk);
@@ -627,6 +633,7 @@ void Allocator::remove_empty(std::size_t count, ChunkLog& log) {
     }
     if (chunk->degraded) --degraded_chunks_;
     chunk->degraded = false;
+    misplaced_slots_ -= std::exchange(chunk->to_move, 0);
     pending_blocks_ -= chunk->pending_blocks;
     chunk->stage = ChunkStage::kRemoved;
     touch(*chunk);

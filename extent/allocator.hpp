@@ -58,6 +58,8 @@ class ChunkLog {
   virtual ~ChunkLog() = default;
   virtual void append(const ChunkPut& change) = 0;
   virtual Lsn append(const ChunkRemove& change) = 0;
+  // A chunk that is there has other places. Not durable before the data that is there by now.
+  virtual Lsn append_moved(const ChunkPut& change) = 0;
 };
 
 class Allocator {
@@ -109,7 +111,11 @@ class Allocator {
 
   // Disks that are `left_alone` take nothing new for now: their host file system has no space, or they
   // do not answer in time.
-  void set_disks(std::shared_ptr<const PoolView> view, std::vector<DiskId> left_alone);
+  // `closed`: nothing is put there, even for want of any other.
+  void set_disks(std::shared_ptr<const PoolView> view, std::vector<DiskId> left_alone,
+                 std::vector<DiskId> closed = {});
+  // No slot of it is taken, nor about to be free.
+  bool is_unused(DiskId disk) const;
 
   // Space.
 
@@ -175,6 +181,43 @@ class Allocator {
   std::vector<DiskId> run_disks(std::size_t copies) const;
   bool is_crowded(DiskId disk) const;
 
+  // Moving: a chunk, or a group by its first column, gets other places while it is in use. The caller copies.
+
+  struct Move {
+    ChunkId chunk;
+    journal::Policy layout;
+    std::vector<Place> from;
+    std::vector<Place> to;  // in the same order; behind the end of `from` those that it lacked
+  };
+  enum class MoveOutcome : std::uint8_t {
+    kReady,
+    kNothing,  // it is where it should be, or gone
+    kNoRoom,
+    kLater,  // somebody else is at it
+  };
+  // All that lack places, or have some on disks that are to be emptied, ascending; how many places those
+  // are.
+  std::vector<ChunkId> misplaced() const;
+  std::uint64_t misplaced_slots() const;
+  // All with a place on that disk.
+  std::vector<ChunkId> chunks_on(DiskId disk) const;
+  // Takes slots for what `chunk` should have elsewhere, and has on disk `off`, on the disks that are least
+  // full; for the latter, with `only_to_emptier`, only where less is used than on `off`. Nothing is put into it from now
+  // on, until finish_move() or cancel_move(): one follows if this was kReady.
+  MoveOutcome begin_move(ChunkId chunk, std::optional<DiskId> off, bool only_to_emptier,
+                         Move* move);
+  // Nothing is being written to it any more; it stays so.
+  bool is_settled(const Move& move) const;
+  // Then: a bit for each row that mappings need, which does not become more.
+  BlockWords rows_to_copy(const Move& move) const;
+  // Those rows are on all new places. Inside the ChangeScope of the record.
+  void finish_move(const Move& move, ChunkLog& log);
+  void cancel_move(const Move& move);
+
+  // What has to go elsewhere when `disk` leaves, and how much of that finds room on the disks that stay, in slots: never two
+  // places of a chunk on one disk.
+  std::pair<std::uint64_t, std::uint64_t> room_without(DiskId disk) const;
+
   // Groups.
 
   // The group whose first column that is, and a bit for each column whose block in this row a mapping names; no
@@ -182,7 +225,8 @@ class Allocator {
   // pinned the disks of all columns.
   std::pair<const ParityGroup*, std::uint32_t> find_row(ChunkId first, std::uint32_t row) const;
   bool is_striped(ChunkId chunk) const;  // see Store
-  std::uint64_t copied_blocks() const;   // likewise
+  std::size_t copies(ChunkId chunk) const;
+  std::uint64_t copied_blocks() const;  // likewise
 
   // Reports.
 
@@ -219,7 +263,8 @@ class Allocator {
   struct Layout;
   struct Groups;
   struct DiskSpace {
-    bool writable = false;           // healthy, and its host has space
+    bool writable = false;  // healthy, and its host has space
+    bool closed = false;
     std::set<SlotId> run_slots;      // of the manifest's runs
     std::set<SlotId> new_run_slots;  // of those that are being written
     std::uint32_t pending_slots = 0;
@@ -279,6 +324,16 @@ class Allocator {
   void judge(ParityGroup& group) DFS_REQUIRES(mutex_);
   void remove(ParityGroup& group, ChunkLog& log) DFS_REQUIRES(mutex_);
   void erase(ParityGroup& group) DFS_REQUIRES(mutex_);
+  std::size_t leaving(std::span<const Place> places) const DFS_REQUIRES(mutex_);
+  bool is_leaving(DiskId disk) const DFS_REQUIRES(mutex_);
+  std::optional<DiskId> emptiest(std::span<const Place> places, std::optional<DiskId> than) const
+      DFS_REQUIRES(mutex_);
+  const MovedChunk* put_places(ChunkId id, std::span<const Place> places) DFS_REQUIRES(mutex_);
+  bool take_place(Move& move, std::optional<Place> instead_of, std::optional<DiskId> than)
+      DFS_REQUIRES(mutex_);
+  void close(Chunk& chunk) DFS_REQUIRES(mutex_);
+  void end_move(ChunkId id) DFS_REQUIRES(mutex_);
+  void forget(const MovedChunk* moved) DFS_REQUIRES(mutex_);
   void touch(Chunk& chunk) DFS_REQUIRES(mutex_);
   void judge(Chunk& chunk) DFS_REQUIRES(mutex_);
   void slots_changed() DFS_REQUIRES(mutex_);
@@ -308,6 +363,7 @@ class Allocator {
   std::vector<ChunkId> draining_ DFS_GUARDED_BY(mutex_);  // ascending
   std::uint64_t moving_blocks_ DFS_GUARDED_BY(mutex_) = 0;
   PendingSpace pending_ DFS_GUARDED_BY(mutex_);
+  std::map<const MovedChunk*, std::unique_ptr<MovedChunk>> moved_ DFS_GUARDED_BY(mutex_);
   Lsn hold_ DFS_GUARDED_BY(mutex_){~std::uint64_t{0}};
   Lsn last_freed_ DFS_GUARDED_BY(mutex_);  // the youngest record that free() was told of
   std::uint64_t pending_blocks_ DFS_GUARDED_BY(mutex_) = 0;
@@ -316,6 +372,7 @@ class Allocator {
   std::uint64_t live_blocks_ DFS_GUARDED_BY(mutex_) = 0;
   std::uint64_t striped_blocks_ DFS_GUARDED_BY(mutex_) = 0;  // of them: in groups
   std::uint64_t degraded_chunks_ DFS_GUARDED_BY(mutex_) = 0;
+  std::uint64_t misplaced_slots_ DFS_GUARDED_BY(mutex_) = 0;
   std::uint64_t slots_version_ DFS_GUARDED_BY(mutex_) = 1;
   std::uint32_t next_chunk_ DFS_GUARDED_BY(mutex_) = 1;
 };

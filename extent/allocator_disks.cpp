@@ -19,7 +19,14 @@ constexpr std::uint32_t kRunReserveSlotsMin = 2;
 constexpr std::uint64_t kOverwriteReserveDivisor = 200;
 constexpr std::uint64_t kOverwriteReserveBlocksMin = 2 * kWindowBlocks;
 
-// Of a column that of its group.
+// Small writes to an erasure-coded file go to replicas that survive as many lost disks.
+journal::Policy write_policy(journal::Policy policy) {
+  if (policy.kind == journal::Policy::Kind::kReplica) return policy;
+  return {.copies_or_data = static_cast<std::uint8_t>(policy.parity + 1)};
+}
+
+}  // namespace
+
 ChunkPut put_of(const Chunk& chunk) {
   if (const ParityGroup* const group = chunk.group()) {
     return {.chunk = group->first,
@@ -30,14 +37,6 @@ ChunkPut put_of(const Chunk& chunk) {
           .layout = chunk.layout,
           .places = {chunk.places.begin(), chunk.places.end()}};
 }
-
-// Small writes to an erasure-coded file go to replicas that survive as many lost disks.
-journal::Policy write_policy(journal::Policy policy) {
-  if (policy.kind == journal::Policy::Kind::kReplica) return policy;
-  return {.copies_or_data = static_cast<std::uint8_t>(policy.parity + 1)};
-}
-
-}  // namespace
 
 Allocator::Layout& Allocator::layout_of(journal::Policy policy) {
   policy = write_policy(policy);
@@ -62,8 +61,11 @@ const Allocator::Layout* Allocator::find_layout(journal::Policy policy) const {
 
 // How many places a new chunk gets: as the policy says, or one on each disk that is left.
 std::size_t Allocator::width_of(journal::Policy policy) const {
-  const std::size_t healthy = view_->healthy != nullptr ? view_->healthy->size() : 0;
-  return std::min<std::size_t>(write_policy(policy).copies_or_data, healthy);
+  std::size_t open = 0;
+  if (view_->healthy != nullptr) {
+    for (const DiskId disk : *view_->healthy) open += disks_[disk.raw].closed ? 0 : 1;
+  }
+  return std::min<std::size_t>(write_policy(policy).copies_or_data, open);
 }
 
 std::uint32_t Allocator::reserved_slots(DiskId disk) const {
@@ -171,8 +173,25 @@ void Allocator::keep_run(std::span<const journal::RunCopy> copies) {
 Result<void> Allocator::replay(const ChunkPut& change) {
   LockGuard lock(mutex_);
   if (const Chunk* const known = chunks_.find(change.chunk)) {
-    if (put_of(*known) == change) return {};
-    return error(Code::kFormatInvalid, change.chunk.raw);
+    const ChunkPut before = put_of(*known);
+    if (before == change) return {};
+    // It has moved.
+    if (before.chunk != change.chunk || before.layout != change.layout ||
+        before.places.size() > change.places.size()) {
+      return error(Code::kFormatInvalid, change.chunk.raw);
+    }
+    for (const Place& place : change.places) {
+      const bool had = std::ranges::find(before.places, place) != before.places.end();
+      if (!had && !slots_.take(place.disk, place.slot))
+        return error(Code::kFormatInvalid, change.chunk.raw);
+    }
+    const MovedChunk* const moved = put_places(change.chunk, change.places);
+    for (const Place& place : moved->left) {
+      slots_.give_back(place.disk, place.slot);
+    }
+    for (const auto& old : moved->chunks) chunks_.find(old->id)->ghosts = 0;
+    moved_.erase(moved);
+    return {};
   }
   Chunk& added = *TRY(add(change));
   touch(added);
@@ -240,6 +259,8 @@ Result<void> Allocator::note_shared(std::span<const Piece> pieces) {
 
 void Allocator::start() {
   std::shared_ptr<const PoolView> view;
+  std::vector<DiskId> left_alone;
+  std::vector<DiskId> closed;
   {
     LockGuard lock(mutex_);
     started_ = true;
@@ -257,8 +278,13 @@ void Allocator::start() {
         group->used_rows = static_cast<std::uint16_t>(group->used_rows + std::popcount(word));
     }
     view = view_;
+    for (std::size_t i = 0; i < disks_.size(); ++i) {
+      const DiskId disk{static_cast<std::uint16_t>(i)};
+      if (disks_[i].closed) closed.push_back(disk);
+      if (view_->is_healthy(disk) && !disks_[i].writable) left_alone.push_back(disk);
+    }
   }
-  set_disks(view, {});
+  set_disks(view, left_alone, closed);
   LockGuard lock(mutex_);
   chunks_.for_each([&](Chunk& chunk) DFS_NO_THREAD_SAFETY_ANALYSIS { note_if_empty(chunk); });
 }
@@ -274,6 +300,7 @@ void Allocator::judge(Chunk& chunk) {
     layout.pending_blocks -= chunk.pending_blocks;
   }
   if (chunk.degraded) --degraded_chunks_;
+  misplaced_slots_ -= chunk.to_move;
   if (chunk.list != nullptr) chunk.list->remove(chunk);
   std::size_t readable = 0;
   bool writable = true;
@@ -282,7 +309,13 @@ void Allocator::judge(Chunk& chunk) {
     writable &= disks_[place.disk.raw].writable;
   }
   chunk.degraded = readable < chunk.layout.copies_or_data;
-  chunk.fillable = writable && chunk.places.size() >= width_of(chunk.layout);
+  const std::size_t has = chunk.places.size();
+  chunk.fillable = writable && !chunk.moving && has >= width_of(chunk.layout);
+  const std::size_t lacks =
+      chunk.layout.copies_or_data > has ? chunk.layout.copies_or_data - has : 0;
+  chunk.to_move =
+      static_cast<std::uint8_t>(leaving({chunk.places.data(), chunk.places.size()}) + lacks);
+  misplaced_slots_ += chunk.to_move;
   if (chunk.degraded) ++degraded_chunks_;
   if (chunk.fillable) {
     layout.free_blocks += chunk.free_blocks();
@@ -292,15 +325,18 @@ void Allocator::judge(Chunk& chunk) {
   }
 }
 
-void Allocator::set_disks(std::shared_ptr<const PoolView> view, std::vector<DiskId> left_alone) {
+void Allocator::set_disks(std::shared_ptr<const PoolView> view, std::vector<DiskId> left_alone,
+                          std::vector<DiskId> closed) {
   LockGuard lock(mutex_);
   view_ = std::move(view);
   if (view_->disks.size() > disks_.size()) disks_.resize(view_->disks.size());
-  for (std::size_t i = 0; i < view_->disks.size(); ++i) {
+  // Also those that have left the pool.
+  for (std::size_t i = 0; i < disks_.size(); ++i) {
     const DiskId disk{static_cast<std::uint16_t>(i)};
-    slots_.add_disk(disk, view_->disks[i].slots);
-    disks_[i].writable = view_->is_healthy(disk) &&
-                         std::find(left_alone.begin(), left_alone.end(), disk) == left_alone.end();
+    if (i < view_->disks.size()) slots_.add_disk(disk, view_->disks[i].slots);
+    disks_[i].closed = std::ranges::find(closed, disk) != closed.end();
+    disks_[i].writable = view_->is_healthy(disk) && !disks_[i].closed &&
+                         std::ranges::find(left_alone, disk) == left_alone.end();
   }
   slots_changed();
   if (!started_) return;
@@ -468,8 +504,10 @@ Allocator::Space Allocator::space(journal::Policy policy) const {
   std::vector<Candidate> all;
   for (std::size_t id = 0; id < disks_.size(); ++id) {
     const DiskId disk{static_cast<std::uint16_t>(id)};
-    if (view_->is_healthy(disk)) all.push_back({.disk = disk, .free_slots = slots_.total(disk)});
-    if (slots_.total(disk) == 0) continue;
+    if (view_->is_healthy(disk) && !is_leaving(disk))
+      all.push_back({.disk = disk, .free_slots = slots_.total(disk)});
+    const PoolView::DiskEntry* const entry = view_->find(disk);
+    if (entry == nullptr || entry->slots == 0) continue;
     out.used_slots.emplace_back(disk,
                                 slots_.total(disk) - slots_.free(disk) - disks_[id].pending_slots);
   }
@@ -535,6 +573,19 @@ std::vector<std::pair<ChunkId, SharedBlocks>> Allocator::shared() const {
 std::uint64_t Allocator::live_blocks() const {
   LockGuard lock(mutex_);
   return live_blocks_;
+}
+
+bool Allocator::is_unused(DiskId disk) const {
+  LockGuard lock(mutex_);
+  return slots_.free(disk) == slots_.total(disk);
+}
+
+std::size_t Allocator::copies(ChunkId chunk) const {
+  LockGuard lock(mutex_);
+  const Chunk* const found = chunks_.find(chunk);
+  DFS_ASSERT(found != nullptr);
+  // As many disks may be lost.
+  return found->group() != nullptr ? found->group()->policy.tolerance() + 1 : found->places.size();
 }
 
 std::uint64_t Allocator::map_bytes() const {

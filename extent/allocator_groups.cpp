@@ -207,7 +207,8 @@ void Allocator::note_rows_given(Chunk& column, std::uint32_t first, std::uint32_
 }
 
 void Allocator::note_if_empty(ParityGroup& group) {
-  if (group.open || group.removed || group.empty_noted || group.held_blocks() != 0) return;
+  if (group.open || group.removed || group.moving || group.empty_noted || group.held_blocks() != 0)
+    return;
   group.empty_noted = true;
   empty_.push_back(group.first);
 }
@@ -217,14 +218,17 @@ void Allocator::judge(ParityGroup& group) {
   Groups& groups = groups_of(group.policy);
   if (group.fillable) groups.free_rows -= group.free_rows();
   if (group.degraded) degraded_chunks_ -= group.data_columns();
+  misplaced_slots_ -= group.to_move;
   if (group.list != nullptr) group.list->remove(group);
-  group.fillable = true;
+  group.fillable = !group.moving;
   group.degraded = false;
   for (const Place& place : group.places) {
     group.degraded |= !view_->is_healthy(place.disk);
     group.fillable &= disks_[place.disk.raw].writable;
   }
   if (group.degraded) degraded_chunks_ += group.data_columns();
+  group.to_move = static_cast<std::uint8_t>(leaving({group.places.data(), group.places.size()}));
+  misplaced_slots_ += group.to_move;
   if (!group.fillable) return;
   groups.free_rows += group.free_rows();
   if (!group.open && group.free_rows() > 0) groups.list_of(group).push_back(group);
@@ -233,7 +237,7 @@ void Allocator::judge(ParityGroup& group) {
 // Unless it has been filled or opened again meanwhile.
 void Allocator::remove(ParityGroup& group, ChunkLog& log) {
   group.empty_noted = false;
-  if (group.open || group.held_blocks() != 0) return;
+  if (group.open || group.moving || group.held_blocks() != 0) return;
   // Nothing names it: all of its pending blocks were freed by records before this one.
   const Lsn lsn = log.append(ChunkRemove{.chunk = group.first});
   if (group.list != nullptr) group.list->remove(group);
@@ -241,6 +245,7 @@ void Allocator::remove(ParityGroup& group, ChunkLog& log) {
   if (group.degraded) degraded_chunks_ -= group.data_columns();
   group.fillable = false;
   group.degraded = false;
+  misplaced_slots_ -= std::exchange(group.to_move, 0);
   group.removed = true;
   for (Chunk* const column : group.columns) {
     pending_blocks_ -= column->pending_blocks;
@@ -263,7 +268,8 @@ std::pair<const ParityGroup*, std::uint32_t> Allocator::find_row(ChunkId first,
                                                                  std::uint32_t row) const {
   LockGuard lock(mutex_);
   const auto at = parity_groups_.find(first.raw);
-  if (at == parity_groups_.end() || at->second->removed) return {nullptr, 0};
+  // What is on the way elsewhere is judged there.
+  if (at == parity_groups_.end() || at->second->removed || at->second->moving) return {nullptr, 0};
   std::uint32_t live = 0;
   for (const Chunk* const column : at->second->columns)
     live |= column->live.test(row) ? 1u << column->column() : 0;

@@ -6,6 +6,9 @@
 
 namespace dynamicfs::extent {
 
+// As a record has it; of a column that of its group.
+ChunkPut put_of(const Chunk& chunk);
+
 struct Allocator::Layout {
   journal::Policy policy;
   Placement placement;

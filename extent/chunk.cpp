@@ -30,6 +30,15 @@ Chunk* ChunkTable::find(ChunkId id) const {
   return leaf->chunks[id.raw & ((1u << kLeafBits) - 1)].load(std::memory_order_acquire);
 }
 
+// Of a chunk that there is.
+std::atomic<Chunk*>& ChunkTable::slot_of(ChunkId id) {
+  const Group* const group =
+      groups_[id.raw >> (kLeafBits + kGroupBits)].load(std::memory_order_relaxed);
+  Leaf* const leaf =
+      group->leaves[id.raw >> kLeafBits & ((1u << kGroupBits) - 1)].load(std::memory_order_relaxed);
+  return leaf->chunks[id.raw & ((1u << kLeafBits) - 1)];
+}
+
 Chunk& ChunkTable::add(ChunkId id, journal::Policy layout, std::span<const Place> places) {
   auto& group_slot = groups_[id.raw >> (kLeafBits + kGroupBits)];
   Group* group = group_slot.load(std::memory_order_relaxed);
@@ -58,14 +67,43 @@ Chunk& ChunkTable::add(ChunkId id, journal::Policy layout, std::span<const Place
   return added;
 }
 
+std::unique_ptr<Chunk> ChunkTable::replace(ChunkId id, std::span<const Place> places,
+                                           ParityGroup* group) {
+  auto& slot = slot_of(id);
+  std::unique_ptr<Chunk> old(slot.load(std::memory_order_relaxed));
+  DFS_ASSERT(old != nullptr && (group != nullptr || old->list == nullptr));
+  memory_bytes_ -= old->memory_bytes();
+  auto fresh = std::make_unique<Chunk>();
+  fresh->id = id;
+  fresh->layout = old->layout;
+  fresh->places.append(places.data(), places.size());
+  fresh->live = std::move(old->live);
+  fresh->unnamed = std::move(old->unnamed);
+  fresh->era = old->era;
+  fresh->used_blocks = old->used_blocks;
+  fresh->live_count = old->live_count;
+  fresh->pending_blocks = old->pending_blocks;
+  fresh->cursor = old->cursor;
+  fresh->high_water = old->high_water;
+  fresh->stage = old->stage;
+  fresh->fillable = old->fillable;
+  fresh->degraded = old->degraded;
+  fresh->empty_noted = old->empty_noted;
+  fresh->draining = old->draining;
+  fresh->moving = old->moving;
+  fresh->moves = static_cast<std::uint8_t>(old->moves + 1);
+  fresh->ghosts = static_cast<std::uint8_t>(old->ghosts + 1);
+  fresh->to_move = old->to_move;
+  if (group != nullptr) fresh->of_group = group;
+  memory_bytes_ += fresh->memory_bytes();
+  slot.store(fresh.release(), std::memory_order_release);
+  return old;
+}
+
 void ChunkTable::erase(ChunkId id) {
   const std::unique_ptr<Chunk> owned(find(id));
   DFS_ASSERT(owned != nullptr && owned->list == nullptr);
-  const Group* const group =
-      groups_[id.raw >> (kLeafBits + kGroupBits)].load(std::memory_order_relaxed);
-  Leaf* const leaf =
-      group->leaves[id.raw >> kLeafBits & ((1u << kGroupBits) - 1)].load(std::memory_order_relaxed);
-  leaf->chunks[id.raw & ((1u << kLeafBits) - 1)].store(nullptr, std::memory_order_release);
+  slot_of(id).store(nullptr, std::memory_order_release);
   --size_;
   memory_bytes_ -= owned->memory_bytes();
 }

@@ -29,7 +29,8 @@ struct ParityGroup;
 using ChunkList = NodeList<Chunk>;
 
 struct Chunk {
-  // Fixed.
+  // Fixed: a chunk that moves to other places gets another object (ChunkTable::replace), so who has
+  // this one sees what was there as long as the slots are not given away.
   ChunkId id;
   journal::Policy layout;
   InlineVector<Place, 2> places;
@@ -46,10 +47,14 @@ struct Chunk {
   std::uint16_t cursor = 0;          // where the last allocation ended
   std::uint16_t high_water = 0;      // blocks from here on have never been used
   ChunkStage stage = ChunkStage::kSealed;
-  bool fillable = false;  // every place can be written and there are as many as there should be
-  bool degraded = false;  // fewer readable places than its layout asks for
-  bool empty_noted = false;
-  bool draining = false;  // a compaction empties it
+  bool fillable : 1 = false;  // every place can be written and there are as many as there should be
+  bool degraded : 1 = false;  // fewer readable places than its layout asks for
+  bool empty_noted : 1 = false;
+  bool draining : 1 = false;  // a compaction empties it
+  bool moving : 1 = false;    // to other places: nothing is put there meanwhile
+  std::uint8_t moves = 0;     // how often it has moved, modulo 256
+  std::uint8_t ghosts = 0;    // objects of it as it was before, which readers may look at
+  std::uint8_t to_move = 0;   // how many places it lacks, or has on disks that are to be emptied
   ChunkList* list = nullptr;
   Chunk* previous = nullptr;
   union {
@@ -94,6 +99,9 @@ class ChunkTable {
   Chunk& add(ChunkId id, journal::Policy layout,
              std::span<const Place> places);  // the id must be new
   void erase(ChunkId id);
+  // Another object with these places for a chunk that is in no list, a column of `group` if that is
+  // given, takes over all else. Returns the old one, for those who still look at it.
+  std::unique_ptr<Chunk> replace(ChunkId id, std::span<const Place> places, ParityGroup* group);
   // Around whatever changes the bitmaps of a chunk.
   class Resizing {
    public:
@@ -138,6 +146,8 @@ class ChunkTable {
   struct Group {
     std::array<std::atomic<Leaf*>, std::size_t{1} << kGroupBits> leaves{};
   };
+  std::atomic<Chunk*>& slot_of(ChunkId id);
+
   std::array<std::atomic<Group*>, std::size_t{1} << (32 - kLeafBits - kGroupBits)> groups_{};
   std::size_t size_ = 0;
   std::uint64_t memory_bytes_ = 0;

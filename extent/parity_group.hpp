@@ -38,6 +38,8 @@ struct ParityGroup {
   bool degraded = false;        // not every place can be read
   bool empty_noted = false;
   bool draining = false;  // a compaction empties it
+  bool moving = false;    // as of a chunk
+  std::uint8_t to_move = 0;
   NodeList<ParityGroup>* list = nullptr;
   ParityGroup* previous = nullptr;
   ParityGroup* next = nullptr;

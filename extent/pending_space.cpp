@@ -6,6 +6,10 @@
 #include "extent/parity_group.hpp"
 
 namespace dynamicfs::extent {
+
+MovedChunk::MovedChunk() = default;
+MovedChunk::~MovedChunk() = default;
+
 namespace {
 
 // Moves on as far as the present pins let it: two steps when there are none.
@@ -21,6 +25,10 @@ std::optional<std::size_t> tracker_of(const PendingEntry& entry, std::size_t pla
     if (place > 0) return std::nullopt;
     return ReadRegistry::index_of(entry.disk);
   }
+  if (entry.kind == PendingEntry::Kind::kMovedSlots) {
+    if (place >= entry.moved->readers.size()) return std::nullopt;
+    return ReadRegistry::index_of(entry.moved->readers[place]);
+  }
   const Chunk* const chunk = chunks.find(entry.chunk);
   if (chunk == nullptr) return std::nullopt;
   // Who reconstructs a block reads all columns, and has pinned the disk of its own.
@@ -34,11 +42,20 @@ std::optional<std::size_t> tracker_of(const PendingEntry& entry, std::size_t pla
 
 }  // namespace
 
-void PendingSpace::wait_for_disk(const PendingEntry& entry, std::size_t place, ReadRegistry& reads,
+void PendingSpace::wait_for_disk(PendingEntry entry, std::size_t place, ReadRegistry& reads,
                                  const ChunkTable& chunks, std::vector<PendingEntry>& released) {
+  if (entry.kind == PendingEntry::Kind::kBlocks) {
+    // Moved meanwhile: there may be readers at disks that were not waited for.
+    const Chunk* const chunk = chunks.find(entry.chunk);
+    if (chunk != nullptr && std::exchange(entry.moves, chunk->moves) != chunk->moves) place = 0;
+  }
   const std::optional<std::size_t> tracker = tracker_of(entry, place, chunks);
   if (!tracker) {
-    released.push_back(entry);
+    // Who looks at a chunk as it was may still turn to another of its places.
+    const bool of_chunk =
+        entry.kind == PendingEntry::Kind::kBlocks || entry.kind == PendingEntry::Kind::kChunkSlots;
+    const Chunk* const chunk = of_chunk ? chunks.find(entry.chunk) : nullptr;
+    (chunk != nullptr && chunk->ghosts > 0 ? haunted_ : released).push_back(entry);
     return;
   }
   auto& queue = reading_[*tracker];
@@ -58,7 +75,9 @@ std::vector<PendingEntry> PendingSpace::advance(Lsn covered, Lsn hold, ReadRegis
   std::vector<PendingEntry> held;
   while (!uncovered_.empty() && uncovered_.front().lsn <= covered) {
     const PendingEntry& next = uncovered_.front();
-    const bool hold_it = next.kind == PendingEntry::Kind::kChunkSlots && next.lsn > hold;
+    const bool of_chunk = next.kind == PendingEntry::Kind::kChunkSlots ||
+                          next.kind == PendingEntry::Kind::kMovedSlots;
+    const bool hold_it = of_chunk && next.lsn > hold;
     (hold_it ? held : fresh.entries).push_back(next);
     uncovered_.pop_front();
   }
@@ -68,6 +87,8 @@ std::vector<PendingEntry> PendingSpace::advance(Lsn covered, Lsn hold, ReadRegis
     arriving_.push_back(std::move(fresh));
   }
 
+  for (const PendingEntry& entry : std::exchange(haunted_, {}))
+    wait_for_disk(entry, 0, reads, chunks, released);
   if (!arriving_.empty()) {
     const std::uint64_t safe = advance_twice(reads.arrivals());
     while (!arriving_.empty() && arriving_.front().epoch <= safe) {

@@ -14,14 +14,26 @@
 #include <vector>
 
 #include "extent/chunk.hpp"
+#include "extent/extent_format.hpp"
 #include "extent/read_registry.hpp"
 
 namespace dynamicfs::extent {
+
+// A chunk or group as it was before it was moved: readers may still look at it.
+struct MovedChunk {
+  MovedChunk();
+  ~MovedChunk();
+  std::vector<std::unique_ptr<Chunk>> chunks;
+  std::unique_ptr<ParityGroup> group;
+  std::vector<Place> left;      // the slots that it does not have any more
+  std::vector<DiskId> readers;  // who looks at it has pinned one of these
+};
 
 struct PendingEntry {
   enum class Kind : std::uint8_t {
     kBlocks,      // blocks of a chunk
     kChunkSlots,  // all slots of a removed chunk
+    kMovedSlots,  // those that a chunk had before it was moved
     kRunSlot,     // a slot of a replaced run
   };
   Kind kind = Kind::kBlocks;
@@ -31,6 +43,8 @@ struct PendingEntry {
   std::uint16_t count = 0;
   DiskId disk;
   SlotId slot;
+  const MovedChunk* moved = nullptr;
+  std::uint8_t moves = 0;  // Chunk::moves when the wait for its disks began
 };
 
 class PendingSpace {
@@ -48,7 +62,9 @@ class PendingSpace {
   // Slots of chunks that were removed behind `hold` stay: a run that is being written names them.
   std::vector<PendingEntry> advance(Lsn covered, Lsn hold, ReadRegistry& reads,
                                     const ChunkTable& chunks);
-  bool empty() const { return uncovered_.empty() && arriving_.empty() && reading_entries_ == 0; }
+  bool empty() const {
+    return uncovered_.empty() && arriving_.empty() && reading_entries_ == 0 && haunted_.empty();
+  }
 
  private:
   struct Arriving {
@@ -61,7 +77,7 @@ class PendingSpace {
     std::uint64_t epoch = 0;
     std::vector<std::pair<PendingEntry, std::size_t>> entries;  // and which of its disks this is
   };
-  void wait_for_disk(const PendingEntry& entry, std::size_t place, ReadRegistry& reads,
+  void wait_for_disk(PendingEntry entry, std::size_t place, ReadRegistry& reads,
                      const ChunkTable& chunks, std::vector<PendingEntry>& released);
 
   // About in the order of their LSNs: a neighbour may come a little late, then it waits a little.
@@ -69,6 +85,7 @@ class PendingSpace {
   std::deque<Arriving> arriving_;
   std::array<std::deque<Reading>, ReadRegistry::kTrackers> reading_;
   std::size_t reading_entries_ = 0;
+  std::vector<PendingEntry> haunted_;  // of chunks that have moved (Chunk::ghosts): tried again
 };
 
 }  // namespace dynamicfs::extent

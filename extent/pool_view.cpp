@@ -12,6 +12,7 @@ std::shared_ptr<const PoolView> look_at(const journal::Pool& pool) {
       PoolView::DiskEntry& entry = view->disks[record.id.raw];
       entry.first_slot_offset = record.first_slot_offset;
       entry.slots = record.slots;
+      entry.leaving = record.leaving;
       if (status.health == journal::DiskHealth::kStale) entry.stale_since = record.stale_since;
       if (std::binary_search(view->healthy->begin(), view->healthy->end(), record.id)) {
         entry.disk = pool.disk(record.id);

@@ -17,7 +17,8 @@ struct PoolView {
     scheduler::Disk* disk = nullptr;  // null: away, or never was
     std::uint64_t first_slot_offset = 0;
     std::uint32_t slots = 0;
-    Lsn stale_since;  // extents of later generations may lack their copy here; 0: none
+    Lsn stale_since;       // extents of later generations may lack their copy here; 0: none
+    bool leaving = false;  // everything on it goes elsewhere
   };
   std::shared_ptr<const std::vector<DiskId>> healthy;  // ascending; its address is the version
   std::vector<DiskEntry> disks;                        // by id, all the pool knows

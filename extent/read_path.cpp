@@ -304,11 +304,12 @@ void Store::Impl::take_back(ReadPlan& plan, ReadRound& round, Buffer& out) {
 
 Task<Result<void>> Store::Impl::read_once(const FileMap& map, InodeId inode, FileBlock first,
                                           Buffer& out, scheduler::IoClass io_class, bool* changed) {
-  const std::shared_ptr<const PoolView> disks = look();
   ReadPlan plan(reads);
   plan.first = first;
   plan.out = out.span();
   copy_mappings(map, inode, first, out.size() / kBlockBytes, plan.set);
+  // Behind that: a mapping may be newer than a disk.
+  const std::shared_ptr<const PoolView> disks = look();
   CO_TRY(make_fetches(chunks, plan));
 
   Loads loads;

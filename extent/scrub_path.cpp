@@ -47,11 +47,12 @@ Task<Result<journal::ScrubCounts>> Store::Impl::scrub(const FileMap& map, InodeI
 Task<Result<void>> Store::Impl::scrub_once(const FileMap& map, InodeId inode, FileBlock first,
                                            std::uint64_t count, journal::ScrubCounts* counts,
                                            bool* changed) {
-  const std::shared_ptr<const PoolView> disks = look();
   ReadPlan plan(reads);
   plan.first = first;
   plan.repair_class = scheduler::IoClass::kBackground;
   map.snapshot(first, count, plan.set);
+  // Behind that: a mapping may be newer than a disk.
+  const std::shared_ptr<const PoolView> disks = look();
   CO_TRY(make_fetches(chunks, plan));
   if (plan.fetches.empty()) co_return Result<void>{};
 

@@ -39,33 +39,61 @@ std::shared_ptr<const PoolView> Store::Impl::look() {
     const TimePoint now = executor.now();
     changed |= std::erase_if(host_full, [&](const auto& entry) { return entry.second <= now; }) > 0;
   }
-  if (changed) allocator.set_disks(view, left_alone());
+  // One that stays after all, or has left.
+  if (changed) {
+    std::erase_if(closed, [&](DiskId disk) DFS_NO_THREAD_SAFETY_ANALYSIS {
+      const PoolView::DiskEntry* const entry = view->find(disk);
+      return entry == nullptr || !entry->leaving;
+    });
+    allocator.set_disks(view, left_alone(), closed);
+  }
   return view;
 }
 
-// A suspect disk is better than a missing copy: it is left alone only if the rest suffices.
+bool Store::Impl::close_if_unused(DiskId disk) {
+  look();
+  LockGuard lock(view_mutex);
+  const PoolView::DiskEntry* const entry = view->find(disk);
+  if (entry == nullptr || !entry->leaving) return false;
+  if (std::ranges::find(closed, disk) == closed.end()) {
+    closed.push_back(disk);
+    allocator.set_disks(view, left_alone(), closed);
+  }
+  return allocator.is_unused(disk);
+}
+
+// A disk that leaves, or is suspect, is better than a missing copy: it is left alone only if the rest suffices.
 std::vector<DiskId> Store::Impl::left_alone() const {
   std::vector<DiskId> disks;
   for (const auto& [disk, until] : host_full) disks.push_back(disk);
-  std::vector<DiskId> with_suspects = disks;
-  for (const DiskId disk : suspects) {
-    if (std::ranges::find(disks, disk) == disks.end()) with_suspects.push_back(disk);
-  }
-  const auto usable =
-      static_cast<std::size_t>(std::ranges::count_if(*view->healthy, [&](DiskId id) {
-        return std::ranges::find(with_suspects, id) == with_suspects.end();
-      }));
   // A run wants two copies whatever the policy.
   const std::size_t copies = std::max<std::size_t>(2, pool.policy().tolerance() + 1);
   const std::size_t wanted = std::min(copies, view->healthy->size());
-  return usable >= wanted ? with_suspects : disks;
+  const auto leave_alone_too = [&](const std::vector<DiskId>& more, std::size_t least) {
+    std::vector<DiskId> with_more = disks;
+    for (const DiskId disk : more) {
+      if (std::ranges::find(with_more, disk) == with_more.end()) with_more.push_back(disk);
+    }
+    const auto usable = std::ranges::count_if(*view->healthy, [&](DiskId id) {
+      return std::ranges::find(with_more, id) == with_more.end();
+    });
+    if (static_cast<std::size_t>(usable) >= least) disks = std::move(with_more);
+  };
+  std::vector<DiskId> leaving;
+  for (const DiskId id : *view->healthy) {
+    if (view->find(id)->leaving) leaving.push_back(id);
+  }
+  const std::size_t staying = view->healthy->size() - leaving.size();
+  leave_alone_too(leaving, std::min(copies, std::max<std::size_t>(staying, 1)));
+  leave_alone_too(suspects, wanted);
+  return disks;
 }
 
 void Store::Impl::note_suspects(std::vector<DiskId> disks) {
   LockGuard lock(view_mutex);
   if (disks == suspects) return;
   suspects = std::move(disks);
-  allocator.set_disks(view, left_alone());
+  allocator.set_disks(view, left_alone(), closed);
 }
 
 bool Store::Impl::try_full_disks_again() {
@@ -73,7 +101,7 @@ bool Store::Impl::try_full_disks_again() {
   if (host_full.empty() && suspects.empty()) return false;
   host_full.clear();
   suspects.clear();
-  allocator.set_disks(view, {});
+  allocator.set_disks(view, left_alone(), closed);
   return true;
 }
 
@@ -94,7 +122,7 @@ void Store::Impl::note_host_full(DiskId disk) {
     return;
   }
   host_full.emplace_back(disk, until);
-  allocator.set_disks(view, left_alone());
+  allocator.set_disks(view, left_alone(), closed);
 }
 
 Written part_of(const Written& written, std::size_t first, std::size_t count) {
@@ -162,7 +190,7 @@ void Store::start(journal::Journal& journal) {
   {
     LockGuard lock(impl_->view_mutex);
     impl_->view = look_at(impl_->pool);
-    impl_->allocator.set_disks(impl_->view, {});
+    impl_->allocator.set_disks(impl_->view, impl_->left_alone(), impl_->closed);
   }
   impl_->allocator.start();
 }
@@ -220,11 +248,28 @@ std::uint64_t Store::draining_blocks() const { return impl_->allocator.draining_
 void Store::note_moved(const Written& written) { impl_->allocator.note_moved(written.crcs.size()); }
 std::uint64_t Store::copied_blocks() const { return impl_->allocator.copied_blocks(); }
 bool Store::is_striped(ChunkId chunk) const { return impl_->allocator.is_striped(chunk); }
-std::size_t Store::copies(ChunkId chunk) const {
-  const Chunk* const found = impl_->chunks.find(chunk);
-  DFS_ASSERT(found != nullptr);
-  // As many disks may be lost.
-  return found->group() != nullptr ? found->group()->policy.tolerance() + 1 : found->places.size();
+std::size_t Store::copies(ChunkId chunk) const { return impl_->allocator.copies(chunk); }
+bool Store::close_if_unused(DiskId disk) { return impl_->close_if_unused(disk); }
+
+std::vector<ChunkId> Store::misplaced_chunks() const {
+  impl_->look();
+  return impl_->allocator.misplaced();
+}
+std::uint64_t Store::misplaced_bytes() const {
+  impl_->look();
+  return impl_->allocator.misplaced_slots() * kSlotBytes;
+}
+std::vector<ChunkId> Store::chunks_on(DiskId disk) const {
+  return impl_->allocator.chunks_on(disk);
+}
+Task<Result<bool>> Store::move_chunk(ChunkId chunk, std::optional<DiskId> off,
+                                     bool only_to_emptier) {
+  return impl_->move_chunk(chunk, off, only_to_emptier);
+}
+std::pair<std::uint64_t, std::uint64_t> Store::room_without(DiskId disk) const {
+  impl_->look();
+  const auto [needed, room] = impl_->allocator.room_without(disk);
+  return {needed * kSlotBytes, room * kSlotBytes};
 }
 
 Task<Result<void>> Store::read(const FileMap& map, InodeId inode, FileBlock first, Buffer& out,

@@ -197,6 +197,24 @@ class Store final : public journal::SlotSource {
   // Only for one that a mapping or a write names.
   std::size_t copies(ChunkId chunk) const;
 
+  // Chunks that lack places, or have some on disks that are leaving the pool, a group by its first column; how many
+  // places those are, in bytes; all with a place on this disk.
+  std::vector<ChunkId> misplaced_chunks() const;
+  std::uint64_t misplaced_bytes() const;
+  std::vector<ChunkId> chunks_on(DiskId disk) const;
+  // Gives a chunk, or group, the places it should have, and another for the one on disk `off`, on the disks that are
+  // least full; what is there is copied in the background class (move_chunk.cpp). False: there is nothing to
+  // do. Otherwise its record is appended. Errors, each with everything as it was: kNoSpace; kBusy: somebody
+  // else is at it, or a write to it does not end; kDiskRead: of a row too little can be read; kDiskGone: or is here; kReadOnly.
+  // Memory: 1 MiB per place.
+  Task<Result<bool>> move_chunk(ChunkId chunk, std::optional<DiskId> off = {},
+                                bool only_to_emptier = false);
+  // Nothing is put on this disk, which is leaving, until it is said to stay. True: no slot of it is in use, by a
+  // chunk or a run, nor will be, and nobody reads there.
+  bool close_if_unused(DiskId disk);
+  // What has to go elsewhere when a disk leaves, and how much of that finds room on those that stay, in bytes.
+  std::pair<std::uint64_t, std::uint64_t> room_without(DiskId disk) const;
+
   // Called when a block of a file turns out unreadable, no lock held.
   void on_unrecoverable(std::function<void(InodeId, FileBlock)> listener);
 

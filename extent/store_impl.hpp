@@ -55,6 +55,8 @@ struct Store::Impl {
   // ... and when that was last, for status and so that the log says it once in a while.
   std::vector<std::pair<DiskId, TimePoint>> last_full DFS_GUARDED_BY(view_mutex);
   std::vector<DiskId> suspects DFS_GUARDED_BY(view_mutex);
+  // Leaving, and nothing is put there any more in any case.
+  std::vector<DiskId> closed DFS_GUARDED_BY(view_mutex);
   std::function<void(InodeId, FileBlock)> unrecoverable DFS_GUARDED_BY(view_mutex);
   // Rows with parity that a scrub has found wrong and could not judge, by group and row, and what is known of
   // the blocks that mappings name.
@@ -63,6 +65,7 @@ struct Store::Impl {
 
   // The disks as they are now; tells the allocator when they have changed.
   std::shared_ptr<const PoolView> look();
+  bool close_if_unused(DiskId disk);
   void note_host_full(DiskId disk);
   void note_suspects(std::vector<DiskId> disks);
   // Those that nothing new is put on.
@@ -107,6 +110,18 @@ struct Store::Impl {
                         journal::ScrubCounts* counts, std::vector<std::uint32_t>* doubtful);
   void note_doubtful(const FileMap& map, FileBlock first, std::uint64_t count);
   Task<journal::ScrubCounts> scrub_doubtful();
+
+  struct Columns;
+  Task<Result<bool>> move_chunk(ChunkId chunk, std::optional<DiskId> off, bool only_to_emptier);
+  Task<Result<void>> copy_chunk(const Allocator::Move* move);
+  Task<Result<void>> copy_rows(std::shared_ptr<const PoolView> disks, const Allocator::Move* move,
+                               const BlockWords* needed, std::uint32_t row, std::uint32_t rows);
+  Task<Result<void>> gather(std::shared_ptr<const PoolView> disks, const Allocator::Move* move,
+                            const ErasureCodec* codec, std::uint32_t row, std::uint32_t rows,
+                            Columns* out);
+  Task<void> read_places(std::shared_ptr<const PoolView> disks, const Allocator::Move* move,
+                         std::uint32_t row, std::uint32_t rows, std::vector<std::size_t> places,
+                         Columns* out);
 
   Task<std::optional<std::size_t>> first_missing(Claims claims);
 

@@ -30,6 +30,9 @@ struct StoreMetrics : AllocatorMetrics {
   Counter data_bytes_written;    // by callers, before copies
   Counter parity_bytes_written;  // beside that, with it
   Counter blocks_reconstructed;  // of data that could not be read, from its row
+  Counter chunks_moved;          // to other places
+  Counter moved_bytes;           // written for that
+  Counter made_anew_bytes;       // ... of what could not be read where it lay
   Counter parity_repairs;        // blocks of parity that a scrub has rewritten
 };
 

@@ -26,14 +26,18 @@ class JournalChunkLog final : public ChunkLog {
       : journal_(journal), credit_(credit) {}
   void append(const ChunkPut& change) override { append_encoded(change); }
   Lsn append(const ChunkRemove& change) override { return append_encoded(change); }
+  Lsn append_moved(const ChunkPut& change) override {
+    return append_encoded(change, journal::RecordOrder::kBehindData);
+  }
 
  private:
   template <class Change>
-  Lsn append_encoded(const Change& change) {
+  Lsn append_encoded(const Change& change,
+                     journal::RecordOrder order = journal::RecordOrder::kBesideData) {
     Bytes record;
     ByteWriter writer(record);
     encode(writer, change);
-    return journal_.append(credit_, record);
+    return journal_.append(credit_, record, order);
   }
   journal::Journal& journal_;
   journal::Credit& credit_;

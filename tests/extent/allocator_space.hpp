@@ -24,6 +24,10 @@ class CountingLog final : public ChunkLog {
     removes.push_back(change);
     return Lsn{lsn};
   }
+  Lsn append_moved(const ChunkPut& change) override {
+    append(change);
+    return Lsn{lsn};
+  }
   std::uint64_t lsn = 0;
   std::vector<ChunkPut> puts;
   std::vector<ChunkRemove> removes;

@@ -277,7 +277,13 @@ TEST_SUITE("allocator") {
     CHECK(allocator.replay(one).has_value());
     CHECK(allocator.load(one.chunk, {one, {}, {}}).error() == error(Code::kFormatInvalid, 5));
     ChunkPut moved = one;
-    moved.places[0].slot = SlotId{4};
+    moved.places[0] = {DiskId{1}, SlotId{4}};
+    CHECK(allocator.replay(moved).has_value());
+    CHECK(allocator.replay(one).has_value());
+    moved.layout = kTwo;
+    CHECK(allocator.replay(moved).error() == error(Code::kFormatInvalid, 5));
+    moved.layout = one.layout;
+    moved.places.clear();
     CHECK(allocator.replay(moved).error() == error(Code::kFormatInvalid, 5));
     const auto refused = [&](const ChunkPut& put) {
       const Error expected = error(Code::kFormatInvalid, put.chunk.raw);

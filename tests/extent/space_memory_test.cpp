@@ -129,11 +129,12 @@ TEST_SUITE("memory of the maps of space") {
     for (std::size_t i = 0; i < chunks.size(); ++i) {
       const auto at =
           std::ranges::find(shared, live[i].first, &std::pair<ChunkId, SharedBlocks>::first);
-      REQUIRE(again.allocator
-                  .load(chunks[i].chunk, {.put = chunks[i],
-                         .live = live[i].second,
-                         .shared = at == shared.end() ? SharedBlocks{} : at->second})
-                  .has_value());
+      REQUIRE(
+          again.allocator
+              .load(chunks[i].chunk, {.put = chunks[i],
+                                      .live = live[i].second,
+                                      .shared = at == shared.end() ? SharedBlocks{} : at->second})
+              .has_value());
     }
     again.allocator.start();
     CHECK(space.allocator.map_bytes() == again.allocator.map_bytes());
