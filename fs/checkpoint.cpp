@@ -218,7 +218,7 @@ Result<std::vector<DiskId>> Filesystem::Impl::disks_for_run() const {
   std::vector<DiskId> disks = store->run_disks(run_copies());
   if (pool->healthy()->empty()) return error(Code::kReadOnly);
   // The runs before this one have their copies: without them one disk less is only for want of log.
-  const std::size_t wanted = std::min(run_copies(), pool->healthy()->size());
+  const std::size_t wanted = std::min(run_copies(), pool->staying()->size());
   if (disks.empty() || (disks.size() < wanted && !log_is_filling())) return error(Code::kNoSpace);
   return disks;
 }
@@ -257,15 +257,23 @@ std::size_t Filesystem::Impl::run_copies_here() const {
 }
 
 std::size_t Filesystem::Impl::copies_here(const journal::RunRef& run) const {
-  return static_cast<std::size_t>(std::ranges::count_if(
-      run.copies,
-      [this](const journal::RunCopy& copy) { return pool->disk(copy.disk) != nullptr; }));
+  const auto staying = pool->staying();
+  return static_cast<std::size_t>(
+      std::ranges::count_if(run.copies, [&](const journal::RunCopy& copy) {
+        return std::ranges::binary_search(*staying, copy.disk);
+      }));
 }
 
 bool Filesystem::Impl::run_is_thin() const {
-  const std::size_t wanted = std::min(run_copies(), pool->healthy()->size());
-  return std::ranges::any_of(readable_runs(),
-                             [&](const auto& run) { return copies_here(run->ref()) < wanted; });
+  const std::size_t wanted = std::min(run_copies(), pool->staying()->size());
+  const std::vector<DiskId> next = store->run_disks(run_copies());
+  // On a disk that is leaving, and would not be chosen again.
+  const auto is_to_go = [&](const journal::RunCopy& copy) {
+    return pool->is_leaving(copy.disk) && std::ranges::find(next, copy.disk) == next.end();
+  };
+  return std::ranges::any_of(readable_runs(), [&](const auto& run) {
+    return copies_here(run->ref()) < wanted || std::ranges::any_of(run->ref().copies, is_to_go);
+  });
 }
 
 journal::RunSet::Runs Filesystem::Impl::readable_runs() const {

@@ -21,7 +21,7 @@
 namespace dynamicfs::fs {
 namespace {
 
-constexpr std::size_t kRequestBytesMax = 4096;
+constexpr std::size_t kRequestBytesMax = 16384;
 // A peer that connects and says nothing may not keep the next one waiting longer.
 constexpr int kRequestMillisecondsMax = 2000;
 
@@ -198,7 +198,7 @@ void ControlServer::serve() {
       reply.refuse("not a request");
       continue;
     }
-    handler_(request["command"].get<std::string>(), std::move(reply));
+    handler_(request, std::move(reply));
   }
 }
 
@@ -241,11 +241,21 @@ Outcome<ControlClient> ControlClient::connect(const std::string& socket) {
 }
 
 Outcome<Json> ControlClient::ask(const std::string& command, Patience patience) {
-  if (!send_all(connection_.get(), Json{{"command", command}}.dump() + "\n")) {
+  return ask_with({{"command", command}}, patience);
+}
+
+Outcome<Json> ControlClient::ask_with(const Json& request, Patience patience) {
+  const std::string line = request.dump(-1, ' ', false, Json::error_handler_t::replace);
+  if (!send_all(connection_.get(), line + "\n")) {
     return Refusal{ExitCode::kNotMounted, "The daemon has closed the connection.", ""};
   }
   Json answer = TRY(next_line(patience));
   if (!answer.value("ok", false)) {
+    // A refusal with a remedy is for the user as it is.
+    if (answer.contains("remedy")) {
+      return Refusal{static_cast<ExitCode>(answer.value("code", 3)), answer.value("error", ""),
+                     answer.value("remedy", "")};
+    }
     return failed(fmt::format("The daemon says: {}.", answer.value("error", "no reason given")),
                   "");
   }

@@ -7,6 +7,10 @@
 //   {"command": "scrub_start"} {"ok": true}; also scrub_pause, scrub_resume, and scrub_cancel, which
 //                             answers when the scrub has ended
 //   {"command": "scrub_status"} {"ok": true, "scrub": {...}}
+//   {"command": "disk_add", "path": ..., "size": N, "force": B}  {"ok": true, "disk": ID}; path is absolute, size is
+//                             there if it matters
+//   {"command": "disk_remove", "disk": ID or path} {"ok": true} when it has begun; also disk_keep
+//   {"command": "rebalance_start"} {"ok": true}; also rebalance_stop, rebuild_pause, rebuild_resume
 //   {"command": "shutdown"}   {"ok": true, "pid": ...} at once; the daemon unmounts and exits
 //   {"command": "await_exit"} {"ok": true, "pid": ...} at once; like shutdown without the asking
 //
@@ -66,7 +70,7 @@ class ControlReply {
 class ControlServer {
  public:
   // Called on the server's thread; may keep the reply and answer later.
-  using Handler = std::function<void(const std::string& command, ControlReply reply)>;
+  using Handler = std::function<void(const Json& request, ControlReply reply)>;
 
   // Refuses when a living daemon has this pool's socket; one that a dead daemon left is replaced.
   static Outcome<std::unique_ptr<ControlServer>> start(const Uuid& pool, Handler handler);
@@ -119,6 +123,8 @@ class ControlClient {
   static Outcome<ControlClient> connect(const std::string& socket);
   // Refused with kFailed when the daemon is silent for that long, with kNotMounted when it has ended.
   Outcome<Json> ask(const std::string& command, Patience patience = {});
+  // With what belongs to the command.
+  Outcome<Json> ask_with(const Json& request, Patience patience = {});
   Outcome<Json> next_line(Patience patience = {});
   // For poll(2).
   int fd() const { return connection_.get(); }

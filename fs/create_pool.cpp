@@ -68,7 +68,8 @@ Outcome<Policy> chosen_policy(const CreateRequest& request) {
     if (!parsed) {
       return usage(
           fmt::format("'{}' is no redundancy that this version knows.", request.redundancy),
-          "Write single, replica:N for N copies, or ec:K+M for M parts of parity to K of data, together at "
+          "Write single, replica:N for N copies, or ec:K+M for M parts of parity to K of data, "
+          "together at "
           "most 16: replica:2 or ec:4+2, for example.");
     }
     policy = *parsed;
@@ -377,7 +378,8 @@ Task<Result<void>> erase_head(Disk* disk) {
   co_return written;
 }
 
-Outcome<std::unique_ptr<Disk>> make_disk(Executor& executor, const Plan& plan, std::size_t index,
+Outcome<std::unique_ptr<Disk>> make_disk(Executor& executor, const Plan& plan,
+                                         const scheduler::UringDiskOptions& options,
                                          MadeFiles& made) {
   const std::string& path = plan.target.path;
   VolumeTarget target = plan.target;
@@ -399,7 +401,7 @@ Outcome<std::unique_ptr<Disk>> make_disk(Executor& executor, const Plan& plan, s
     target.exists = true;
     target.size_bytes = plan.size_bytes;
   }
-  auto disk = scheduler::open_uring_disk(executor, target, {.name = fmt::format("{}", index)});
+  auto disk = scheduler::open_uring_disk(executor, target, options);
   if (!disk) {
     if (disk.error().code == Code::kPoolBusy || disk.error().sys_errno == EBUSY) {
       return Refusal{ExitCode::kAlreadyMounted, fmt::format("{} is in use.", path),
@@ -507,7 +509,8 @@ Outcome<CreatedPool> create_pool(const CreateRequest& request) {
   MadeFiles made;  // before the disks, so that they are closed when it removes files
   std::vector<std::unique_ptr<Disk>> disks;
   for (const Plan& plan : plans)
-    disks.push_back(TRY(make_disk(*executor, plan, disks.size(), made)));
+    disks.push_back(
+        TRY(make_disk(*executor, plan, {.name = fmt::format("{}", disks.size())}, made)));
   std::vector<Disk*> pointers;
   for (const auto& disk : disks) pointers.push_back(disk.get());
   const auto pool = block_on(
@@ -526,6 +529,19 @@ Outcome<CreatedPool> create_pool(const CreateRequest& request) {
   created.usable_bytes = usable_bytes(room, policy.width()) *
                          (policy.kind == Policy::Kind::kErasure ? policy.copies_or_data : 1);
   return created;
+}
+
+Outcome<std::unique_ptr<Disk>> make_new_disk(Executor& executor, const NewDiskRequest& request) {
+  CreateRequest like;
+  like.size_bytes = request.size_bytes;
+  like.force = request.force;
+  const Plan plan = TRY(plan_disk(executor, like, request.path));
+  MadeFiles made;
+  std::unique_ptr<Disk> disk = TRY(
+      make_disk(executor, plan,
+                {.name = request.name, .workers = request.workers, .queue = request.queue}, made));
+  made.keep();
+  return disk;
 }
 
 }  // namespace dynamicfs::fs

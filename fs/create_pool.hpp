@@ -3,13 +3,16 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
 
+#include "base/executor.hpp"
 #include "base/uuid.hpp"
 #include "fs/refusal.hpp"
 #include "journal/superblock.hpp"
+#include "scheduler/uring_disk.hpp"
 
 namespace dynamicfs::fs {
 
@@ -38,6 +41,19 @@ struct CreatedPool {
 };
 
 Outcome<CreatedPool> create_pool(const CreateRequest& request);
+
+// A disk for a pool that is mounted: looked at as for a new pool, made or erased if the request says so, and open
+// for the pool's use.
+struct NewDiskRequest {
+  std::string path;  // absolute
+  std::optional<std::uint64_t> size_bytes;
+  bool force = false;
+  std::string name;  // of its threads
+  int workers = 2;
+  scheduler::IoQueueOptions queue = {};
+};
+Outcome<std::unique_ptr<scheduler::Disk>> make_new_disk(Executor& executor,
+                                                        const NewDiskRequest& request);
 
 // What `copies` copies of everything leave for the user on disks of these sizes: no two copies on
 // one disk.

@@ -6,6 +6,7 @@
 #include <sys/prctl.h>
 #include <sys/signalfd.h>
 #include <sys/stat.h>
+#include <sys/sysmacros.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -27,6 +28,7 @@
 #include "base/blocking.hpp"
 #include "base/log.hpp"
 #include "fs/control.hpp"
+#include "fs/create_pool.hpp"
 #include "fs/disk_search.hpp"
 #include "fs/filesystem.hpp"
 #include "fs/fuse_session.hpp"
@@ -136,6 +138,11 @@ std::string redirect_log(const Uuid& pool) {
   return path;
 }
 
+bool is_disk_order(const std::string& command) {
+  return command == "disk_remove" || command == "disk_keep" || command == "rebalance_start" ||
+         command == "rebalance_stop" || command == "rebuild_pause" || command == "rebuild_resume";
+}
+
 // Why an order to the scrub was not followed, for ControlReply::refuse().
 std::string why_not(const std::string& command, Error refused) {
   if (refused.code == Code::kBusy) return "a scrub is running or paused already";
@@ -162,7 +169,12 @@ class Daemon {
   Outcome<void> clear_mountpoint();
   Outcome<void> enter_tree();
   Outcome<void> start_control();
-  void answer(const std::string& command, ControlReply reply);
+  void answer(const Json& request, ControlReply reply);
+  void answer_add(const Json& request, ControlReply reply);
+  Task<void> answer_added(std::unique_ptr<scheduler::Disk> disk, ControlReply reply);
+  Task<void> answer_order(std::string command, std::optional<DiskId> disk, ControlReply reply);
+  std::optional<DiskId> find_disk(const std::string& named);
+  bool is_in_tree(const std::string& path) const;
   bool answer_scrub(const std::string& command, ControlReply& reply);
   static Task<void> answer_cancel(Filesystem& filesystem, ControlReply reply,
                                   std::atomic<int>* outstanding);
@@ -237,6 +249,7 @@ Outcome<void> Daemon::open_pool(StartReport& report) {
   options.acl = request_.options.acl;
   options.metadata_memory_bytes = request_.options.metadata_memory_bytes;
   options.commit_interval = request_.options.commit_interval;
+  options.rebuild_after = request_.options.rebuild_after;
   options.group_commit = request_.options.group_commit;
   options.read_only = request_.options.read_only;
   options.atime = atime_rules(request_.options.flags);
@@ -336,10 +349,9 @@ Outcome<void> Daemon::enter_tree() {
 }
 
 Outcome<void> Daemon::start_control() {
-  control_ = TRY(ControlServer::start(filesystem_->pool().uuid(),
-                                      [this](const std::string& command, ControlReply reply) {
-                                        answer(command, std::move(reply));
-                                      }));
+  control_ = TRY(ControlServer::start(
+      filesystem_->pool().uuid(),
+      [this](const Json& request, ControlReply reply) { answer(request, std::move(reply)); }));
   return {};
 }
 
@@ -379,7 +391,8 @@ Outcome<void> Daemon::start(StartReport& report) {
 }
 
 // On the control server's thread.
-void Daemon::answer(const std::string& command, ControlReply reply) {
+void Daemon::answer(const Json& request, ControlReply reply) {
+  const std::string command = request["command"].get<std::string>();
   if (command == "hello") {
     Json disks = Json::array();
     for (const auto& disk : filesystem_->pool().status()) disks.push_back(disk.record.path);
@@ -414,6 +427,12 @@ void Daemon::answer(const std::string& command, ControlReply reply) {
       const std::uint64_t one = 1;
       [[maybe_unused]] const auto told = ::write(shutdown_event_.get(), &one, sizeof one);
     }
+  } else if (command == "disk_add") {
+    answer_add(request, std::move(reply));
+  } else if (is_disk_order(command)) {
+    syncs_.fetch_add(1);
+    DriverScope scope(*executor_);
+    spawn(answer_order(command, find_disk(request.value("disk", "")), std::move(reply)));
   } else if (!answer_scrub(command, reply)) {
     reply.refuse("there is no such command");
   }
@@ -447,6 +466,124 @@ bool Daemon::answer_scrub(const std::string& command, ControlReply& reply) {
     reply.refuse(why_not(command, done.error()));
   }
   return true;
+}
+
+// What the user calls a disk: its number, or the path by which the pool knows it.
+std::optional<DiskId> Daemon::find_disk(const std::string& named) {
+  for (const journal::DiskStatus& disk : filesystem_->pool().status()) {
+    if (disk.record.path == named || fmt::format("{}", disk.record.id) == named)
+      return disk.record.id;
+  }
+  return std::nullopt;
+}
+
+// Whether this file, or the directory it would be in, is in the tree that we serve: a disk there would wait for
+// itself.
+bool Daemon::is_in_tree(const std::string& path) const {
+  struct stat info {};
+  const std::string parent = std::filesystem::path(path).parent_path().string();
+  if (::stat(path.c_str(), &info) != 0 && ::stat(parent.c_str(), &info) != 0) return false;
+  return facts_.device == fmt::format("{}:{}", major(info.st_dev), minor(info.st_dev));
+}
+
+// On the server's thread: the pool may be as slow as the new disk is.
+void Daemon::answer_add(const Json& request, ControlReply reply) {
+  NewDiskRequest wanted;
+  wanted.path = request.value("path", "");
+  if (is_in_tree(wanted.path)) {
+    const Refusal refusal = usage(fmt::format("{} is in the pool itself.", wanted.path),
+                                  "Give a disk that is not in the tree it is to hold.");
+    reply.send({{"ok", false},
+                {"error", refusal.what},
+                {"remedy", refusal.remedy},
+                {"code", static_cast<int>(refusal.code)}});
+    return;
+  }
+  if (request.contains("size")) wanted.size_bytes = request.value("size", std::uint64_t{0});
+  wanted.force = request.value("force", false);
+  wanted.name = fmt::format("{}", filesystem_->pool().superblock().next_disk);
+  wanted.workers = request_.options.workers_per_disk;
+  wanted.queue = request_.options.queue;
+  auto disk = make_new_disk(*executor_, wanted);
+  if (!disk) {
+    reply.send({{"ok", false},
+                {"error", disk.error().what},
+                {"remedy", disk.error().remedy},
+                {"code", static_cast<int>(disk.error().code)}});
+    return;
+  }
+  // It may be slow, and others may ask meanwhile.
+  syncs_.fetch_add(1);
+  DriverScope scope(*executor_);
+  spawn(answer_added(std::move(*disk), std::move(reply)));
+}
+
+Task<void> Daemon::answer_added(std::unique_ptr<scheduler::Disk> disk, ControlReply reply) {
+  const auto added = co_await filesystem_->add_disk(std::move(disk));
+  if (added) {
+    reply.send({{"ok", true}, {"disk", added->raw}});
+  } else if (added.error().code == Code::kReadOnly) {
+    reply.refuse("the pool is read-only");
+  } else if (added.error().code == Code::kInvalid) {
+    reply.refuse("the pool has as many disks as it can have");
+  } else {
+    reply.refuse(describe(added.error()));
+  }
+  syncs_.fetch_sub(1);
+}
+
+Task<void> Daemon::answer_order(std::string command, std::optional<DiskId> disk,
+                                ControlReply reply) {
+  Result<void> done;
+  std::uint64_t missing_bytes = 0;
+  if (command == "disk_remove") {
+    done = Code::kNotInPool;
+    if (disk) {
+      done = co_await filesystem_->remove_disk(*disk, &missing_bytes);
+    }
+  } else if (command == "disk_keep") {
+    done = Code::kNotInPool;
+    if (disk) {
+      done = co_await filesystem_->keep_disk(*disk);
+    }
+  } else if (command == "rebalance_start" || command == "rebalance_stop") {
+    done = co_await filesystem_->rebalance(command == "rebalance_start");
+  } else {
+    filesystem_->pause_rebuild(command == "rebuild_pause");
+  }
+  if (done) {
+    reply.send({{"ok", true}});
+  } else {
+    const auto refuse = [&](ExitCode code, std::string what, std::string remedy) {
+      reply.send({{"ok", false},
+                  {"error", std::move(what)},
+                  {"remedy", std::move(remedy)},
+                  {"code", static_cast<int>(code)}});
+    };
+    switch (done.error().code) {
+      case Code::kNotInPool:
+        refuse(ExitCode::kUsage, "This pool has no such disk.",
+               "'dynamicfs status' lists its disks with their numbers.");
+        break;
+      case Code::kTooFewDisks:
+        refuse(ExitCode::kTooFewDisks,
+               fmt::format("{} needs {} disks, and without that one there would be fewer.",
+                           filesystem_->pool().policy().text(), done.error().detail),
+               "Add a disk first: 'dynamicfs disk add'.");
+        break;
+      case Code::kNoSpace:
+        refuse(ExitCode::kFailed,
+               fmt::format("The other disks have no room for what is on it: {} MiB are missing.",
+                           ceil_div(missing_bytes, kMiB)),
+               "Add a disk ('dynamicfs disk add'), or remove files.");
+        break;
+      case Code::kReadOnly:
+        refuse(ExitCode::kFailed, "The pool is read-only.", "Connect what is missing first.");
+        break;
+      default: refuse(ExitCode::kFailed, describe(done.error()) + ".", "");
+    }
+  }
+  syncs_.fetch_sub(1);
 }
 
 Task<void> Daemon::answer_cancel(Filesystem& filesystem, ControlReply reply,

@@ -327,6 +327,7 @@ Task<void> Filesystem::Impl::tend() {
   merge_if_due();
   look_at_memory();
   compaction->tend();
+  rebuild->tend();
 }
 
 Task<Result<void>> Filesystem::unmount() { co_return co_await impl_->unmount(); }

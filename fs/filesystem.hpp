@@ -161,6 +161,8 @@ struct FilesystemOptions {
   // The kernel checks permissions by the ACLs of files, and leaves it to us to let new ones inherit.
   // Without it no ACL can be set; those there are stay, and follow chmod.
   bool acl = false;
+  // After this a disk that is away is lost: what it had is made anew on the others. 0: never.
+  Duration rebuild_after{std::chrono::minutes{10}};
 };
 
 struct FilesystemMetrics {
@@ -218,6 +220,18 @@ struct ScrubReport {
   std::int64_t ended_ns = 0;      // 0: not yet
   Duration active{0};             // without pauses
   bool read_only = false;         // nothing is repaired
+};
+
+// Chunks on their way to where they should be (fs/rebuild.hpp).
+struct RebuildReport {
+  bool running = false;  // now, or it waits for something to change
+  bool paused = false;
+  bool rebalancing = false;
+  std::uint64_t left_bytes = 0;    // of places that are to be made; at most
+  std::uint64_t moved_bytes = 0;   // since it began
+  Duration took{0};                // since it began; 0: nothing is to be done
+  std::uint64_t stuck_chunks = 0;  // of the last look: could not be moved
+  Error obstacle;                  // why one of them could not
 };
 
 class Filesystem {
@@ -331,6 +345,22 @@ class Filesystem {
   // Completes when it has ended. kInvalid: none is running or paused.
   Task<Result<void>> cancel_scrub();
   ScrubReport scrub_report() const;
+
+  // Disks (fs/rebuild.hpp).
+
+  // Pool::add_disk(). What is new goes there too; what is old only if rebalance() is asked for.
+  Task<Result<DiskId>> add_disk(std::unique_ptr<scheduler::Disk> disk);
+  // What is on the disk, or was if it is away, goes to others in the background; then it is out of the pool. With
+  // kNoSpace `*missing_bytes` says how much more there would have to be on the others. Errors, nothing has changed: kNotInPool, kTooFewDisks
+  // (detail: how many the policy asks for), kNoSpace, kReadOnly.
+  Task<Result<void>> remove_disk(DiskId disk, std::uint64_t* missing_bytes);
+  // It stays after all. What has gone elsewhere stays there.
+  Task<Result<void>> keep_disk(DiskId disk);
+  // Fuller disks give to emptier ones, in the background; or not any more.
+  Task<Result<void>> rebalance(bool on);
+  // All of that.
+  void pause_rebuild(bool on);
+  RebuildReport rebuild_report() const;
 
   // Compaction (fs/compaction.hpp) happens by itself; this does all of it now that there is to do, due
   // or not. kBusy: one is under way, or the pool is unmounting, degraded, full or read-only.

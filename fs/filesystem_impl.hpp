@@ -16,6 +16,7 @@
 #include "fs/compaction.hpp"
 #include "fs/filesystem.hpp"
 #include "fs/inode_table.hpp"
+#include "fs/rebuild.hpp"
 #include "fs/scrub.hpp"
 #include "journal/change_gate.hpp"
 #include "journal/run_cursor.hpp"
@@ -89,7 +90,8 @@ struct Filesystem::Impl {
         read_memory(executor, options.read_memory_bytes),
         checkpoint_mutex(executor),
         scrub(std::make_unique<Scrub>(*this)),
-        compaction(std::make_unique<Compaction>(*this)) {}
+        compaction(std::make_unique<Compaction>(*this)),
+        rebuild(std::make_unique<Rebuild>(*this)) {}
 
   // Life (filesystem.cpp).
   Task<Result<void>> load();
@@ -353,6 +355,7 @@ struct Filesystem::Impl {
   AsyncMutex checkpoint_mutex;
   std::unique_ptr<Scrub> scrub;
   std::unique_ptr<Compaction> compaction;
+  std::unique_ptr<Rebuild> rebuild;
 
   // Held over a rename of a directory to another parent, so that "is below" stays true.
   // Order: gate, rename_mutex, inodes.

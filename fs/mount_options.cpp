@@ -66,6 +66,8 @@ constexpr std::uint64_t kMemoryMin = 8 * kMiB;
 constexpr std::uint64_t kMemoryMax = 64 * kGiB;
 constexpr int kWriteBatchExtentsMax = 256;
 constexpr std::uint64_t kWriteBatchBytesMax = 16 * kMiB;
+// A month: whoever wants more says 0, never.
+constexpr std::int64_t kRebuildMinutesMax = 60 * 24 * 31;
 constexpr int kCommitSecondsMax = 300;
 constexpr int kGroupCommitOpsMax = 16384;
 constexpr int kGroupCommitMicrosecondsMax = 1'000'000;
@@ -216,6 +218,12 @@ Outcome<void> parse_word(std::string_view word, MountOptions& options) {
     options.commit_interval = std::chrono::seconds{TRY(number_between(
         name, value, 1, kCommitSecondsMax,
         std::chrono::duration_cast<std::chrono::seconds>(usual.commit_interval).count()))};
+    return {};
+  }
+  if (name == "rebuild_after") {
+    options.rebuild_after = std::chrono::minutes{TRY(number_between(
+        name, value, 0, kRebuildMinutesMax,
+        std::chrono::duration_cast<std::chrono::minutes>(usual.rebuild_after).count()))};
     return {};
   }
   if (name == "group_commit_ops") {

@@ -7,6 +7,8 @@
 
 #include "base/blocking.hpp"
 #include "base/buffer.hpp"
+#include "base/log.hpp"
+#include "fs/rebuild_screen.hpp"
 #include "fs/scrub_screen.hpp"
 #include "fs/status_metrics.hpp"
 #include "fs/thresholds.hpp"
@@ -152,6 +154,17 @@ Json problems_json(Filesystem& filesystem, bool chosen_read_only,
         break;
     }
   }
+  const RebuildReport rebuild = filesystem.rebuild_report();
+  if (rebuild.stuck_chunks > 0 && !rebuild.running) {
+    problems.push_back(fmt::format(
+        "{} chunks of 4 MiB cannot be put where they should be: {}. {}", rebuild.stuck_chunks,
+        describe(rebuild.obstacle),
+        rebuild.obstacle.code == Code::kNoSpace
+            ? "Add a disk ('dynamicfs disk add'), or remove files."
+        : rebuild.obstacle.code == Code::kDiskRead
+            ? "'dynamicfs scrub start' finds the files; remove them or restore them from a backup."
+            : "It is tried again every minute."));
+  }
   for (const DiskStatus& disk : disks) {
     const scheduler::Disk* const present = filesystem.pool().disk(disk.record.id);
     if (!is_suspect(present)) continue;
@@ -181,7 +194,7 @@ Json problems_json(Filesystem& filesystem, bool chosen_read_only,
   if (absent.away.empty() && degraded_chunks != 0) {
     problems.push_back(
         fmt::format("Files written while a disk was away have fewer copies than the pool promises "
-                    "({} chunks of 4 MiB). Copy those files anew to have all copies again.",
+                    "({} chunks of 4 MiB). The rest is made as soon as there are disks for it.",
                     degraded_chunks));
   }
   for (const DiskStatus& disk : disks) {
@@ -297,37 +310,40 @@ Json build_status(Executor& executor, Filesystem& filesystem, const FuseSession&
   }
 
   const BufferUse buffers = buffer_use();
-  status["daemon"] = {{"pid", ::getpid()},
-                      {"version", kProgramVersion},
-                      {"mountpoint", facts.mountpoint},
-                      {"device", facts.device},
-                      {"read_only", facts.options.read_only},
-                      {"writeback", facts.options.writeback},
-                      {"acl", facts.options.acl},
-                      {"io_uring", facts.options.io_uring},
-                      {"allow_other", facts.options.allow_other},
-                      {"workers_per_disk", facts.options.workers_per_disk},
-                      {"depth", facts.options.queue.depth},
-                      {"order", facts.options.queue.fifo ? "fifo" : "priority"},
-                      {"background_percent", facts.options.queue.background_percent},
-                      {"background_limit_percent", facts.options.queue.background_limit_percent},
-                      {"write_batch_extents", facts.options.queue.write_batch_extents},
-                      {"write_batch_bytes", facts.options.queue.write_batch_bytes},
-                      {"write_memory_bytes", facts.options.write_memory_bytes},
-                      {"read_memory_bytes", facts.options.read_memory_bytes},
-                      {"metadata_memory_bytes", facts.options.metadata_memory_bytes},
-                      {"readers", facts.options.readers},
-                      {"commit_interval_s", facts.options.commit_interval.count() / 1'000'000'000},
-                      {"group_commit_ops", facts.options.group_commit.ops},
-                      {"group_commit_wait_us", facts.options.group_commit.wait.count() / 1000},
-                      {"uptime_s", std::chrono::duration_cast<std::chrono::seconds>(
-                                       std::chrono::steady_clock::now() - facts.since)
-                                       .count()},
-                      {"memory",
-                       {{"resident_bytes", resident_bytes()},
-                        {"buffers_in_use_bytes", buffers.in_use_bytes},
-                        {"buffers_pooled_bytes", buffers.pooled_bytes},
-                        {"metadata_bytes", filesystem.metadata_memory_bytes()}}}};
+  status["daemon"] = {
+      {"pid", ::getpid()},
+      {"version", kProgramVersion},
+      {"mountpoint", facts.mountpoint},
+      {"device", facts.device},
+      {"read_only", facts.options.read_only},
+      {"writeback", facts.options.writeback},
+      {"acl", facts.options.acl},
+      {"io_uring", facts.options.io_uring},
+      {"allow_other", facts.options.allow_other},
+      {"workers_per_disk", facts.options.workers_per_disk},
+      {"depth", facts.options.queue.depth},
+      {"order", facts.options.queue.fifo ? "fifo" : "priority"},
+      {"background_percent", facts.options.queue.background_percent},
+      {"background_limit_percent", facts.options.queue.background_limit_percent},
+      {"write_batch_extents", facts.options.queue.write_batch_extents},
+      {"write_batch_bytes", facts.options.queue.write_batch_bytes},
+      {"write_memory_bytes", facts.options.write_memory_bytes},
+      {"read_memory_bytes", facts.options.read_memory_bytes},
+      {"metadata_memory_bytes", facts.options.metadata_memory_bytes},
+      {"readers", facts.options.readers},
+      {"commit_interval_s", facts.options.commit_interval.count() / 1'000'000'000},
+      {"rebuild_after_min",
+       std::chrono::duration_cast<std::chrono::minutes>(facts.options.rebuild_after).count()},
+      {"group_commit_ops", facts.options.group_commit.ops},
+      {"group_commit_wait_us", facts.options.group_commit.wait.count() / 1000},
+      {"uptime_s", std::chrono::duration_cast<std::chrono::seconds>(
+                       std::chrono::steady_clock::now() - facts.since)
+                       .count()},
+      {"memory",
+       {{"resident_bytes", resident_bytes()},
+        {"buffers_in_use_bytes", buffers.in_use_bytes},
+        {"buffers_pooled_bytes", buffers.pooled_bytes},
+        {"metadata_bytes", filesystem.metadata_memory_bytes()}}}};
   status["fuse"] = fuse_json(fuse, facts);
 
   const MountReport& report = filesystem.mount_report();
@@ -344,6 +360,7 @@ Json build_status(Executor& executor, Filesystem& filesystem, const FuseSession&
                         {"runs", report.runs},
                         {"run_bytes", report.run_bytes}};
   status["scrub"] = scrub_json(filesystem.scrub_report());
+  status["rebuild"] = rebuild_json(filesystem.rebuild_report(), filesystem.pool());
   status["problems"] = problems_json(filesystem, facts.options.read_only, disks, usable,
                                      space.degraded_chunks, damaged);
   status["damaged_files"] = damaged;

@@ -53,6 +53,8 @@ void put_store(Json& status, const extent::StoreMetrics& store) {
   metrics["repairs"] = store.repairs.sum();
   metrics["blocks_reconstructed"] = store.blocks_reconstructed.sum();
   metrics["parity_repairs"] = store.parity_repairs.sum();
+  metrics["chunks_moved"] = store.chunks_moved.sum();
+  metrics["moved_bytes"] = store.moved_bytes.sum();
   metrics["unrecoverable_blocks"] = store.unrecoverable_blocks.sum();
   metrics["blocks_allocated"] = store.blocks_allocated.sum();
   metrics["blocks_freed"] = store.blocks_freed.sum();
@@ -247,6 +249,7 @@ void put_metrics(Json& status, Filesystem& filesystem, const FuseSession& sessio
   put_journal(status, filesystem.journal());
   put_filesystem(status, filesystem.metrics(), filesystem.scrub_report());
   status["metrics"]["space_map_bytes"] = filesystem.store().space_map_bytes();
+  status["metrics"]["misplaced_bytes"] = filesystem.store().misplaced_bytes();
   status["metrics"]["shared_blocks"] = filesystem.store().shared_blocks();
   status["metrics"]["saved_blocks"] = filesystem.store().saved_blocks();
   status["metrics"]["file_hot_windows"] = filesystem.hot_windows();

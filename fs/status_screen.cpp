@@ -11,6 +11,7 @@
 #include "fs/metric_list.hpp"
 #include "fs/metric_values.hpp"
 #include "fs/mount_options.hpp"
+#include "fs/rebuild_screen.hpp"
 #include "fs/scrub_screen.hpp"
 #include "fs/text_table.hpp"
 #include "fs/thresholds.hpp"
@@ -59,6 +60,7 @@ std::string latency_of(const Json& disk, const char* key) {
 
 constexpr std::string_view kGroupOrder[] = {"Extent locks",
                                             "Reads and checksums",
+                                            "Disks that come and go",
                                             "Compaction",
                                             "Clones",
                                             "Scrub",
@@ -161,6 +163,9 @@ std::string status_screen(const Json& status) {
       !scrub.empty()) {
     out += fmt::format("  scrub {}\n", scrub);
   }
+  const Json rebuild = status.value("rebuild", Json::object());
+  if (const std::string copying = rebuild_phrase(rebuild); !copying.empty())
+    out += fmt::format("  copying {}\n", copying);
   out += "\n" + disk_table(status.value("disks", Json::array()));
   const Json problems = status.value("problems", Json::array());
   if (!problems.empty()) out += "\nProblems\n";

@@ -121,8 +121,10 @@ ExitCode watch_status(Arguments arguments) {
 void add_disk(CLI::App& app, Action& action) {
   const auto arguments = std::make_shared<Arguments>();
   arguments->disks = true;
-  CLI::App* const disk = app.add_subcommand("disk", "Look at the disks of pools");
+  CLI::App* const disk =
+      app.add_subcommand("disk", "Show, add, remove, replace and balance the disks of pools");
   disk->require_subcommand(1);
+  add_disk_changes(*disk, action);
   CLI::App* const list =
       disk->add_subcommand("list", "Show each disk: state, queue, latencies, errors");
   refuse_empty(list->add_option("MOUNTPOINT", arguments->mountpoint,

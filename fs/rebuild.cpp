@@ -1,0 +1,315 @@
+#include "fs/rebuild.hpp"
+
+#include <algorithm>
+
+#include "base/log.hpp"
+#include "fs/filesystem_impl.hpp"
+
+namespace dynamicfs::fs {
+namespace {
+
+// At once: while one is written the next is read. More would only make the queues longer.
+constexpr std::size_t kWorkers = 4;
+// After a pass that could not do a thing.
+constexpr Duration kAgainAfter = std::chrono::minutes{1};
+// Disks are balanced when their use differs by no more than this, in percent of a disk. A guess: less is not worth moving.
+constexpr double kBalanced = 0.02;
+
+}  // namespace
+
+Rebuild::Rebuild(Filesystem::Impl& parts) : fs_(parts) {}
+
+bool Rebuild::begin() {
+  if (active_.exchange(true, std::memory_order_acq_rel)) return false;
+  fs_.tasks.enter();  // before the look at `closing`: unmount sets that, then waits for tasks
+  if (!go_on()) {
+    end();
+    return false;
+  }
+  return true;
+}
+
+void Rebuild::end() {
+  active_.store(false, std::memory_order_release);
+  fs_.tasks.leave();
+}
+
+bool Rebuild::go_on() const {
+  return !fs_.closing.load(std::memory_order_acquire) && fs_.writable().has_value() &&
+         !paused_.load(std::memory_order_relaxed);
+}
+
+bool Rebuild::is_due() const {
+  if (fs_.store->misplaced_bytes() > 0 || fs_.pool->rebalancing()) return true;
+  const std::vector<journal::DiskStatus> disks = fs_.pool->status();
+  return std::ranges::any_of(disks, [](const auto& disk) { return disk.record.leaving; });
+}
+
+void Rebuild::tend() {
+  give_up_lost();
+  verify_if_due();
+  const std::uint64_t changes = fs_.pool->changes();
+  const bool new_disks = changes_seen_.exchange(changes) != changes;
+  if (!new_disks && fs_.executor.now() < again_at_.load()) return;
+  if (!is_due() || !begin()) return;
+  spawn(run());
+}
+
+// What was made anew is read back once everything is where it should be.
+void Rebuild::verify_if_due() {
+  const std::uint64_t made_anew = fs_.store->metrics().made_anew_bytes.sum();
+  {
+    LockGuard lock(mutex_);
+    if (made_anew == made_anew_before_) return;
+  }
+  if (active_.load(std::memory_order_acquire) || !go_on() || is_due()) return;
+  // Not if one is under way, which may have passed it.
+  if (!fs_.scrub->start(ScrubScope::kAll).has_value()) return;
+  log_info("everything is where it should be; a scrub verifies what was made anew");
+  LockGuard lock(mutex_);
+  made_anew_before_ = made_anew;
+}
+
+// A disk that has been away for long, and can be done without.
+void Rebuild::give_up_lost() {
+  if (fs_.options.rebuild_after == Duration{0} || !fs_.writable().has_value()) return;
+  const TimePoint now = fs_.executor.now();
+  std::vector<DiskId> lost;
+  {
+    LockGuard lock(mutex_);
+    for (const journal::DiskStatus& disk : fs_.pool->status()) {
+      const bool away = disk.health == journal::DiskHealth::kMissing ||
+                        disk.health == journal::DiskHealth::kFailed;
+      if (!away || disk.record.leaving) {
+        away_since_.erase(disk.record.id);
+        continue;
+      }
+      const auto [since, fresh] = away_since_.try_emplace(disk.record.id, now);
+      if (now - since->second < fs_.options.rebuild_after) continue;
+      since->second = now;  // and not again at once
+      lost.push_back(disk.record.id);
+    }
+  }
+  for (const DiskId disk : lost) {
+    if (fs_.pool->staying()->size() < fs_.pool->policy().width()) continue;
+    const auto [needed, room] = fs_.store->room_without(disk);
+    if (room < needed) {
+      log_warning("disk {} is lost, and what it had is not made anew: that takes {} MiB more", disk,
+                  (needed - room) / kMiB);
+      continue;
+    }
+    fs_.tasks.enter();
+    spawn(mark_lost(disk));
+  }
+}
+
+Task<void> Rebuild::mark_lost(DiskId disk) {
+  const Result<void> marked =
+      co_await fs_.pool->set_leaving(disk, journal::Pool::Leaving::kWhileAway);
+  if (marked.has_value())
+    log_warning("disk {} is lost: what it had is made anew on the others", disk);
+  fs_.tasks.leave();
+}
+
+void Rebuild::pause(bool on) {
+  paused_.store(on, std::memory_order_relaxed);
+  if (!on) begin_soon();
+}
+
+void Rebuild::begin_soon() {
+  again_at_.store({});
+  if (is_due() && begin()) spawn(run());
+}
+
+Task<void> Rebuild::run() {
+  co_await fs_.executor.leave_driver_thread();
+  {
+    LockGuard lock(mutex_);
+    if (since_ == TimePoint{}) {
+      since_ = fs_.executor.now();
+      bytes_before_ = fs_.store->metrics().moved_bytes.sum();
+    }
+  }
+  bool idle = false;
+  while (go_on() && !idle) {
+    std::vector<Step> steps = plan();
+    const bool to_balance = steps.empty() || steps.front().off.has_value();
+    {
+      LockGuard lock(mutex_);
+      steps_ = std::move(steps);
+      next_ = moved_ = waits_ = 0;
+      stuck_ = 0;
+      obstacle_ = {};
+      idle = steps_.empty();
+    }
+    std::vector<Task<Result<void>>> workers;
+    for (std::size_t i = 0; i < kWorkers; ++i) workers.push_back(work());
+    const std::vector<Result<void>> ended = co_await when_all(std::move(workers));
+    for (const Result<void>& one : ended) one.ignore("what could not be moved is counted");
+    bool balanced = false;
+    {
+      LockGuard lock(mutex_);
+      idle |= moved_ == 0;
+      // As far as no two copies may lie on one disk.
+      balanced = to_balance && moved_ == 0 && waits_ == 0;
+    }
+    if (balanced && go_on() && fs_.pool->rebalancing()) {
+      const Result<void> noted = co_await fs_.pool->set_rebalancing(false);
+      noted.ignore("it is found balanced again the next time");
+      log_info("the disks are balanced");
+    }
+    // What was left is free soon, and the chunks that were empty go.
+    const Result<void> drained = co_await fs_.journal->drain();
+    drained.ignore("the journal says so itself");
+    co_await fs_.store->reclaim();
+  }
+  if (go_on()) co_await let_go();
+  const bool left = is_due();
+  {
+    LockGuard lock(mutex_);
+    if (!left) since_ = {};
+    steps_.clear();
+  }
+  again_at_.store(left && idle ? fs_.executor.now() + kAgainAfter : TimePoint{});
+  end();
+}
+
+Task<Result<void>> Rebuild::work() {
+  while (go_on()) {
+    Step step;
+    {
+      LockGuard lock(mutex_);
+      if (next_ == steps_.size()) break;
+      step = steps_[next_++];
+    }
+    const Result<bool> moved =
+        co_await fs_.store->move_chunk(step.chunk, step.off, step.off.has_value());
+    LockGuard lock(mutex_);
+    if (moved.has_value()) {
+      moved_ += *moved ? 1 : 0;
+      continue;
+    }
+    if (moved.error().code == Code::kBusy) {
+      ++waits_;
+      continue;
+    }
+    ++stuck_;
+    obstacle_ = moved.error();
+  }
+  co_return Result<void>{};
+}
+
+// Misplaced chunks first; then, if that is wanted, as many of the fuller disks as they have more than the mean.
+std::vector<Rebuild::Step> Rebuild::plan() const {
+  std::vector<Step> steps;
+  for (const ChunkId chunk : fs_.store->misplaced_chunks())
+    steps.push_back({.chunk = chunk, .off = {}});
+  if (!steps.empty() || !fs_.pool->rebalancing()) return steps;
+  std::uint64_t used = 0;
+  std::uint64_t total = 0;
+  const extent::SpaceReport space = fs_.store->space(fs_.pool->policy());
+  std::map<DiskId, std::pair<std::uint64_t, std::uint64_t>> slots;  // used, and all
+  for (const DiskId disk : *fs_.pool->staying()) {
+    const auto at =
+        std::ranges::find(space.used_by_disk, disk, &std::pair<DiskId, std::uint64_t>::first);
+    const std::uint64_t here = at == space.used_by_disk.end() ? 0 : at->second / kSlotBytes;
+    slots[disk] = {here, fs_.pool->slot_count(disk)};
+    used += here;
+    total += fs_.pool->slot_count(disk);
+  }
+  if (total == 0) return steps;
+  const double mean = static_cast<double>(used) / static_cast<double>(total);
+  for (const auto& [disk, of] : slots) {
+    const double more = static_cast<double>(of.first) - mean * static_cast<double>(of.second);
+    if (more < 1 || more < kBalanced * static_cast<double>(of.second)) continue;
+    const std::vector<ChunkId> here = fs_.store->chunks_on(disk);
+    const std::size_t count = std::min(here.size(), static_cast<std::size_t>(more));
+    for (std::size_t i = 0; i < count; ++i) steps.push_back({.chunk = here[i], .off = disk});
+  }
+  return steps;
+}
+
+// Disks that are leaving and on which nothing lies any more, as of a checkpoint.
+Task<void> Rebuild::let_go() {
+  for (const journal::DiskStatus& disk : fs_.pool->status()) {
+    const DiskId id = disk.record.id;
+    if (!disk.record.leaving || !fs_.store->chunks_on(id).empty()) continue;
+    if (!fs_.store->close_if_unused(id)) {
+      // A run has a copy there: merged, it is written to the others. Or a slot is not free yet.
+      fs_.run_thin.store(fs_.run_is_thin());
+      fs_.merge_again_at.store({});
+      fs_.merge_if_due();
+      continue;
+    }
+    // What the next mount reads must not name the disk, and nothing is put there from now on.
+    const Result<void> written = co_await fs_.checkpoint();
+    if (!written.has_value()) {
+      log_warning("disk {} is empty and stays for now: no checkpoint can be written: {}", id,
+                  describe(written.error()));
+      co_return;
+    }
+    if (!fs_.store->close_if_unused(id)) continue;
+    const Result<void> removed = co_await fs_.pool->remove_disk(id);
+    if (removed.has_value()) {
+      log_info("disk {} ({}) has left the pool", id, disk.record.path);
+      continue;
+    }
+    log_warning("disk {} ({}) cannot leave the pool: {}", id, disk.record.path,
+                describe(removed.error()));
+  }
+}
+
+RebuildReport Rebuild::report() const {
+  RebuildReport report;
+  report.left_bytes = fs_.store->misplaced_bytes();
+  report.rebalancing = fs_.pool->rebalancing();
+  report.paused = paused_.load(std::memory_order_relaxed);
+  report.running = active_.load(std::memory_order_acquire);
+  LockGuard lock(mutex_);
+  if (since_ != TimePoint{}) {
+    report.moved_bytes = fs_.store->metrics().moved_bytes.sum() - bytes_before_;
+    report.took = fs_.executor.now() - since_;
+  }
+  report.stuck_chunks = stuck_;
+  report.obstacle = obstacle_;
+  return report;
+}
+
+// Filesystem.
+
+Task<Result<DiskId>> Filesystem::add_disk(std::unique_ptr<scheduler::Disk> disk) {
+  co_return co_await impl_->pool->add_disk(std::move(disk));
+}
+
+Task<Result<void>> Filesystem::remove_disk(DiskId disk, std::uint64_t* missing_bytes) {
+  const journal::Pool& pool = *impl_->pool;
+  CO_TRY(impl_->writable());
+  const std::vector<journal::DiskStatus> disks = pool.status();
+  const auto known = [&](const auto& status) { return status.record.id == disk; };
+  if (std::ranges::none_of(disks, known)) co_return error(Code::kNotInPool, disk.raw);
+  const auto stay = std::ranges::count_if(*pool.staying(), [&](DiskId id) { return id != disk; });
+  if (static_cast<std::size_t>(stay) < pool.policy().width())
+    co_return error(Code::kTooFewDisks, pool.policy().width());
+  const auto [needed, room] = impl_->store->room_without(disk);
+  *missing_bytes = needed > room ? needed - room : 0;
+  if (*missing_bytes != 0) co_return Code::kNoSpace;
+  CO_TRY(co_await impl_->pool->set_leaving(disk, journal::Pool::Leaving::kYes));
+  impl_->rebuild->begin_soon();
+  co_return Result<void>{};
+}
+
+Task<Result<void>> Filesystem::keep_disk(DiskId disk) {
+  co_return co_await impl_->pool->set_leaving(disk, journal::Pool::Leaving::kNo);
+}
+
+Task<Result<void>> Filesystem::rebalance(bool on) {
+  CO_TRY(impl_->writable());
+  CO_TRY(co_await impl_->pool->set_rebalancing(on));
+  impl_->rebuild->begin_soon();
+  co_return Result<void>{};
+}
+
+void Filesystem::pause_rebuild(bool on) { impl_->rebuild->pause(on); }
+RebuildReport Filesystem::rebuild_report() const { return impl_->rebuild->report(); }
+
+}  // namespace dynamicfs::fs

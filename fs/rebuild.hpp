@@ -1,0 +1,76 @@
+// Puts the chunks of a mounted pool where they should be, in the background class: off disks that are leaving it or are
+// lost, to as many disks as there should be, and, if somebody wants that, from fuller disks to emptier ones.
+//
+// Method   Store::move_chunk(), a few chunks at a time, none that is in its place. What is left to do is found by looking
+//          at the chunks, and that a disk is leaving is in the superblock: so all of it goes on by itself after a
+//          crash. When nothing lies on a disk that is leaving, and a checkpoint says so, it is taken out of the
+//          pool.
+// Lost     A disk that has been away for `rebuild_after` is lost: it is as if it were leaving, until it is found again
+//          at a mount.
+// Trust    What is copied is not verified (extent/move_chunk.cpp): a scrub follows when something was made anew.
+// Threads  Every method may be called from any thread.
+// Locks    mutex_ is a leaf, never held across a suspension.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/mutex.hpp"
+#include "fs/filesystem.hpp"
+
+namespace dynamicfs::fs {
+
+class Rebuild {
+ public:
+  // `parts` outlives this, and waits for its tasks before it goes.
+  explicit Rebuild(Filesystem::Impl& parts);
+
+  // Starts what is due, if anything. Called every commit interval, inside a DriverScope.
+  void tend();
+  // Inside a DriverScope or a coroutine, both.
+  void pause(bool on);
+  void begin_soon();
+  RebuildReport report() const;
+
+ private:
+  struct Step {
+    ChunkId chunk;
+    std::optional<DiskId> off;  // to balance
+  };
+  bool begin();
+  void end();
+  bool go_on() const;
+  bool is_due() const;
+  void give_up_lost();
+  void verify_if_due();
+  Task<void> mark_lost(DiskId disk);
+  Task<void> run();
+  Task<Result<void>> work();
+  std::vector<Step> plan() const;
+  Task<void> let_go();
+
+  Filesystem::Impl& fs_;
+  std::atomic<bool> active_{false};
+  std::atomic<bool> paused_{false};
+  std::atomic<TimePoint> again_at_{TimePoint{}};
+  std::atomic<std::uint64_t> changes_seen_{0};  // of the pool, when nothing could be done
+
+  mutable Mutex mutex_;
+  std::map<DiskId, TimePoint> away_since_ DFS_GUARDED_BY(mutex_);
+  std::vector<Step> steps_ DFS_GUARDED_BY(mutex_);
+  std::size_t next_ DFS_GUARDED_BY(mutex_) = 0;
+  std::uint64_t moved_ DFS_GUARDED_BY(mutex_) = 0;  // of this pass
+  std::uint64_t waits_ DFS_GUARDED_BY(mutex_) = 0;  // of this pass: somebody else was at it
+  std::uint64_t stuck_ DFS_GUARDED_BY(mutex_) = 0;  // of the last pass: could not be moved
+  Error obstacle_ DFS_GUARDED_BY(mutex_);           // of one of them
+  std::uint64_t made_anew_before_ DFS_GUARDED_BY(mutex_) = 0;  // in bytes, when a scrub was due
+  // Since it began.
+  TimePoint since_ DFS_GUARDED_BY(mutex_){};
+  std::uint64_t bytes_before_ DFS_GUARDED_BY(mutex_) = 0;
+};
+
+}  // namespace dynamicfs::fs

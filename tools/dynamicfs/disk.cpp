@@ -1,0 +1,167 @@
+#include <fmt/format.h>
+
+#include <chrono>
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "fs/control.hpp"
+#include "fs/disk_search.hpp"
+#include "fs/mount_options.hpp"
+#include "fs/mounted_pool.hpp"
+#include "fs/rebuild_screen.hpp"
+#include "tools/dynamicfs/commands.hpp"
+
+namespace dynamicfs::tools {
+namespace {
+
+using fs::ExitCode;
+
+constexpr const char* kDiskChangesFooter =
+    R"(DISK is a directory, an image file or a block device for 'add', and the number or the path of a disk,
+as 'dynamicfs status' shows them, for the others.
+
+What has to be copied is copied in the background, gives way to everything else, and goes on by itself after
+a crash or an unmount; 'dynamicfs disk status' shows how far it is. A disk that is removed may be taken
+away when it is not in 'dynamicfs status' any more.)";
+
+struct Words {
+  std::string mountpoint;
+  std::string disk;
+  std::string next;
+  std::string size;
+  bool force = false;
+  bool json = false;
+};
+
+fs::Outcome<fs::Json> ask_of(const Words& words, const fs::Json& request) {
+  const fs::MountedPool pool = TRY(fs::find_mounted_pool(words.mountpoint));
+  auto client = TRY(fs::ControlClient::connect(pool.daemon.socket));
+  return client.ask_with(request);
+}
+
+// As the daemon knows it: a number, or a path that is absolute.
+std::string named(const std::string& disk) {
+  const bool number = !disk.empty() && disk.find_first_not_of("0123456789") == std::string::npos;
+  return number ? disk : fs::absolute_path(disk);
+}
+
+ExitCode order_of(const Words& words, const fs::Json& request) {
+  const auto answer = ask_of(words, request);
+  return answer ? ExitCode::kOk : refuse(answer.error());
+}
+
+fs::Outcome<std::string> ask_to_add(const Words& words, const std::string& path) {
+  fs::Json request{
+      {"command", "disk_add"}, {"path", fs::absolute_path(path)}, {"force", words.force}};
+  if (!words.size.empty()) {
+    const auto size = fs::parse_size(words.size);
+    if (!size) {
+      return fs::usage(fmt::format("{} is no size.", words.size), "Say it like this: --size 500G");
+    }
+    request["size"] = *size;
+  }
+  fs::Json answer = TRY(ask_of(words, request));
+  return fmt::format("{}", answer.value("disk", 0));
+}
+
+ExitCode add_new(const Words& words) {
+  auto added = ask_to_add(words, words.disk);
+  if (!added) return refuse(added.error());
+  fmt::print(
+      "{} is disk {} of the pool.\nWhat is there already stays where it is; to spread it: "
+      "dynamicfs disk "
+      "rebalance {}\n",
+      words.disk, *added, words.mountpoint);
+  return ExitCode::kOk;
+}
+
+ExitCode remove_one(const Words& words) {
+  const auto answer = ask_of(words, {{"command", "disk_remove"}, {"disk", named(words.disk)}});
+  if (!answer) return refuse(answer.error());
+  fmt::print(
+      "What is on disk {} goes to the others now. How far that is: dynamicfs disk status {}\n",
+      words.disk, words.mountpoint);
+  return ExitCode::kOk;
+}
+
+ExitCode replace_one(const Words& words) {
+  auto added = ask_to_add(words, words.next);
+  if (!added) return refuse(added.error());
+  fmt::print("{} is disk {} of the pool.\n", words.next, *added);
+  return remove_one(words);
+}
+
+ExitCode show_moves(const Words& words) {
+  const fs::Json request{{"command", "status"}};
+  auto answer = ask_of(words, request);
+  if (!answer) return refuse(answer.error());
+  const fs::Json rebuild =
+      answer.value().value("status", fs::Json::object()).value("rebuild", fs::Json::object());
+  if (words.json) {
+    fmt::print("{}\n", rebuild.dump(2));
+  } else {
+    fmt::print("{}", fs::rebuild_screen(rebuild));
+  }
+  return fs::rebuild_exit_code(rebuild);
+}
+
+}  // namespace
+
+void add_disk_changes(CLI::App& disk, Action& action) {
+  const auto words = std::make_shared<Words>();
+  disk.footer(kDiskChangesFooter);
+  const auto make = [&](const char* name, const char* what, ExitCode (*run)(const Words&)) {
+    CLI::App* const command = disk.add_subcommand(name, what);
+    refuse_empty(command->add_option("MOUNTPOINT", words->mountpoint, "Where the pool is mounted")
+                     ->type_name("")
+                     ->required(),
+                 "mountpoint");
+    command->callback([words, run, &action] { action = [words, run] { return run(*words); }; });
+    return command;
+  };
+  const auto with_disk = [&](CLI::App* command, const char* name, std::string& word,
+                             const char* what) {
+    refuse_empty(command->add_option(name, word, what)->type_name("")->required(), "disk");
+  };
+  const auto with_size = [&](CLI::App* command) {
+    command
+        ->add_option("--size", words->size, "Of a directory or a new image file: how much to use")
+        ->type_name("SIZE");
+    command->add_flag("--force", words->force, "Erase what is on it");
+  };
+  CLI::App* const add = make("add", "Make a disk part of the pool", &add_new);
+  with_disk(add, "DISK", words->disk, "The new disk");
+  with_size(add);
+  CLI::App* const remove = make(
+      "remove", "Move what is on a disk to the others, then let it go; also of one that is away",
+      &remove_one);
+  with_disk(remove, "DISK", words->disk, "Its number or path");
+  CLI::App* const replace = make("replace", "Add one disk and remove another", &replace_one);
+  with_disk(replace, "DISK", words->disk, "The old one: its number or path");
+  with_disk(replace, "NEW", words->next, "The new disk");
+  with_size(replace);
+  CLI::App* const keep = make("keep", "Call a removal off", [](const Words& given) {
+    return order_of(given, {{"command", "disk_keep"}, {"disk", named(given.disk)}});
+  });
+  with_disk(keep, "DISK", words->disk, "Its number or path");
+  CLI::App* const rebalance =
+      make("rebalance", "Move data from fuller disks to emptier ones", [](const Words& given) {
+        return order_of(given, {{"command", given.force ? "rebalance_stop" : "rebalance_start"}});
+      });
+  rebalance->add_flag("--stop", words->force, "Leave it as it is now");
+  make("pause", "Copy nothing for now, until 'resume' or the next mount", [](const Words& given) {
+    return order_of(given, {{"command", "rebuild_pause"}});
+  });
+  make("resume", "Go on after a pause", [](const Words& given) {
+    return order_of(given, {{"command", "rebuild_resume"}});
+  });
+  CLI::App* const status =
+      make("status", "Show what is being copied, and how far that is", &show_moves);
+  status->add_flag("--json", words->json, "Everything, for programs");
+  status->footer(
+      "Exit code: 0 everything is where it should be; 1 something is still to be copied; 15 "
+      "nothing is mounted.");
+}
+
+}  // namespace dynamicfs::tools
