@@ -27,6 +27,7 @@ import cases_erasure
 import cases_faults
 import cases_flags
 import cases_fuzz
+import cases_life
 import cases_metadata
 import cases_metrics
 import cases_names
@@ -62,6 +63,7 @@ MODULES = (
     cases_postgres,
     cases_samba,
     cases_erasure,
+    cases_life,
     cases_nfs,
     cases_stress,
     cases_crowd,
