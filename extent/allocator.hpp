@@ -220,10 +220,14 @@ class Allocator {
 
   // Groups.
 
-  // The group whose first column that is, and a bit for each column whose block in this row a mapping names; no
-  // group if it is gone or removed. It stays as long as a read is registered that was before the call, and has
-  // pinned the disks of all columns.
-  std::pair<const ParityGroup*, std::uint32_t> find_row(ChunkId first, std::uint32_t row) const;
+  struct RowFound {
+    const ParityGroup* group = nullptr;  // null: it is gone or removed
+    std::uint32_t live = 0;              // a bit for each column whose block in the row a mapping names
+    bool moving = false;                 // what is written to it may not arrive where it is going
+  };
+  // The row of the group whose first column that is. The group stays as long as a read is registered that was before
+  // the call, and has pinned the disks of all columns.
+  RowFound find_row(ChunkId first, std::uint32_t row) const;
   bool is_striped(ChunkId chunk) const;  // see Store
   std::size_t copies(ChunkId chunk) const;
   std::uint64_t copied_blocks() const;  // likewise

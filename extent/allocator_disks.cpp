@@ -593,12 +593,18 @@ std::uint64_t Allocator::map_bytes() const {
   constexpr std::size_t kSetNodeBytes = heap_bytes(4 * sizeof(void*) + sizeof(SlotId));
   constexpr std::size_t kSharedNodeBytes =
       heap_bytes(4 * sizeof(void*) + sizeof(decltype(shared_)::value_type));
+  constexpr std::size_t kGroupNodeBytes =
+      heap_bytes(4 * sizeof(void*) + sizeof(decltype(parity_groups_)::value_type));
   LockGuard lock(mutex_);
   std::uint64_t bytes = chunks_.memory_bytes() + slots_.memory_bytes();
   for (const DiskSpace& disk : disks_) {
     bytes += (disk.run_slots.size() + disk.new_run_slots.size()) * kSetNodeBytes;
   }
   for (const auto& [chunk, shared] : shared_) bytes += kSharedNodeBytes + shared.memory_bytes();
+  for (const auto& [first, group] : parity_groups_) {
+    bytes += kGroupNodeBytes + heap_bytes(sizeof *group) + group->places.memory_bytes() +
+             heap_bytes(group->columns.capacity() * sizeof(Chunk*));
+  }
   return bytes;
 }
 

@@ -264,16 +264,16 @@ void Allocator::remove(ParityGroup& group, ChunkLog& log) {
   metrics_.chunks_removed.add(group.data_columns());
 }
 
-std::pair<const ParityGroup*, std::uint32_t> Allocator::find_row(ChunkId first,
-                                                                 std::uint32_t row) const {
+Allocator::RowFound Allocator::find_row(ChunkId first, std::uint32_t row) const {
   LockGuard lock(mutex_);
+  RowFound found;
   const auto at = parity_groups_.find(first.raw);
-  // What is on the way elsewhere is judged there.
-  if (at == parity_groups_.end() || at->second->removed || at->second->moving) return {nullptr, 0};
-  std::uint32_t live = 0;
-  for (const Chunk* const column : at->second->columns)
-    live |= column->live.test(row) ? 1u << column->column() : 0;
-  return {at->second.get(), live};
+  if (at == parity_groups_.end() || at->second->removed) return found;
+  found.group = at->second.get();
+  found.moving = found.group->moving;
+  for (const Chunk* const column : found.group->columns)
+    found.live |= column->live.test(row) ? 1u << column->column() : 0;
+  return found;
 }
 
 std::uint64_t Allocator::copied_blocks() const {

@@ -1,5 +1,6 @@
 // The part of the allocator for chunks that get other places while they are in use.
 #include <algorithm>
+#include <limits>
 
 #include "base/assert.hpp"
 #include "extent/allocator_layout.hpp"
@@ -160,7 +161,8 @@ Allocator::MoveOutcome Allocator::begin_move(ChunkId id, std::optional<DiskId> o
   ParityGroup* const group = chunk->group();
   const bool busy =
       group == nullptr ? chunk->moving || chunk->draining : group->moving || group->draining;
-  if (busy) return MoveOutcome::kLater;
+  // As many objects of it that readers may look at as can be counted: a hung disk keeps them.
+  if (busy || chunk->ghosts == std::numeric_limits<std::uint8_t>::max()) return MoveOutcome::kLater;
   const std::uint32_t held = group == nullptr ? chunk->held_blocks() : group->held_blocks();
   const ChunkPut put = put_of(*chunk);
   move->chunk = id;

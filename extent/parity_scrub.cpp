@@ -185,12 +185,12 @@ Task<bool> Store::Impl::scrub_rows(std::shared_ptr<const PoolView> disks, const 
     repaired_disks.push_back(group->places[column].disk);
   };
   // A block that no mapping names and that cannot be read is nothing but a part of its row.
-  const auto [known_group, live_now] = allocator.find_row(group->first, row);
+  const Allocator::RowFound now = allocator.find_row(group->first, row);
   for (std::size_t i = 0; i < data && rows == 1; ++i) {
-    if ((unreadable >> i & 1) == 0 || (live_now >> i & 1) != 0) continue;
+    if ((unreadable >> i & 1) == 0 || (now.live >> i & 1) != 0) continue;
     std::memset(with_expected[i], 0, column_bytes);
     ++counts->copies_bad;
-    if (known_group != nullptr && live_now != 0 && !pool.read_only()) rewrite(i, 0);
+    if (now.live != 0 && !now.moving && !pool.read_only()) rewrite(i, 0);
   }
   group->codec->encode(column_bytes, with_expected);
 
@@ -204,11 +204,17 @@ Task<bool> Store::Impl::scrub_rows(std::shared_ptr<const PoolView> disks, const 
         wrong |= 1u << i;
     }
     if (wrong == 0) continue;
-    const auto [found, live] = allocator.find_row(group->first, row + at);
-    if (found == nullptr || live == 0) continue;  // nobody needs it, and it may be written to
+    const Allocator::RowFound found = allocator.find_row(group->first, row + at);
+    if (found.live == 0) continue;  // nobody needs it, and it may be written to
+    if (found.moving) {
+      // Mended here it would be wrong there all the same: the next scrub looks at it.
+      ++counts->copies_skipped;
+      ++counts->parity_skipped;
+      continue;
+    }
     bool judged = true;
     for (std::size_t i = 0; i < data; ++i) {
-      judged &= (live >> i & 1) == 0 ||
+      judged &= (found.live >> i & 1) == 0 ||
                 right->is_right(*group, i, row + at, {with_expected[i] + offset, kBlockBytes});
     }
     if (!judged) {
@@ -275,8 +281,9 @@ Task<journal::ScrubCounts> Store::Impl::scrub_doubtful() {
   for (const auto& [at, sums] : rows) {
     const std::shared_ptr<const PoolView> disks = look();
     ReadPins pins(reads);
-    const auto [group, live] = allocator.find_row(at.first, at.second);
-    if (group == nullptr || live == 0) continue;
+    const Allocator::RowFound found = allocator.find_row(at.first, at.second);
+    const ParityGroup* const group = found.group;
+    if (found.live == 0) continue;
     // A block of the row was live while we were registered, so it stays as long as the disks of all columns are
     // pinned, and with it the row.
     for (std::size_t i = 0; i < group->data_columns(); ++i) pins.pin(group->places[i].disk);

@@ -52,6 +52,8 @@ constexpr MetricInfo kMetrics[] = {
      "Chunks that have got other places"},
     {"moved_bytes", "Disks that come and go", kCounter, "moved_bytes_total",
      "Bytes written to other places of chunks"},
+    {"made_anew_bytes", "Disks that come and go", kCounter, "made_anew_bytes_total",
+     "Of the bytes moved: what could not be read where it lay"},
     {"misplaced_bytes", "Disks that come and go", kGauge, "misplaced_bytes",
      "Places of chunks that are still to be made, in bytes"},
     {"compaction_windows", "Compaction", kCounter, "compaction_windows_total",

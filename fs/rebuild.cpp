@@ -50,7 +50,7 @@ void Rebuild::tend() {
   verify_if_due();
   const std::uint64_t changes = fs_.pool->changes();
   const bool new_disks = changes_seen_.exchange(changes) != changes;
-  if (!new_disks && fs_.executor.now() < again_at_.load()) return;
+  if (!new_disks && !asked_.load() && fs_.executor.now() < again_at_.load()) return;
   if (!is_due() || !begin()) return;
   spawn(run());
 }
@@ -117,7 +117,8 @@ void Rebuild::pause(bool on) {
 }
 
 void Rebuild::begin_soon() {
-  again_at_.store({});
+  // If it is under way it may have looked before there was anything to do: then tend() begins it again.
+  asked_.store(true);
   if (is_due() && begin()) spawn(run());
 }
 
@@ -132,6 +133,7 @@ Task<void> Rebuild::run() {
   }
   bool idle = false;
   while (go_on() && !idle) {
+    asked_.store(false);
     std::vector<Step> steps = plan();
     const bool to_balance = steps.empty() || steps.front().off.has_value();
     {

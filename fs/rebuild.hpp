@@ -56,6 +56,7 @@ class Rebuild {
   Filesystem::Impl& fs_;
   std::atomic<bool> active_{false};
   std::atomic<bool> paused_{false};
+  std::atomic<bool> asked_{false};  // to begin, since the last look
   std::atomic<TimePoint> again_at_{TimePoint{}};
   std::atomic<std::uint64_t> changes_seen_{0};  // of the pool, when nothing could be done
 

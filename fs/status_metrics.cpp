@@ -55,6 +55,7 @@ void put_store(Json& status, const extent::StoreMetrics& store) {
   metrics["parity_repairs"] = store.parity_repairs.sum();
   metrics["chunks_moved"] = store.chunks_moved.sum();
   metrics["moved_bytes"] = store.moved_bytes.sum();
+  metrics["made_anew_bytes"] = store.made_anew_bytes.sum();
   metrics["unrecoverable_blocks"] = store.unrecoverable_blocks.sum();
   metrics["blocks_allocated"] = store.blocks_allocated.sum();
   metrics["blocks_freed"] = store.blocks_freed.sum();

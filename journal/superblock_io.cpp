@@ -1,6 +1,7 @@
 #include "journal/superblock_io.hpp"
 
 #include <array>
+#include <memory>
 #include <optional>
 
 #include "base/buffer.hpp"
@@ -23,11 +24,12 @@ Error weightier(Error a, Error b) {
 
 Task<Result<FoundSuperblock>> find_superblock(scheduler::Disk& disk) {
   if (disk.size_bytes() < kSuperblockCopies * kSuperblockBytes) co_return Code::kFormatMagic;
-  Buffer buffer{kSuperblockCopies * kSuperblockBytes};
+  // A disk that is given up in the middle may still write to it.
+  const auto buffer = std::make_shared<Buffer>(kSuperblockCopies * kSuperblockBytes);
   scheduler::IoGroup group;
   for (unsigned copy = 0; copy < kSuperblockCopies; ++copy) {
     group.read(disk, scheduler::IoClass::kCritical, superblock_offset(copy),
-               buffer.span().subspan(superblock_offset(copy), kSuperblockBytes));
+               buffer->span().subspan(superblock_offset(copy), kSuperblockBytes), buffer);
   }
   co_await group.run();
 
@@ -36,7 +38,7 @@ Task<Result<FoundSuperblock>> find_superblock(scheduler::Disk& disk) {
   for (unsigned copy = 0; copy < kSuperblockCopies; ++copy) {
     Error failure = group.error(copy);
     if (failure.code == Code::kOk) {
-      Result<Superblock> decoded = decode(std::span<const std::byte>{buffer.span()}.subspan(
+      Result<Superblock> decoded = decode(std::span<const std::byte>{buffer->span()}.subspan(
           superblock_offset(copy), kSuperblockBytes));
       if (decoded.has_value()) {
         if (!newest || decoded->sequence > newest->superblock.sequence) {

@@ -275,6 +275,55 @@ TEST_SUITE("the life of disks") {
     archive.check();
   }
 
+  TEST_CASE("what finds no room is told, and goes on when there is some") {
+    const std::uint64_t seed = seed_from_environment(9);
+    CAPTURE(seed);
+    Archive archive(seed, copies(1), equal(3, 64 * kMiB));
+    archive.add(40, 500'000);
+    archive.sync();
+    archive.pool.fs().pause_rebuild(true);
+    REQUIRE(archive.remove(0).has_value());
+    std::vector<std::string> fillers;
+    for (bool full = false; !full;) {
+      fillers.push_back("filler" + std::to_string(fillers.size()));
+      REQUIRE(archive.pool.create(fillers.back()).has_value());
+      full = !archive.pool.write(fillers.back(), 0, pattern(fillers.size(), 1'000'000)).has_value();
+    }
+    CHECK(archive.pool.fs().rebuild_report().stuck_chunks == 0);
+    archive.pool.fs().pause_rebuild(false);
+    archive.pool.executor.run_for(std::chrono::seconds{90});
+    const fs::RebuildReport report = archive.pool.fs().rebuild_report();
+    CHECK(report.stuck_chunks > 0);
+    CHECK(report.obstacle.code == Code::kNoSpace);
+    CHECK(archive.has(0));
+    for (const std::string& name : fillers)
+      REQUIRE(archive.pool.unlink(name).has_value());
+    archive.settle();
+    CHECK_FALSE(archive.has(0));
+    archive.check();
+    check_whole(archive.pool);
+  }
+
+  TEST_CASE("a scrub follows when something was made anew, and none when all could be copied") {
+    const std::uint64_t seed = seed_from_environment(10);
+    CAPTURE(seed);
+    Archive archive(seed, copies(2), equal(4));
+    archive.add(40, 300'000);
+    archive.sync();
+    REQUIRE(archive.remove(0).has_value());
+    archive.settle();
+    archive.pool.executor.run_for(std::chrono::minutes{2});
+    CHECK(archive.pool.fs().store().metrics().made_anew_bytes.sum() == 0);
+    CHECK(archive.pool.fs().metrics().scrubs_started.sum() == 0);
+    archive.pool.disks[1]->fail();
+    archive.pool.executor.run_for(std::chrono::minutes{12});
+    archive.settle();
+    archive.pool.executor.run_for(std::chrono::minutes{2});
+    CHECK(archive.pool.fs().store().metrics().made_anew_bytes.sum() > 0);
+    CHECK(archive.pool.fs().metrics().scrubs_started.sum() == 1);
+    archive.check();
+  }
+
   TEST_CASE(
       "while files change, disks come and go, and the power fails, what was synced is there") {
     const std::uint64_t first = seed_from_environment(7);
