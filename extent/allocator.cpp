@@ -55,7 +55,7 @@ Allocator::Outcome Allocator::allocate_copies(const Request& request, ChunkLog* 
   if (blocks >= kLargeBlocks) {
     Lane& lane = layout.lanes[layout.next_large % layout.lanes.size()];
     if (lane.large == nullptr || !take_run(layout, *lane.large, blocks, out)) {
-      if (can_open(layout)) {
+      if (can_open(layout, fresh)) {
         // A new chunk rather than a write in two pieces; small writes use up what is left behind.
         if (log == nullptr) return Outcome::kNeedsChunk;
         seal(layout, lane.large, true);
@@ -82,7 +82,7 @@ Allocator::Outcome Allocator::allocate_copies(const Request& request, ChunkLog* 
         layout.partial.push_back(leftover);  // too short an end
       }
     }
-    if (!done && can_open(layout)) {
+    if (!done && can_open(layout, fresh)) {
       if (log == nullptr) return Outcome::kNeedsChunk;
       seal(layout, lane.small, false);
       lane.small = &open(layout, *log);
@@ -93,18 +93,44 @@ Allocator::Outcome Allocator::allocate_copies(const Request& request, ChunkLog* 
   return Outcome::kDone;
 }
 
+// Promises are kept for as if all of them were of the widest policy that any was made under. To chunks of other
+// layouts they leave whole chunks only.
+std::size_t Allocator::promise_width() const {
+  const auto most = static_cast<std::uint8_t>(promise_width_);
+  return std::max<std::size_t>(1, width_of({.copies_or_data = most}));
+}
+
+// What fresh blocks of this layout leave alone of what is available to it.
+std::uint64_t Allocator::kept_blocks(const Layout& layout) const {
+  const bool of_promises = width_of(layout.policy) == promise_width();
+  return layout.overwrite_reserve_blocks + (of_promises ? promised_blocks_ : 0);
+}
+
+// How many chunks of this layout can be opened with room left for what is promised to others.
+std::uint64_t Allocator::spare_chunks(const Layout& layout) const {
+  const std::size_t width = width_of(layout.policy);
+  const std::size_t promise = promise_width();
+  if (promised_blocks_ == 0 || width == promise) return ~std::uint64_t{0};
+  const std::uint64_t fit = chunks_that_fit(candidates(false, true), promise);
+  const std::uint64_t needed = ceil_div(promised_blocks_, kSlotBlocks);
+  // Each slot that is taken makes one chunk fewer at most.
+  return fit > needed ? (fit - needed) / std::max<std::size_t>(1, width) : 0;
+}
+
 // Whether `blocks` fit, of which `fresh_blocks` must leave the reserve and the promises alone.
 bool Allocator::fits(Layout& layout, std::uint64_t fresh_blocks, std::uint64_t blocks) {
   // The holes alone are enough as a rule; counting the slots costs more.
-  const std::uint64_t kept = layout.overwrite_reserve_blocks + promised_blocks_;
+  const std::uint64_t kept = kept_blocks(layout);
   if (layout.free_blocks >= blocks + kept) return true;
-  const std::uint64_t available = available_blocks(layout);
-  return available >= blocks && (fresh_blocks == 0 || available >= fresh_blocks + kept);
+  if (available_blocks(layout) < blocks) return false;
+  if (fresh_blocks == 0) return true;
+  const std::uint64_t chunks = std::min(layout.chunks_fit, spare_chunks(layout));
+  return layout.free_blocks + chunks * kSlotBlocks >= std::max(fresh_blocks + kept, blocks);
 }
 
-bool Allocator::can_open(Layout& layout) {
+bool Allocator::can_open(Layout& layout, std::uint64_t fresh_blocks) {
   available_blocks(layout);
-  return layout.chunks_fit > 0;
+  return layout.chunks_fit > 0 && (fresh_blocks == 0 || spare_chunks(layout) > 0);
 }
 
 std::uint64_t Allocator::available_blocks(Layout& layout) {
@@ -279,8 +305,24 @@ std::uint32_t Allocator::take_from(Layout& layout, Chunk& chunk, std::uint32_t c
 
 // Compaction.
 
-std::vector<ChunkId> Allocator::drain_sparse(journal::Policy policy, bool in_any_case) {
+std::vector<ChunkId> Allocator::drain_sparse(bool in_any_case) {
   LockGuard lock(mutex_);
+  std::vector<journal::Policy> policies;
+  for (const auto& groups : groups_) policies.push_back(groups->policy);
+  for (const auto& layout : layouts_) {
+    const bool of_groups =
+        std::ranges::any_of(policies, [&](journal::Policy policy) DFS_NO_THREAD_SAFETY_ANALYSIS {
+          return &layout_of(policy) == layout.get();
+        });
+    if (!of_groups) policies.push_back(layout->policy);
+  }
+  for (const journal::Policy policy : policies) drain_sparse(policy, in_any_case);
+  std::ranges::sort(draining_);
+  return draining_;
+}
+
+// Those that were written under one policy, its copies as well as its groups.
+void Allocator::drain_sparse(journal::Policy policy, bool in_any_case) {
   Layout& layout = layout_of(policy);
   std::vector<Candidate> all;
   for (std::size_t id = 0; id < disks_.size(); ++id) {
@@ -289,7 +331,7 @@ std::vector<ChunkId> Allocator::drain_sparse(journal::Policy policy, bool in_any
   }
   const std::uint64_t total = chunks_that_fit(all, width_of(policy));
   const std::uint64_t soon_free = chunks_that_fit(candidates(true, true), width_of(policy));
-  if (!in_any_case && soon_free * kShortOfSlots > total) return {};
+  if (!in_any_case && soon_free * kShortOfSlots > total) return;
 
   std::vector<Chunk*> sparse;
   for (const ChunkList* const list : {&layout.partial, &layout.leftovers}) {
@@ -303,7 +345,7 @@ std::vector<ChunkId> Allocator::drain_sparse(journal::Policy policy, bool in_any
   }
   std::ranges::sort(sparse, {}, [](const Chunk* chunk) { return chunk->held_blocks(); });
   // As many as what they hold has room outside of them, until a fifth of the slots would be free.
-  const std::uint64_t kept = layout.overwrite_reserve_blocks + promised_blocks_;
+  const std::uint64_t kept = kept_blocks(layout);
   std::uint64_t room = available_blocks(layout);
   std::uint64_t held = 0;
   std::uint64_t gain = 0;
@@ -325,7 +367,7 @@ std::vector<ChunkId> Allocator::drain_sparse(journal::Policy policy, bool in_any
     const std::uint64_t least = in_any_case ? 1 : worthwhile * width;
     gain += ceil_div(drain_groups(groups_of(policy), least, wanted), width);
   }
-  if (!in_any_case && gain < worthwhile) return {};
+  if (!in_any_case && gain < worthwhile) return;
   for (std::size_t i = 0; i < count; ++i) {
     Chunk& chunk = *sparse[i];
     chunk.list->remove(chunk);
@@ -333,8 +375,6 @@ std::vector<ChunkId> Allocator::drain_sparse(journal::Policy policy, bool in_any
     layout.draining.push_back(chunk);
     draining_.push_back(chunk.id);
   }
-  std::ranges::sort(draining_);
-  return draining_;
 }
 
 std::uint64_t Allocator::draining_blocks() const {
@@ -654,12 +694,21 @@ bool Allocator::promise(std::uint64_t blocks, journal::Policy policy) {
   LockGuard lock(mutex_);
   Layout& layout = layout_of(policy);
   if (layout.lanes.empty() || !fits(layout, blocks, blocks)) return false;
+  // Those that were promised more narrowly take as much then.
+  const std::size_t width = std::max(promise_width_, width_of(policy));
+  const std::size_t before = std::exchange(promise_width_, width);
+  if (before != width && promised_blocks_ != 0 &&
+      !fits(layout, blocks, blocks)) {
+    promise_width_ = before;
+    return false;
+  }
   promised_blocks_ += blocks;
   return true;
 }
 
-void Allocator::note_promised(std::uint64_t blocks) {
+void Allocator::note_promised(std::uint64_t blocks, std::size_t width) {
   LockGuard lock(mutex_);
+  promise_width_ = std::max(promise_width_, width);
   promised_blocks_ += blocks;
 }
 

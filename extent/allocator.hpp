@@ -142,13 +142,14 @@ class Allocator {
   // would make up at least 1/64 of all there are, ascending; nothing is put into them until
   // stop_draining(), as long as there is room elsewhere. None while more than a tenth of the slots
   // is free or about to be, unless `in_any_case`; then also however little there is to gain.
-  std::vector<ChunkId> drain_sparse(journal::Policy policy, bool in_any_case);
+  std::vector<ChunkId> drain_sparse(bool in_any_case);
   // What they still hold.
   std::uint64_t draining_blocks() const;
   void stop_draining();
   // What a moving request was given is published or discarded: as much is pending or free now.
   void note_moved(std::uint64_t blocks);
-  void note_promised(std::uint64_t blocks);
+  // At recovery; `width`: of the widest policy that any of it may have been promised under.
+  void note_promised(std::uint64_t blocks, std::size_t width);
   void unpromise(std::uint64_t blocks);
 
   // Reuse.
@@ -214,9 +215,8 @@ class Allocator {
   void finish_move(const Move& move, ChunkLog& log);
   void cancel_move(const Move& move);
 
-  // What has to go elsewhere when `disk` leaves, and how much of that finds room on the disks that stay, in slots: never two
-  // places of a chunk on one disk.
-  std::pair<std::uint64_t, std::uint64_t> room_without(DiskId disk) const;
+  // Never two places of a chunk on one disk.
+  RoomWithout room_without(DiskId disk) const;
 
   // Groups.
 
@@ -228,9 +228,10 @@ class Allocator {
   // The row of the group whose first column that is. The group stays as long as a read is registered that was before
   // the call, and has pinned the disks of all columns.
   RowFound find_row(ChunkId first, std::uint32_t row) const;
-  bool is_striped(ChunkId chunk) const;  // see Store
+  std::optional<journal::Policy> layout(ChunkId chunk) const;  // see Store
   std::size_t copies(ChunkId chunk) const;
   std::uint64_t copied_blocks() const;  // likewise
+  bool has_groups() const;
 
   // Reports.
 
@@ -241,6 +242,7 @@ class Allocator {
     std::uint64_t promised_blocks = 0;
     std::uint64_t reserve_blocks = 0;
     std::uint64_t degraded_chunks = 0;
+    std::uint64_t unavailable_blocks = 0;
     std::vector<std::pair<DiskId, std::uint64_t>> used_slots;
   };
   Space space(journal::Policy policy) const;
@@ -282,7 +284,12 @@ class Allocator {
       DFS_REQUIRES(mutex_);
   std::uint64_t available_blocks(Layout& layout) DFS_REQUIRES(mutex_);
   std::uint64_t overwrite_reserve(journal::Policy policy) const DFS_REQUIRES(mutex_);
-  bool can_open(Layout& layout) DFS_REQUIRES(mutex_);
+  std::size_t promise_width() const DFS_REQUIRES(mutex_);
+  std::uint64_t kept_blocks(const Layout& layout) const DFS_REQUIRES(mutex_);
+  std::uint64_t spare_chunks(const Layout& layout) const DFS_REQUIRES(mutex_);
+  std::uint64_t unavailable_blocks() const DFS_REQUIRES(mutex_);
+  void drain_sparse(journal::Policy policy, bool in_any_case) DFS_REQUIRES(mutex_);
+  bool can_open(Layout& layout, std::uint64_t fresh_blocks) DFS_REQUIRES(mutex_);
   bool fits(Layout& layout, std::uint64_t fresh_blocks, std::uint64_t blocks) DFS_REQUIRES(mutex_);
   Chunk& open(Layout& layout, ChunkLog& log) DFS_REQUIRES(mutex_);
   void seal(Layout& layout, Chunk*& chunk, bool has_long_tail) DFS_REQUIRES(mutex_);
@@ -373,6 +380,7 @@ class Allocator {
   std::uint64_t pending_blocks_ DFS_GUARDED_BY(mutex_) = 0;
   std::uint64_t pending_slots_ DFS_GUARDED_BY(mutex_) = 0;
   std::uint64_t promised_blocks_ DFS_GUARDED_BY(mutex_) = 0;
+  std::size_t promise_width_ DFS_GUARDED_BY(mutex_) = 1;  // of the widest policy that something was promised under
   std::uint64_t live_blocks_ DFS_GUARDED_BY(mutex_) = 0;
   std::uint64_t striped_blocks_ DFS_GUARDED_BY(mutex_) = 0;  // of them: in groups
   std::uint64_t degraded_chunks_ DFS_GUARDED_BY(mutex_) = 0;

@@ -19,12 +19,6 @@ constexpr std::uint32_t kRunReserveSlotsMin = 2;
 constexpr std::uint64_t kOverwriteReserveDivisor = 200;
 constexpr std::uint64_t kOverwriteReserveBlocksMin = 2 * kWindowBlocks;
 
-// Small writes to an erasure-coded file go to replicas that survive as many lost disks.
-journal::Policy write_policy(journal::Policy policy) {
-  if (policy.kind == journal::Policy::Kind::kReplica) return policy;
-  return {.copies_or_data = static_cast<std::uint8_t>(policy.parity + 1)};
-}
-
 }  // namespace
 
 ChunkPut put_of(const Chunk& chunk) {
@@ -39,7 +33,7 @@ ChunkPut put_of(const Chunk& chunk) {
 }
 
 Allocator::Layout& Allocator::layout_of(journal::Policy policy) {
-  policy = write_policy(policy);
+  policy = policy.of_copies();
   for (const auto& layout : layouts_) {
     if (layout->policy == policy) return *layout;
   }
@@ -52,7 +46,7 @@ Allocator::Layout& Allocator::layout_of(journal::Policy policy) {
 }
 
 const Allocator::Layout* Allocator::find_layout(journal::Policy policy) const {
-  policy = write_policy(policy);
+  policy = policy.of_copies();
   for (const auto& layout : layouts_) {
     if (layout->policy == policy) return layout.get();
   }
@@ -65,7 +59,7 @@ std::size_t Allocator::width_of(journal::Policy policy) const {
   if (view_->healthy != nullptr) {
     for (const DiskId disk : *view_->healthy) open += disks_[disk.raw].closed ? 0 : 1;
   }
-  return std::min<std::size_t>(write_policy(policy).copies_or_data, open);
+  return std::min<std::size_t>(policy.of_copies().copies_or_data, open);
 }
 
 std::uint32_t Allocator::reserved_slots(DiskId disk) const {
@@ -530,14 +524,37 @@ Allocator::Space Allocator::space(journal::Policy policy) const {
   const std::uint64_t for_data = in_chunks + room_on(candidates(true, true));
   const auto minus = [](std::uint64_t a, std::uint64_t b) { return a > b ? a - b : 0; };
   out.promised_blocks = promised_blocks_;
-  out.free_blocks = minus(everything, promised_blocks_);
-  out.reserve_blocks = out.free_blocks - minus(minus(for_data, overwrite_blocks), promised_blocks_);
+  const std::uint64_t promised =
+      promised_blocks_ * ceil_div(promise_width(), std::max<std::size_t>(1, width));
+  out.free_blocks = minus(everything, promised);
+  out.reserve_blocks = out.free_blocks - minus(minus(for_data, overwrite_blocks), promised);
   // How much room data takes depends on where it lies, so "used" is what files have.
   if (policy.kind == journal::Policy::Kind::kErasure)
     out.usable_blocks = out.free_blocks + live_blocks_ + promised_blocks_;
   out.pending_blocks = pending_blocks_ + pending_slots_ * kSlotBlocks;
   out.degraded_chunks = degraded_chunks_;
+  out.unavailable_blocks = unavailable_blocks();
   return out;
+}
+
+// What mappings name and no disk that is here has, or can be made of what those have.
+std::uint64_t Allocator::unavailable_blocks() const {
+  if (degraded_chunks_ == 0) return 0;
+  std::uint64_t blocks = 0;
+  chunks_.for_each([&](const Chunk& chunk) DFS_NO_THREAD_SAFETY_ANALYSIS {
+    if (chunk.stage == ChunkStage::kRemoved || chunk.live_count == 0) return;
+    const auto is_here = [&](const Place& place) DFS_NO_THREAD_SAFETY_ANALYSIS {
+      return view_->is_healthy(place.disk);
+    };
+    if (const ParityGroup* const group = chunk.group()) {
+      if (!group->degraded || is_here(group->places[chunk.column()])) return;
+      const auto here = std::ranges::count_if(group->places, is_here);
+      if (static_cast<std::size_t>(here) < group->data_columns()) blocks += chunk.live_count;
+    } else if (chunk.degraded && std::ranges::none_of(chunk.places, is_here)) {
+      blocks += chunk.live_count;
+    }
+  });
+  return blocks;
 }
 
 std::vector<ChunkPut> Allocator::chunks() const {

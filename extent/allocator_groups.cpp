@@ -137,8 +137,9 @@ bool Allocator::can_open(Groups& groups, const Request& request) {
   }
   if (groups.fit == 0) return false;
   Layout& copies = layout_of(groups.policy);
-  std::uint64_t kept = copies.overwrite_reserve_blocks + promised_blocks_;
+  std::uint64_t kept = kept_blocks(copies);
   kept -= std::min<std::uint64_t>(kept, request.replaced_blocks);
+  if (request.replaced_blocks < request.blocks && spare_chunks(copies) < 2 * width) return false;
   const std::uint64_t taken = ceil_div(width, width_of(groups.policy)) * kSlotBlocks;
   return available_blocks(copies) >= kept + taken;
 }
@@ -276,15 +277,21 @@ Allocator::RowFound Allocator::find_row(ChunkId first, std::uint32_t row) const 
   return found;
 }
 
+bool Allocator::has_groups() const {
+  LockGuard lock(mutex_);
+  return !parity_groups_.empty();
+}
+
 std::uint64_t Allocator::copied_blocks() const {
   LockGuard lock(mutex_);
   return live_blocks_ - striped_blocks_;
 }
 
-bool Allocator::is_striped(ChunkId chunk) const {
+std::optional<journal::Policy> Allocator::layout(ChunkId chunk) const {
   LockGuard lock(mutex_);
   const Chunk* const found = chunks_.find(chunk);
-  return found == nullptr || found->group() != nullptr;
+  if (found == nullptr) return std::nullopt;
+  return found->group() != nullptr ? found->group()->policy : found->layout;
 }
 
 // The sparsest sealed groups, until `slots_wanted` would be gained by emptying them; none if less than

@@ -63,8 +63,9 @@ std::vector<ChunkId> Allocator::chunks_on(DiskId disk) const {
   return out;
 }
 
-std::pair<std::uint64_t, std::uint64_t> Allocator::room_without(DiskId disk) const {
+RoomWithout Allocator::room_without(DiskId disk) const {
   LockGuard lock(mutex_);
+  std::uint32_t widest = 0;
   std::uint64_t needed = 0;
   std::vector<std::uint64_t> takers(disks_.size());  // how many of the chunks may go there
   chunks_.for_each([&](const Chunk& chunk) DFS_NO_THREAD_SAFETY_ANALYSIS {
@@ -72,6 +73,7 @@ std::pair<std::uint64_t, std::uint64_t> Allocator::room_without(DiskId disk) con
     const ParityGroup* const group = chunk.group();
     if (group != nullptr && group->first != chunk.id) return;
     if ((group != nullptr ? group->held_blocks() : chunk.held_blocks()) == 0) return;
+    widest = std::max(widest, (group == nullptr ? chunk.layout : group->policy).width());
     const std::span<const Place> places =
         group == nullptr ? std::span<const Place>{chunk.places.data(), chunk.places.size()}
                          : std::span<const Place>{group->places.data(), group->places.size()};
@@ -94,12 +96,13 @@ std::pair<std::uint64_t, std::uint64_t> Allocator::room_without(DiskId disk) con
   // What was promised, and is kept for overwriting, has to find room as well.
   std::uint64_t kept = 0;
   for (const auto& layout : layouts_) {
-    const std::uint64_t blocks =
-        layout->overwrite_reserve_blocks + (layout == layouts_.front() ? promised_blocks_ : 0);
-    kept += ceil_div(blocks, kSlotBlocks) * width_of(layout->policy);
+    kept = std::max(kept, ceil_div(kept_blocks(*layout), kSlotBlocks) * width_of(layout->policy));
   }
+  kept = std::max(kept, ceil_div(promised_blocks_, kSlotBlocks) * promise_width());
   room = std::min(room, free - std::min(free, kept));
-  return {needed, std::min(needed, room)};
+  return {.needed_bytes = needed * kSlotBytes,
+          .room_bytes = std::min(needed, room) * kSlotBytes,
+          .widest = widest};
 }
 
 // The disk that is least full of those that have room and none of `places`.

@@ -19,6 +19,13 @@
 
 namespace dynamicfs::extent {
 
+// What happens when a disk leaves.
+struct RoomWithout {
+  std::uint64_t needed_bytes = 0;  // what has to go elsewhere
+  std::uint64_t room_bytes = 0;    // of that finds room on the disks that stay
+  unsigned widest = 0;             // so many disks some chunk asks for
+};
+
 struct Candidate {
   DiskId disk;
   std::uint64_t free_slots = 0;

@@ -67,7 +67,7 @@ std::vector<DiskId> Store::Impl::left_alone() const {
   std::vector<DiskId> disks;
   for (const auto& [disk, until] : host_full) disks.push_back(disk);
   // A run wants two copies whatever the policy.
-  const std::size_t copies = std::max<std::size_t>(2, pool.policy().tolerance() + 1);
+  const std::size_t copies = std::max<std::size_t>(2, pool.tolerance() + 1);
   const std::size_t wanted = std::min(copies, view->healthy->size());
   const auto leave_alone_too = [&](const std::vector<DiskId>& more, std::size_t least) {
     std::vector<DiskId> with_more = disks;
@@ -182,7 +182,9 @@ void Store::keep_run(std::span<const journal::RunCopy> copies) {
   impl_->allocator.keep_run(copies);
 }
 
-void Store::note_reserved(std::uint64_t blocks) { impl_->allocator.note_promised(blocks); }
+void Store::note_reserved(std::uint64_t blocks) {
+  impl_->allocator.note_promised(blocks, impl_->pool.tolerance() + 1);
+}
 
 void Store::start(journal::Journal& journal) {
   impl_->journal = &journal;
@@ -239,15 +241,18 @@ Task<Result<void>> Store::promise(std::uint64_t blocks, journal::Policy policy) 
 
 void Store::unpromise(std::uint64_t blocks) { impl_->allocator.unpromise(blocks); }
 
-std::vector<ChunkId> Store::drain_sparse(journal::Policy policy, bool in_any_case) {
+std::vector<ChunkId> Store::drain_sparse(bool in_any_case) {
   impl_->look();
-  return impl_->allocator.drain_sparse(policy, in_any_case);
+  return impl_->allocator.drain_sparse(in_any_case);
 }
 void Store::stop_draining() { impl_->allocator.stop_draining(); }
 std::uint64_t Store::draining_blocks() const { return impl_->allocator.draining_blocks(); }
 void Store::note_moved(const Written& written) { impl_->allocator.note_moved(written.crcs.size()); }
 std::uint64_t Store::copied_blocks() const { return impl_->allocator.copied_blocks(); }
-bool Store::is_striped(ChunkId chunk) const { return impl_->allocator.is_striped(chunk); }
+bool Store::has_groups() const { return impl_->allocator.has_groups(); }
+std::optional<journal::Policy> Store::layout(ChunkId chunk) const {
+  return impl_->allocator.layout(chunk);
+}
 std::size_t Store::copies(ChunkId chunk) const { return impl_->allocator.copies(chunk); }
 bool Store::close_if_unused(DiskId disk) { return impl_->close_if_unused(disk); }
 
@@ -266,10 +271,9 @@ Task<Result<bool>> Store::move_chunk(ChunkId chunk, std::optional<DiskId> off,
                                      bool only_to_emptier) {
   return impl_->move_chunk(chunk, off, only_to_emptier);
 }
-std::pair<std::uint64_t, std::uint64_t> Store::room_without(DiskId disk) const {
+RoomWithout Store::room_without(DiskId disk) const {
   impl_->look();
-  const auto [needed, room] = impl_->allocator.room_without(disk);
-  return {needed * kSlotBytes, room * kSlotBytes};
+  return impl_->allocator.room_without(disk);
 }
 
 Task<Result<void>> Store::read(const FileMap& map, InodeId inode, FileBlock first, Buffer& out,
@@ -313,6 +317,7 @@ SpaceReport Store::space(journal::Policy policy) const {
   report.promised_bytes = space.promised_blocks * kBlockBytes;
   report.reserve_bytes = space.reserve_blocks * kBlockBytes;
   report.degraded_chunks = space.degraded_chunks;
+  report.unavailable_bytes = space.unavailable_blocks * kBlockBytes;
   for (const auto& [disk, slots] : space.used_slots) {
     report.used_by_disk.emplace_back(disk, slots * kSlotBytes);
   }

@@ -31,6 +31,7 @@
 #include "extent/extent_format.hpp"
 #include "extent/extent_lock.hpp"
 #include "extent/extent_map.hpp"
+#include "extent/placement.hpp"
 #include "extent/store_metrics.hpp"
 #include "journal/change_gate.hpp"
 #include "journal/era.hpp"
@@ -49,6 +50,7 @@ struct SpaceReport {
   std::uint64_t promised_bytes = 0;
   std::uint64_t reserve_bytes = 0;    // kept back so that deleting and metadata always work
   std::uint64_t degraded_chunks = 0;  // with fewer readable places than their layout asks for
+  std::uint64_t unavailable_bytes = 0;  // of files: only on disks that are away
   std::vector<std::pair<DiskId, std::uint64_t>> used_by_disk;  // bytes of slots in use
 };
 
@@ -184,15 +186,16 @@ class Store final : public journal::SlotSource {
 
   // Chunks worth emptying, ascending, and nothing new is put there while there is room elsewhere
   // (Allocator::drain_sparse). The caller moves what mappings have there, then says stop_draining().
-  std::vector<ChunkId> drain_sparse(journal::Policy policy, bool in_any_case);
+  std::vector<ChunkId> drain_sparse(bool in_any_case);
   // What they still hold.
   std::uint64_t draining_blocks() const;
   void stop_draining();
   void note_moved(const Written& written);
   // How many live blocks are in no parity group.
   std::uint64_t copied_blocks() const;
-  // Whether a chunk is a column of a parity group, or gone.
-  bool is_striped(ChunkId chunk) const;
+  bool has_groups() const;  // there are parity groups
+  // How a chunk was asked to be protected: copies of it, or as a column of a parity group. Nothing: it is gone.
+  std::optional<journal::Policy> layout(ChunkId chunk) const;
   // How many copies a chunk has, on disks that are here or not; of a column as many as its parity is worth.
   // Only for one that a mapping or a write names.
   std::size_t copies(ChunkId chunk) const;
@@ -212,8 +215,7 @@ class Store final : public journal::SlotSource {
   // Nothing is put on this disk, which is leaving, until it is said to stay. True: no slot of it is in use, by a
   // chunk or a run, nor will be, and nobody reads there.
   bool close_if_unused(DiskId disk);
-  // What has to go elsewhere when a disk leaves, and how much of that finds room on those that stay, in bytes.
-  std::pair<std::uint64_t, std::uint64_t> room_without(DiskId disk) const;
+  RoomWithout room_without(DiskId disk) const;
 
   // Called when a block of a file turns out unreadable, no lock held.
   void on_unrecoverable(std::function<void(InodeId, FileBlock)> listener);

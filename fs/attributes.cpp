@@ -160,16 +160,14 @@ void Filesystem::Impl::put_xattr(Inode& inode, std::string name, std::string val
   if (!inode.xattrs) inode.xattrs = std::make_unique<XattrMap>();
   (*inode.xattrs)[std::move(name)] = std::move(value);
   inode.xattrs_era = eras.current.load(std::memory_order_relaxed);
-  inode.has_xattrs.store(true, std::memory_order_release);
-  inode.account_xattrs(metadata_memory);
+  inode.note_xattrs(metadata_memory);
 }
 
 void Filesystem::Impl::remove_xattr(Inode& inode, const std::string& name) {
   if (!inode.xattrs) return;
   inode.xattrs->erase(name);
   inode.xattrs_era = eras.current.load(std::memory_order_relaxed);
-  inode.has_xattrs.store(!inode.xattrs->empty(), std::memory_order_release);
-  inode.account_xattrs(metadata_memory);
+  inode.note_xattrs(metadata_memory);
 }
 
 const std::string* Filesystem::Impl::find_xattr(const Inode& inode, std::string_view name) {
@@ -224,6 +222,13 @@ Task<Result<void>> Filesystem::setxattr(InodeId id, std::string name, std::strin
       co_return Code::kAccess;
     }
   }
+  std::optional<AsyncMutex::Guard> policies;
+  if (name == kPolicyXattr) {
+    const std::optional<journal::Policy> policy = journal::Policy::parse(value);
+    if (!policy) co_return Code::kInvalid;
+    policies.emplace(co_await impl_->policy_mutex.acquire());
+    CO_TRY(co_await impl_->prepare_for_policy(*inode, *policy));
+  }
   journal::Credit credit =
       co_await impl_->journal->reserve(1, kNameRecordBytes + name.size() + value.size());
   const journal::ChangeScope scope(impl_->gate);
@@ -260,6 +265,11 @@ Task<Result<void>> Filesystem::setxattr(InodeId id, std::string name, std::strin
 Task<Result<void>> Filesystem::removexattr(InodeId id, std::string name) {
   CO_TRY(impl_->writable());
   CO_TRY_ASSIGN(const InodeRef inode, co_await impl_->find(id));
+  std::optional<AsyncMutex::Guard> policies;
+  if (name == kPolicyXattr) {
+    policies.emplace(co_await impl_->policy_mutex.acquire());
+    CO_TRY(co_await impl_->prepare_for_policy(*inode, impl_->pool->policy()));
+  }
   journal::Credit credit = co_await impl_->journal->reserve(1, kNameRecordBytes);
   const journal::ChangeScope scope(impl_->gate);
   const InodeLockSet locks{inode.get()};

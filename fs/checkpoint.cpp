@@ -241,9 +241,9 @@ Task<Result<journal::RunRef>> Filesystem::Impl::write_run(const Instant& instant
   co_return run;
 }
 
-// Enough copies to survive what the policy survives, two at least where there are two disks.
+// Enough copies to survive what the strongest policy survives, two at least where there are two disks.
 std::size_t Filesystem::Impl::run_copies() const {
-  return std::max<std::size_t>(2, pool->policy().tolerance() + 1);
+  return std::max<std::size_t>(2, pool->tolerance() + 1);
 }
 
 // Of the run that has the fewest.

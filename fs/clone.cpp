@@ -174,6 +174,8 @@ Task<Result<std::uint64_t>> Filesystem::copy_range(InodeId source_id, std::uint6
       source_bytes < target_bytes ? target_bytes - source_bytes : source_bytes - target_bytes;
   if (source_id == target_id && apart < size_bytes) co_return Code::kInvalid;
   if (apart % kBlockBytes != 0) co_return Code::kNotSupported;
+  // Shared blocks are protected in one way only: whoever asks copies them.
+  if (impl_->policy_of(*source) != impl_->policy_of(*target)) co_return Code::kNotSupported;
   // To the end of a block, so that the next request begins with one.
   size_bytes = std::min(size_bytes, kCloneBytesMax - source_bytes % kBlockBytes);
 

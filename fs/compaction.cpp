@@ -22,6 +22,10 @@ constexpr std::size_t kNotedMax = 16384;
 constexpr Duration kSweepInterval = std::chrono::minutes{1};
 constexpr Duration kSweepIntervalObstructed = std::chrono::hours{1};
 constexpr Duration kRestripeInterval = std::chrono::minutes{20};
+// From a change of a policy to the sweep, and from one that has left something to the next.
+constexpr Duration kReencodeDelay = std::chrono::seconds{2};
+constexpr Duration kReencodeAgain = std::chrono::minutes{1};
+constexpr Duration kReencodeAgainObstructed = std::chrono::minutes{10};
 // How often a sweep looks whether there is anything left to do, in windows.
 constexpr std::uint64_t kBetweenLooks = 256;
 
@@ -88,38 +92,57 @@ Generation Compaction::quiet_since() {
   return sample_before_;
 }
 
+void Compaction::note_policy() {
+  ++policy_changes_;
+  // For the others that come with it.
+  reencode_at_.store(fs_.executor.now() + kReencodeDelay);
+}
+
+ReencodeReport Compaction::report() const {
+  ReencodeReport report;
+  report.pending = fs_.pool->reencoding();
+  report.running = reencoding_.load();
+  report.progress = report.pending ? walk_.progress() : 1;
+  report.moved_bytes = fs_.metrics.reencoded_bytes.sum();
+  report.stuck_bytes = report.pending ? misfit_before_.load() * kBlockBytes : 0;
+  return report;
+}
+
 void Compaction::tend() {
   const Generation quiet = quiet_since();
-  if (quiet.raw == 0 || !begin()) return;
+  if (!begin()) return;
   const TimePoint now = fs_.executor.now();
   bool due = false;
-  {
-    LockGuard lock(mutex_);
-    due = std::ranges::any_of(noted_,
-                              [&](const auto& noted) { return now - noted.second >= 2 * kQuiet; });
+  Purpose purpose;
+  purpose.reencode = fs_.pool->reencoding() && now >= reencode_at_.load();
+  if (quiet.raw != 0) {
+    {
+      LockGuard lock(mutex_);
+      due = std::ranges::any_of(
+          noted_, [&](const auto& noted) { return now - noted.second >= 2 * kQuiet; });
+    }
+    if (now >= sweep_again_at_.load()) {
+      purpose.sparse = fs_.store->drain_sparse(false);
+      sweep_again_at_.store(now + kSweepInterval);
+    }
+    // What was written before the mount, or was too much to be noted.
+    if (!purpose.any() && now >= restripe_at_.load() &&
+        (striping(fs_.pool->policy()) || fs_.store->has_groups())) {
+      purpose.restripe = fs_.store->copied_blocks() > copied_before_ + kWindowBlocks;
+      restripe_at_.store(now + kRestripeInterval);
+    }
   }
-  std::vector<ChunkId> sparse;
-  if (now >= sweep_again_at_.load()) {
-    sparse = fs_.store->drain_sparse(fs_.pool->policy(), false);
-    sweep_again_at_.store(now + kSweepInterval);
-  }
-  // What was written before the mount, or was too much to be noted.
-  bool restripe = false;
-  if (sparse.empty() && striping() && now >= restripe_at_.load()) {
-    restripe = fs_.store->copied_blocks() > kWindowBlocks;
-    restripe_at_.store(now + kRestripeInterval);
-  }
-  if (!due && sparse.empty() && !restripe) {
+  if (!due && !purpose.any()) {
     end();
     return;
   }
-  spawn(run(std::move(sparse), restripe));
+  spawn(run(std::move(purpose)));
 }
 
-Task<void> Compaction::run(std::vector<ChunkId> sparse, bool restripe) {
+Task<void> Compaction::run(Purpose purpose) {
   co_await fs_.executor.leave_driver_thread();
   co_await tend_noted();
-  if (!sparse.empty() || restripe) co_await sweep(std::move(sparse), quiet_since());
+  if (purpose.any()) co_await sweep(std::move(purpose), quiet_since());
   end();
 }
 
@@ -129,8 +152,9 @@ Task<Result<void>> Compaction::compact() {
   const Result<void> drained = co_await fs_.journal->drain();
   co_await fs_.store->reclaim();
   if (drained.has_value()) {
-    co_await sweep(fs_.store->drain_sparse(fs_.pool->policy(), true),
-                   Generation{fs_.journal->appended().raw});
+    Purpose purpose{.sparse = fs_.store->drain_sparse(true)};
+    purpose.reencode = fs_.pool->reencoding();
+    co_await sweep(std::move(purpose), Generation{fs_.journal->appended().raw});
   }
   end();
   co_return drained;
@@ -168,7 +192,7 @@ Task<void> Compaction::tend_noted() {
     const bool quiet_now = newest_of(set) <= quiet;
     bool moved = false;
     bool waits = false;
-    for (const Run& run : plan(set, {}, quiet)) {
+    for (const Run& run : plan(set, fs_.policy_of(*inode), {}, quiet)) {
       moved |= co_await add(inode, run);
       // For more of its kind, until there is enough for a row.
       waits |= run.in_copies;
@@ -176,7 +200,7 @@ Task<void> Compaction::tend_noted() {
     if (moved) fs_.metrics.compaction_windows.add();
     if (quiet_now && !waits) done.push_back(at);
   }
-  const bool moved = co_await move_batch();
+  const bool moved = co_await move_batches();
   if (moved) fs_.metrics.compaction_windows.add();
   LockGuard lock(mutex_);
   for (const Window& at : done) noted_.erase(at);
@@ -184,47 +208,79 @@ Task<void> Compaction::tend_noted() {
   for (const Window& at : stuck_) noted_.erase(at);
 }
 
-Task<void> Compaction::sweep(std::vector<ChunkId> sparse, Generation quiet) {
+Task<void> Compaction::sweep(Purpose purpose, Generation quiet) {
   moved_blocks_ = 0;
   no_rows_ = false;
   stuck_.clear();
   fs_.metrics.compaction_sweeps.add();
   const std::uint64_t held = fs_.store->draining_blocks();
-  const bool only_sparse = !sparse.empty();
+  const std::uint64_t changes = policy_changes_.load();
+  misfit_blocks_.store(0);
+  reencoding_.store(purpose.reencode);
+  bool all = false;
   walk_.begin();
-  for (std::uint64_t windows = 1; go_on() && (only_sparse || !no_rows_); ++windows) {
-    if (only_sparse && windows % kBetweenLooks == 0 && fs_.store->draining_blocks() == 0) break;
+  for (std::uint64_t windows = 1; go_on(); ++windows) {
+    if (purpose.only_sparse() && windows % kBetweenLooks == 0 &&
+        fs_.store->draining_blocks() == 0) {
+      break;
+    }
+    if (no_rows_ && purpose.sparse.empty() && !purpose.reencode) break;
     const std::optional<FileWalk::Piece> piece = co_await walk_.next();
-    if (!piece) break;
+    if (!piece) {
+      all = true;
+      break;
+    }
     extent::MappingSet set;
     piece->inode->map->snapshot(piece->first, piece->count, set);
-    for (const Run& run : plan(set, sparse, quiet)) {
+    for (const Run& run : plan(set, fs_.policy_of(*piece->inode), purpose, quiet)) {
       const bool moved = co_await add(piece->inode, run);
       if (!moved && !go_on()) break;
     }
   }
-  const bool moved = co_await move_batch();
-  if (!moved) batch_ = {};
+  const bool moved = co_await move_batches();
+  if (!moved) batches_.clear();
   walk_.end();
   const std::uint64_t left = fs_.store->draining_blocks();
   // What is empty now goes before anything can be put there again.
   co_await fs_.store->reclaim();
   fs_.store->stop_draining();
+  if (all && stuck_.empty()) copied_before_ = fs_.store->copied_blocks();
   if (left > held / 2) sweep_again_at_.store(fs_.executor.now() + kSweepIntervalObstructed);
   log_info("compaction: {} MiB moved, {} of {} MiB out of {} sparse chunks",
            moved_blocks_ * kBlockBytes / kMiB, (held - std::min(held, left)) * kBlockBytes / kMiB,
-           held * kBlockBytes / kMiB, sparse.size());
+           held * kBlockBytes / kMiB, purpose.sparse.size());
+  if (purpose.reencode && all) co_await note_reencoded(changes);
+  reencoding_.store(false);
 }
 
-std::vector<Compaction::Run> Compaction::plan(const extent::MappingSet& set,
-                                              const std::vector<ChunkId>& sparse,
-                                              Generation quiet) const {
+Task<void> Compaction::note_reencoded(std::uint64_t changes_before) {
+  const std::uint64_t left = misfit_blocks_.load();
+  misfit_before_.store(left);
+  const AsyncMutex::Guard guard = co_await fs_.policy_mutex.acquire();
+  if (policy_changes_.load() != changes_before) co_return;
+  if (left == 0) {
+    // Before that is durable a crash would bring the old places back.
+    const Result<void> drained = co_await fs_.journal->drain();
+    if (!drained.has_value()) co_return;
+    const Result<void> noted = co_await fs_.pool->set_reencoding(false);
+    noted.ignore("it is looked at again the next time");
+    log_info("everything is protected as its policy asks");
+    co_return;
+  }
+  log_warning("{} MiB cannot be protected as their policy asks yet: it is tried again",
+              ceil_div(left * kBlockBytes, kMiB));
+  reencode_at_.store(fs_.executor.now() +
+                     (moved_blocks_ > left ? kReencodeAgain : kReencodeAgainObstructed));
+}
+
+std::vector<Compaction::Run> Compaction::plan(const extent::MappingSet& set, journal::Policy policy,
+                                              const Purpose& purpose, Generation quiet) const {
   std::vector<Run> whole;     // by blocks of the file
-  std::vector<Run> selected;  // likewise, of the sparse chunks
+  std::vector<Run> selected;  // likewise, of what has to go
   const extent::Mapping* before = nullptr;
   bool before_selected = false;
   const bool is_quiet = newest_of(set) <= quiet;
-  const bool to_stripe = is_quiet && striping();
+  const bool stripes = striping(policy);
   for (const extent::Mapping& mapping : set.mappings) {
     if (!is_plain(mapping)) {
       before = nullptr;
@@ -234,19 +290,25 @@ std::vector<Compaction::Run> Compaction::plan(const extent::MappingSet& set,
         before != nullptr && before->first.raw + before->count == mapping.first.raw;
     const bool lies_behind =
         follows && before->chunk == mapping.chunk && before->block + before->count == mapping.block;
-    const bool sparse_here = std::ranges::binary_search(sparse, mapping.chunk);
-    const bool copies_here = to_stripe && !fs_.store->is_striped(mapping.chunk);
-    const bool here = sparse_here || copies_here;
+    const bool sparse_here = std::ranges::binary_search(purpose.sparse, mapping.chunk);
+    const std::optional<journal::Policy> layout = fs_.store->layout(mapping.chunk);
+    const bool fits = !layout || *layout == policy;
+    const bool is_copies = layout && *layout == policy.of_copies();
+    const bool copies_here = !fits && is_copies && stripes && (is_quiet || purpose.reencode);
+    const bool misfit_here = !fits && !is_copies;
+    const bool here = sparse_here || copies_here || misfit_here;
+    const auto note = [&](Run& run) {
+      run.count += mapping.count;
+      run.must_go |= sparse_here;
+      run.in_copies |= copies_here;
+      run.misfit |= misfit_here;
+    };
     if (!follows) whole.push_back({.first = mapping.first});
-    whole.back().count += mapping.count;
+    note(whole.back());
     whole.back().places += lies_behind ? 0 : 1;
-    whole.back().must_go |= sparse_here;
-    whole.back().in_copies |= copies_here;
     if (here) {
       if (!follows || !before_selected) selected.push_back({.first = mapping.first});
-      selected.back().count += mapping.count;
-      selected.back().must_go |= sparse_here;
-      selected.back().in_copies |= copies_here;
+      note(selected.back());
     }
     before_selected = here;
     before = &mapping;
@@ -254,39 +316,55 @@ std::vector<Compaction::Run> Compaction::plan(const extent::MappingSet& set,
   std::size_t places = 1;
   for (const Run& run : whole) places += run.places - 1;
   if (places < kScattered || !is_quiet) return selected;
-  std::erase_if(whole,
-                [](const Run& run) { return run.places == 1 && !run.must_go && !run.in_copies; });
+  std::erase_if(whole, [](const Run& run) {
+    return run.places == 1 && !run.at_once() && !run.in_copies;
+  });
   return whole;
 }
 
-bool Compaction::striping() const {
-  return fs_.pool->policy().kind == journal::Policy::Kind::kErasure &&
-         fs_.pool->healthy()->size() >= fs_.pool->policy().width();
+bool Compaction::striping(journal::Policy policy) const {
+  return policy.kind == journal::Policy::Kind::kErasure &&
+         fs_.pool->healthy()->size() >= policy.width();
 }
 
 Task<bool> Compaction::add(InodeRef inode, Run run) {
-  bool moved = false;
-  if (batch_.blocks + run.count > kWindowBlocks) moved = co_await move_batch();
-  batch_.blocks += run.count;
-  batch_.must_go |= run.must_go;
-  batch_.parts.push_back({.inode = std::move(inode), .run = run, .seen = {}});
+  const journal::Policy policy = fs_.policy_of(*inode);
+  if (run.misfit) misfit_blocks_ += run.count;
+  auto at = std::ranges::find(batches_, policy, &Batch::policy);
+  if (at == batches_.end()) at = batches_.insert(at, Batch{.policy = policy, .parts = {}});
+  Batch full;
+  if (at->blocks + run.count > kWindowBlocks)
+    full = std::exchange(*at, Batch{.policy = policy, .parts = {}});
+  at->blocks += run.count;
+  at->parts.push_back({.inode = std::move(inode), .run = run, .seen = {}});
   // Copies are moved one by one: neighbours in the batch are none in a file.
-  if (!striping() || batch_.blocks == kWindowBlocks) moved |= co_await move_batch();
+  Batch whole;
+  if (!striping(policy) || at->blocks == kWindowBlocks)
+    whole = std::exchange(*at, Batch{.policy = policy, .parts = {}});
+  bool moved = co_await move_batch(std::move(full));
+  moved |= co_await move_batch(std::move(whole));
+  co_return moved;
+}
+
+Task<bool> Compaction::move_batches() {
+  bool moved = false;
+  for (Batch& batch : std::exchange(batches_, {})) moved |= co_await move_batch(std::move(batch));
   co_return moved;
 }
 
 // Writes what is in the batch to one place and publishes each part of it that is still what it was. Leaves
 // everything where it is if there is too little for a row of every column.
-Task<bool> Compaction::move_batch() {
-  const Batch batch = std::exchange(batch_, {});
+Task<bool> Compaction::move_batch(Batch batch) {
   if (batch.parts.empty()) co_return false;
+  const bool stripes = striping(batch.policy);
   const std::uint64_t least =
-      striping() ? extent::kStripeBlocks * std::uint64_t{fs_.pool->policy().copies_or_data} : 1;
-  if (!go_on() || (batch.blocks < least && !batch.must_go)) co_return false;
+      stripes ? extent::kStripeBlocks * std::uint64_t{batch.policy.copies_or_data} : 1;
+  const auto at_once = [](const Moving& part) { return part.run.at_once(); };
+  if (!go_on() || (batch.blocks < least && std::ranges::none_of(batch.parts, at_once)))
+    co_return false;
   Buffer data{batch.blocks * kBlockBytes};
   std::vector<Moving> parts;
   std::uint64_t blocks = 0;
-  bool must_go = false;
   for (Moving part : batch.parts) {
     const auto into = data.span().subspan(blocks * kBlockBytes, part.run.count * kBlockBytes);
     const bool whole = co_await read(&part, into);
@@ -295,18 +373,18 @@ Task<bool> Compaction::move_batch() {
       continue;
     }
     blocks += part.run.count;
-    must_go |= part.run.must_go;
     parts.push_back(std::move(part));
   }
+  const bool must_go = std::ranges::any_of(parts, at_once);
   if (parts.empty() || (blocks < least && !must_go)) co_return false;
   extent::WriteHint hint;
   hint.inode = parts.front().inode->id;
   hint.first = parts.front().run.first;
-  hint.policy = fs_.pool->policy();
+  hint.policy = batch.policy;
   hint.io_class = scheduler::IoClass::kBackground;
   hint.moving = true;
   hint.in_one_piece = !must_go;
-  hint.rows_only = striping() && !must_go;
+  hint.rows_only = stripes && !must_go;
   const Result<extent::Written> written =
       co_await fs_.store->write(hint, data.span().first(blocks * kBlockBytes));
   if (!written.has_value()) {
@@ -320,13 +398,16 @@ Task<bool> Compaction::move_batch() {
     at += part.run.count;
     journal::Credit credit =
         co_await fs_.journal->reserve(1, kPutFixedBytes + part.run.count * kPutBytesPerBlock);
-    const bool published = publish(part, mine, credit);
+    const bool published = publish(part, batch.policy, mine, credit);
     if (!published) fs_.store->discard(mine);
     fs_.store->note_moved(mine);
     if (!published) continue;
     moved = true;
     moved_blocks_ += part.run.count;
     fs_.metrics.compaction_bytes.add(part.run.count * kBlockBytes);
+    if (part.run.misfit) misfit_blocks_ -= part.run.count;
+    if (!part.run.misfit && !(reencoding_.load() && part.run.in_copies)) continue;
+    fs_.metrics.reencoded_bytes.add(part.run.count * kBlockBytes);
   }
   co_return moved;
 }
@@ -346,31 +427,36 @@ Task<bool> Compaction::read(Moving* moving, std::span<std::byte> into) {
   }
   if (next != run.first.raw + run.count) co_return false;
   // Another file keeps the blocks where they are: these would be a second copy of them.
-  if (fs_.store->is_shared(moving->seen)) co_return false;
+  if (!run.misfit && fs_.store->is_shared(moving->seen)) co_return false;
   Buffer data{run.count * kBlockBytes};
   const Result<void> read = co_await fs_.store->read(*inode.map, inode.id, run.first, data,
                                                      scheduler::IoClass::kBackground);
-  if (!read.has_value()) co_return false;
+  if (!read.has_value()) {
+    // It cannot be protected in any way: the scrub says what becomes of it.
+    if (run.misfit) misfit_blocks_ -= run.count;
+    co_return false;
+  }
   std::memcpy(into.data(), data.data(), data.size());
   co_return true;
 }
 
-bool Compaction::publish(const Moving& moving, const extent::Written& written,
-                         journal::Credit& credit) {
+bool Compaction::publish(const Moving& moving, journal::Policy policy,
+                         const extent::Written& written, journal::Credit& credit) {
   const Run& run = moving.run;
   Inode& inode = *moving.inode;
   const journal::ChangeScope scope(fs_.gate);
   fs_.modify(inode);
   const auto extents = fs_.store->locks().lock(inode.id, run.first, run.count);
   if (inode.removed.load(std::memory_order_acquire) ||
-      !inode.map->unchanged(run.first, run.count, moving.seen) ||
-      fs_.store->is_shared(moving.seen)) {
+      !inode.map->unchanged(run.first, run.count, moving.seen) || fs_.policy_of(inode) != policy ||
+      (!run.misfit && fs_.store->is_shared(moving.seen))) {
     return false;
   }
   // The mappings are there, so their chunks are.
   std::size_t copies = 0;
   for (const extent::Mapping& mapping : moving.seen.mappings)
     copies = std::max(copies, fs_.store->copies(mapping.chunk));
+  copies = std::min<std::size_t>(copies, policy.tolerance() + 1);
   const bool as_many = std::ranges::all_of(written.pieces, [&](const extent::Piece& piece) {
     return fs_.store->copies(piece.chunk) >= copies;
   });

@@ -3,9 +3,12 @@
 // Scattered windows  A MiB of a file that small writes have scattered over many places is written anew in
 //                    one piece once nobody has written to it for a while. Writers tell of windows that
 //                    become so; a sweep finds those of earlier mounts.
-// Re-encoding        Under erasure coding small writes go to chunks of copies. When nobody has written to them for a
+// Packing            Under erasure coding small writes go to chunks of copies. When nobody has written to them for a
 //                    while they are written anew as rows of parity groups, those of several files together, so that a
 //                    small file wastes no row. Writers tell of such windows, too.
+// Re-encoding        What lies otherwise than its file's policy asks, because that is another now, is written anew as it
+//                    asks, in use or not. The superblock says that there may be such data (Pool::reencoding), until a
+//                    sweep has found nothing of the kind. Blocks that files share become their own.
 // Sparse chunks      When few slots are free, what the sparsest chunks still hold is moved to others, so
 //                    that large writes and metadata find whole slots (extent/allocator.hpp says which).
 //                    Whose the blocks are is found by a sweep through all maps (fs/file_walk.hpp).
@@ -14,7 +17,8 @@
 //          if the mapping is still what was read, all of it data; otherwise somebody has changed it, and
 //          nothing is moved. So INV-2, INV-3 and INV-6 hold as for any write, a crash leaves the old place
 //          or the new, and data is never put behind the end of a file.
-// Copies   While a disk is away nothing is moved, and never to fewer copies than there were.
+// Copies   While a disk is away nothing is moved, and never to fewer copies than there were, unless the policy asks
+//          for fewer.
 // Pace     One piece of at most a window at a time; the disks' queues do the rest.
 // Threads  Every method may be called from any thread.
 // Locks    mutex_ is a leaf, never held across a suspension.
@@ -43,6 +47,9 @@ class Compaction {
   // Windows of these blocks have become scattered (extent::Freed::scattered), or were written in copies that
   // should be under parity.
   void note(InodeId inode, FileBlock first, std::uint64_t blocks);
+  // The policy of a file, or of the pool, is about to change: with policy_mutex held.
+  void note_policy();
+  ReencodeReport report() const;
   // Starts what is due, if anything. Called every commit interval, inside a DriverScope.
   void tend();
   // Everything that can be done now, due or not; completes when it has ended. kBusy: one is under way, or
@@ -57,6 +64,9 @@ class Compaction {
     std::size_t places = 0;  // where a reader has to go
     bool must_go = false;    // some of it is in a sparse chunk
     bool in_copies = false;  // some of it should be in a parity group, and is not
+    bool misfit = false;     // some of it is not as its policy asks
+    // It is moved in any case.
+    bool at_once() const { return must_go || misfit; }
   };
   struct Moving {
     InodeRef inode;
@@ -65,9 +75,18 @@ class Compaction {
   };
   // What is written together.
   struct Batch {
+    journal::Policy policy;
     std::vector<Moving> parts;
     std::uint64_t blocks = 0;
-    bool must_go = false;
+  };
+  // What a sweep is for.
+  struct Purpose {
+    std::vector<ChunkId> sparse;
+    bool restripe = false;
+    bool reencode = false;
+    bool any() const { return !sparse.empty() || restripe || reencode; }
+    // There is nothing more to do when the sparse chunks are empty.
+    bool only_sparse() const { return !sparse.empty() && !restripe && !reencode; }
   };
   struct Window {
     InodeId inode;
@@ -81,20 +100,24 @@ class Compaction {
   bool begin();
   void end();
   bool go_on() const;
-  Task<void> run(std::vector<ChunkId> sparse, bool restripe);
+  Task<void> run(Purpose purpose);
   Task<void> tend_noted();
-  Task<void> sweep(std::vector<ChunkId> sparse, Generation quiet);
-  // What to move of a range: what is in chunks that are `sparse`, and, if nothing of it is newer than
-  // `quiet`, all of what is scattered.
-  std::vector<Run> plan(const extent::MappingSet& set, const std::vector<ChunkId>& sparse,
-                        Generation quiet) const;
-  // Whether the pool's policy asks for parity groups, and there is enough for one.
-  bool striping() const;
+  Task<void> sweep(Purpose purpose, Generation quiet);
+  // A sweep of all files has ended: whether everything is as its policy asks, if no policy has changed since it began.
+  Task<void> note_reencoded(std::uint64_t changes_before);
+  // What to move of a range: what is in chunks that are sparse, what is not as the policy asks, and, if nothing of
+  // it is newer than `quiet`, all of what is scattered.
+  std::vector<Run> plan(const extent::MappingSet& set, journal::Policy policy,
+                        const Purpose& purpose, Generation quiet) const;
+  // Whether the policy asks for parity groups, and there is enough for one.
+  bool striping(journal::Policy policy) const;
   // Puts a run into the batch, and moves that when it is full. True: something lies elsewhere now.
   Task<bool> add(InodeRef inode, Run run);
-  Task<bool> move_batch();
+  Task<bool> move_batch(Batch batch);
+  Task<bool> move_batches();
   Task<bool> read(Moving* moving, std::span<std::byte> into);
-  bool publish(const Moving& moving, const extent::Written& written, journal::Credit& credit);
+  bool publish(const Moving& moving, journal::Policy policy, const extent::Written& written,
+               journal::Credit& credit);
   Generation quiet_since();
 
   Filesystem::Impl& fs_;
@@ -102,10 +125,16 @@ class Compaction {
   // Of the task that is active.
   std::atomic<TimePoint> sweep_again_at_{TimePoint{}};
   std::atomic<TimePoint> restripe_at_{TimePoint{}};
+  std::atomic<TimePoint> reencode_at_{TimePoint{}};
+  std::atomic<std::uint64_t> policy_changes_{0};
+  std::atomic<bool> reencoding_{false};
+  std::atomic<std::uint64_t> misfit_blocks_{0};  // of this sweep: not moved
+  std::atomic<std::uint64_t> misfit_before_{0};  // of the last one
   std::uint64_t moved_blocks_ = 0;
+  std::uint64_t copied_before_ = 0;  // blocks, after the last look for some that should be in rows
   bool no_rows_ = false;       // no parity group has room
   std::vector<Window> stuck_;  // could not be moved
-  Batch batch_;
+  std::vector<Batch> batches_;  // one for each policy that was met
   FileWalk walk_;
 
   Mutex mutex_;

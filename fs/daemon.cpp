@@ -143,6 +143,13 @@ bool is_disk_order(const std::string& command) {
          command == "rebalance_stop" || command == "rebuild_pause" || command == "rebuild_resume";
 }
 
+void refuse_with(ControlReply& reply, const Refusal& why) {
+  reply.send({{"ok", false},
+              {"error", why.what},
+              {"remedy", why.remedy},
+              {"code", static_cast<int>(why.code)}});
+}
+
 // Why an order to the scrub was not followed, for ControlReply::refuse().
 std::string why_not(const std::string& command, Error refused) {
   if (refused.code == Code::kBusy) return "a scrub is running or paused already";
@@ -173,6 +180,8 @@ class Daemon {
   void answer_add(const Json& request, ControlReply reply);
   Task<void> answer_added(std::unique_ptr<scheduler::Disk> disk, ControlReply reply);
   Task<void> answer_order(std::string command, std::optional<DiskId> disk, ControlReply reply);
+  Task<void> answer_policy(InodeId inode, ControlReply reply);
+  Task<void> answer_set_policy(journal::Policy policy, ControlReply reply);
   std::optional<DiskId> find_disk(const std::string& named);
   bool is_in_tree(const std::string& path) const;
   bool answer_scrub(const std::string& command, ControlReply& reply);
@@ -429,6 +438,19 @@ void Daemon::answer(const Json& request, ControlReply reply) {
     }
   } else if (command == "disk_add") {
     answer_add(request, std::move(reply));
+  } else if (command == "policy_get") {
+    syncs_.fetch_add(1);
+    DriverScope scope(*executor_);
+    spawn(answer_policy(InodeId{request.value("inode", std::uint64_t{0})}, std::move(reply)));
+  } else if (command == "policy_set") {
+    const auto policy = journal::Policy::parse(request.value("policy", ""));
+    if (!policy) {
+      reply.refuse("that is no policy");
+      return;
+    }
+    syncs_.fetch_add(1);
+    DriverScope scope(*executor_);
+    spawn(answer_set_policy(*policy, std::move(reply)));
   } else if (is_disk_order(command)) {
     syncs_.fetch_add(1);
     DriverScope scope(*executor_);
@@ -506,10 +528,7 @@ void Daemon::answer_add(const Json& request, ControlReply reply) {
   wanted.queue = request_.options.queue;
   auto disk = make_new_disk(*executor_, wanted);
   if (!disk) {
-    reply.send({{"ok", false},
-                {"error", disk.error().what},
-                {"remedy", disk.error().remedy},
-                {"code", static_cast<int>(disk.error().code)}});
+    refuse_with(reply, disk.error());
     return;
   }
   // It may be slow, and others may ask meanwhile.
@@ -555,10 +574,7 @@ Task<void> Daemon::answer_order(std::string command, std::optional<DiskId> disk,
     reply.send({{"ok", true}});
   } else {
     const auto refuse = [&](ExitCode code, std::string what, std::string remedy) {
-      reply.send({{"ok", false},
-                  {"error", std::move(what)},
-                  {"remedy", std::move(remedy)},
-                  {"code", static_cast<int>(code)}});
+      refuse_with(reply, {code, std::move(what), std::move(remedy)});
     };
     switch (done.error().code) {
       case Code::kNotInPool:
@@ -566,10 +582,13 @@ Task<void> Daemon::answer_order(std::string command, std::optional<DiskId> disk,
                "'dynamicfs status' lists its disks with their numbers.");
         break;
       case Code::kTooFewDisks:
-        refuse(ExitCode::kTooFewDisks,
-               fmt::format("{} needs {} disks, and without that one there would be fewer.",
-                           filesystem_->pool().policy().text(), done.error().detail),
-               "Add a disk first: 'dynamicfs disk add'.");
+        refuse(
+            ExitCode::kTooFewDisks,
+            fmt::format(
+                "What is on it has to lie on {} different disks, and without that one there would "
+                "be fewer.",
+                done.error().detail),
+            "Add a disk first: 'dynamicfs disk add'.");
         break;
       case Code::kNoSpace:
         refuse(ExitCode::kFailed,
@@ -582,6 +601,43 @@ Task<void> Daemon::answer_order(std::string command, std::optional<DiskId> disk,
         break;
       default: refuse(ExitCode::kFailed, describe(done.error()) + ".", "");
     }
+  }
+  syncs_.fetch_sub(1);
+}
+
+Task<void> Daemon::answer_policy(InodeId inode, ControlReply reply) {
+  const auto report = co_await filesystem_->policy_report(inode);
+  if (report) {
+    Json layouts = Json::array();
+    for (const auto& [layout, bytes] : report->layouts) {
+      const bool as_asked = layout == report->policy || layout == report->policy.of_copies();
+      layouts.push_back({{"policy", layout.text()}, {"bytes", bytes}, {"as_asked", as_asked}});
+    }
+    reply.send({{"ok", true},
+                {"policy",
+                 {{"policy", report->policy.text()}, {"own", report->own}, {"layouts", layouts}}}});
+  } else {
+    reply.refuse(describe(report.error()));
+  }
+  syncs_.fetch_sub(1);
+}
+
+Task<void> Daemon::answer_set_policy(journal::Policy policy, ControlReply reply) {
+  const Result<void> done = co_await filesystem_->set_policy(policy);
+  if (done) {
+    reply.send({{"ok", true}});
+  } else if (done.error().code == Code::kTooFewDisks) {
+    refuse_with(reply, {ExitCode::kTooFewDisks,
+                        fmt::format("{} takes {} disks, and {} of this pool stay.", policy.text(),
+                                    policy.width(), filesystem_->pool().staying()->size()),
+                        "Add some with 'dynamicfs disk add', or choose another policy."});
+  } else if (done.error().code == Code::kDiskMissing) {
+    refuse_with(reply, {ExitCode::kFailed,
+                        fmt::format("{} disks are away, and {} can do without {}.",
+                                    done.error().detail, policy.text(), policy.tolerance()),
+                        "Connect them, or remove them from the pool, first."});
+  } else {
+    reply.refuse(describe(done.error()));
   }
   syncs_.fetch_sub(1);
 }

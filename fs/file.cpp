@@ -188,7 +188,7 @@ Task<Result<void>> Filesystem::Impl::write(InodeId id, std::uint64_t offset_byte
     extent::WriteHint hint;
     hint.inode = id;
     hint.first = first;
-    hint.policy = pool->policy();
+    hint.policy = policy_of(*inode);
     hint.replaced_blocks = replaced_blocks(*inode, first, blocks);
     CO_TRY_ASSIGN(const extent::Written written, co_await store->write(hint, whole));
     journal::Credit credit =
@@ -222,7 +222,8 @@ Task<Result<void>> Filesystem::Impl::write(InodeId id, std::uint64_t offset_byte
                    offset_bytes < inode->size_bytes.load(std::memory_order_acquire);
       if (refused || to_compare) break;
       redo = (head_bytes != 0 && !inode->map->unchanged(first, 1, seen_head)) ||
-             (tail_bytes != 0 && !inode->map->unchanged(last, 1, seen_tail));
+             (tail_bytes != 0 && !inode->map->unchanged(last, 1, seen_tail)) ||
+             hint.policy != policy_of(*inode);
       if (redo) break;
       RecordWriter record;
       if (with_mutex && note_written(*inode, end, now, write_options))
@@ -302,7 +303,7 @@ Task<Result<void>> Filesystem::Impl::prepare_edges(Inode& inode, Edit* plan) {
     extent::WriteHint hint;
     hint.inode = inode.id;
     hint.first = edge.block;
-    hint.policy = pool->policy();
+    hint.policy = policy_of(inode);
     // A truncate may use what is kept for overwriting: it gives back more than that.
     hint.replaced_blocks = truncates ? 1 : replaced_blocks(inode, edge.block, 1);
     auto written = co_await store->write(hint, block.span());
@@ -520,7 +521,7 @@ Task<Result<void>> Filesystem::Impl::fallocate(InodeId id, FallocateMode mode,
       plan.reserve_count = outer_count;
       // Cleared blocks become reserved ones, so everything in the range may need a promise.
       plan.promised_blocks = zeroes ? outer_count : inode->map->holes(outer_first, outer_count);
-      CO_TRY(co_await store->promise(plan.promised_blocks, pool->policy()));
+      CO_TRY(co_await store->promise(plan.promised_blocks, policy_of(*inode)));
     }
     bool again = false;
     const std::uint64_t promised = plan.promised_blocks;

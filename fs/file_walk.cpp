@@ -23,6 +23,12 @@ void FileWalk::begin() {
   in_memory_ = fs_.inodes.ids();
   std::ranges::sort(in_memory_);
   fetched_all_ = false;
+  passed_ = 0;
+}
+
+double FileWalk::progress() const {
+  const auto all = static_cast<double>(std::max<std::uint64_t>(1, fs_.inode_count.load()));
+  return std::min(1.0, static_cast<double>(passed_.load()) / all);
 }
 
 void FileWalk::end() {
@@ -87,6 +93,7 @@ Task<void> FileWalk::open_next_inode() {
       continue;
     }
     const InodeId id = numbers_[taken_++];
+    ++passed_;
     const Result<InodeRef> found = co_await fs_.find(id);
     if (!found.has_value()) {
       if (found.error().code != Code::kStale) on_error_(id, found.error());

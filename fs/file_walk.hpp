@@ -9,6 +9,7 @@
 // Locks   The cursor is held across a suspension, for the next inode may have to be read.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <functional>
 #include <optional>
@@ -34,6 +35,8 @@ class FileWalk {
   void begin();
   // The next piece with data; nothing: that was all.
   Task<std::optional<Piece>> next();
+  // How much of the inodes is behind it, 0..1: of those that existed when it began, about. From any thread.
+  double progress() const;
   // Holds no inode any more.
   void end();
 
@@ -44,6 +47,7 @@ class FileWalk {
   Filesystem::Impl& fs_;
   const std::function<void(InodeId, Error)> on_error_;
   AsyncMutex cursor_;               // the rest is its holder's
+  std::atomic<std::uint64_t> passed_{0};  // inodes
   std::vector<InodeId> in_memory_;  // when it began, ascending: the runs may lack them
   std::vector<InodeId> numbers_;    // ascending; of these the first `taken_` have been opened
   std::size_t taken_ = 0;

@@ -183,6 +183,7 @@ struct FilesystemMetrics {
   Counter compaction_windows;  // scattered, written anew since writers told of them
   Counter compaction_sweeps;
   Counter compaction_bytes;  // moved
+  Counter reencoded_bytes;   // of these: because their policy is another
   Counter scrubs_started, scrubs_finished;
   // As journal::ScrubCounts, of all scrubs; lost: with those that could not be read.
   Counter scrub_bytes, scrub_read_bytes;
@@ -192,6 +193,26 @@ struct FilesystemMetrics {
   Counter disks_hung;       // given up because they no longer answered
   Histogram checkpoint_ms;
   Histogram fsync_latency_us;
+};
+
+// Of a regular file: how what it has is protected, or to be protected. Of a directory: what is made in it gets the same.
+// A policy as Policy::parse() takes it.
+inline constexpr std::string_view kPolicyXattr = "user.dynamicfs.policy";
+
+struct PolicyReport {
+  journal::Policy policy;
+  bool own = false;  // not the pool's
+  // Of a regular file: how its blocks are protected now, in bytes; what is shared counts for each file.
+  std::vector<std::pair<journal::Policy, std::uint64_t>> layouts;
+};
+
+// What is encoded anew because its policy has changed.
+struct ReencodeReport {
+  bool pending = false;          // some of the data may lie otherwise than its policy asks
+  bool running = false;          // right now
+  double progress = 0;           // of the look at all files that is under way, or was the last, 0..1
+  std::uint64_t moved_bytes = 0;  // since the mount
+  std::uint64_t stuck_bytes = 0;  // of the last look: could not be moved
 };
 
 // What the last mount found, for the log and `status`.
@@ -361,6 +382,14 @@ class Filesystem {
   // All of that.
   void pause_rebuild(bool on);
   RebuildReport rebuild_report() const;
+
+  // Policies (fs/policy.cpp). A file or directory has its own as kPolicyXattr; setxattr() refuses one that the pool
+  // has not enough disks for (kTooFewDisks).
+
+  // As Pool::set_policy(): of all files and directories without their own. What there is is encoded anew in the background.
+  Task<Result<void>> set_policy(journal::Policy policy);
+  Task<Result<PolicyReport>> policy_report(InodeId id);
+  ReencodeReport reencode_report() const;
 
   // Compaction (fs/compaction.hpp) happens by itself; this does all of it now that there is to do, due
   // or not. kBusy: one is under way, or the pool is unmounting, degraded, full or read-only.

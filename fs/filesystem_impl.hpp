@@ -89,6 +89,7 @@ struct Filesystem::Impl {
         runs(executor, *pool, options.metadata_memory_bytes / kRunCacheShare),
         read_memory(executor, options.read_memory_bytes),
         checkpoint_mutex(executor),
+        policy_mutex(executor),
         scrub(std::make_unique<Scrub>(*this)),
         compaction(std::make_unique<Compaction>(*this)),
         rebuild(std::make_unique<Rebuild>(*this)) {}
@@ -254,6 +255,15 @@ struct Filesystem::Impl {
   // names.
   std::uint64_t replaced_blocks(const Inode& inode, FileBlock first, std::uint64_t blocks) const;
 
+  // Policies (policy.cpp).
+  journal::Policy policy_of(const Inode& inode) const {
+    const std::uint32_t own = inode.own_policy.load(std::memory_order_acquire);
+    return own != 0 ? journal::Policy::unpacked(own) : pool->policy();
+  }
+  // Before the inode gets it, with policy_mutex held until it has: the pool is ready for it, and knows that there
+  // may be something to encode anew. kTooFewDisks, kReadOnly.
+  Task<Result<void>> prepare_for_policy(const Inode& inode, journal::Policy policy);
+
   // Clones (clone.cpp).
   Counter clone_steps;  // grows with each: what a scrub has passed may name what it has not
   struct CloneStep;
@@ -353,6 +363,7 @@ struct Filesystem::Impl {
   std::atomic<std::uint64_t> reserved_blocks{0};  // of all files
   std::atomic<std::uint64_t> next_run{1};
   AsyncMutex checkpoint_mutex;
+  AsyncMutex policy_mutex;  // taken before that, and before journal space: whoever changes a policy, or says that all is encoded
   std::unique_ptr<Scrub> scrub;
   std::unique_ptr<Compaction> compaction;
   std::unique_ptr<Rebuild> rebuild;

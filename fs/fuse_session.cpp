@@ -60,6 +60,7 @@ int errno_of(const Error& error) {
     case Code::kIsDirectory: return EISDIR;
     case Code::kNotEmpty: return ENOTEMPTY;
     case Code::kNameTooLong: return ENAMETOOLONG;
+    case Code::kTooFewDisks:
     case Code::kInvalid: return EINVAL;
     case Code::kPermission: return EPERM;
     case Code::kAccess: return EACCES;
@@ -96,7 +97,6 @@ int errno_of(const Error& error) {
     case Code::kPoolBusy:
     case Code::kPoolExists:
     case Code::kDiskMissing:
-    case Code::kTooFewDisks:
     case Code::kSplitBrain:
     case Code::kShutdown: return EIO;
   }

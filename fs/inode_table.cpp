@@ -28,7 +28,12 @@ Attributes Inode::attributes() const {
   return out;
 }
 
-void Inode::account_xattrs(Counter& total) {
+void Inode::note_xattrs(Counter& total) {
+  has_xattrs.store(!xattrs->empty(), std::memory_order_release);
+  const auto found = xattrs->find(kPolicyXattr);
+  std::optional<journal::Policy> policy;
+  if (found != xattrs->end()) policy = journal::Policy::parse(found->second);
+  own_policy.store(policy ? policy->packed() : 0, std::memory_order_release);
   constexpr std::uint64_t kNodeBytes = 112;
   std::uint64_t bytes = 0;
   for (const auto& [name, value] : *xattrs) bytes += kNodeBytes + name.size() + value.size();

@@ -55,6 +55,7 @@ struct Inode {
   std::atomic<std::int64_t> ctime_ns{0};
   std::atomic<std::uint32_t> flags{0};  // likewise: kFlagImmutable ...
   std::atomic<bool> has_xattrs{false};
+  std::atomic<std::uint32_t> own_policy{0};  // of kPolicyXattr: journal::Policy::packed(); 0: none
   // A write was refused for its flags: the kernel has stamped it all the same, and will say so.
   std::atomic<bool> stamp_refused{false};
   // Attributes were answered since the last cached write: the kernel may hold a number of blocks
@@ -88,8 +89,8 @@ struct Inode {
   }
   Attributes attributes() const DFS_REQUIRES(mutex);
   void touch(Lsn lsn);
-  // Counts in `total`, which outlives this, what the attributes take now.
-  void account_xattrs(Counter& total) DFS_REQUIRES(mutex);
+  // They are others now: what follows from them, and what they take, counted in `total`, which outlives this.
+  void note_xattrs(Counter& total) DFS_REQUIRES(mutex);
 
   static constexpr std::uint32_t kTypeMask = 0170000;
   static constexpr std::uint32_t kTypeDirectory = 0040000;

@@ -60,6 +60,8 @@ constexpr MetricInfo kMetrics[] = {
      "Fragmented MiB of files that were written anew in one piece"},
     {"compaction_sweeps", "Compaction", kCounter, "compaction_sweeps_total",
      "Sweeps through all files to empty sparse chunks"},
+    {"reencoded_bytes", "Compaction", kCounter, "reencoded_bytes_total",
+     "Bytes written anew because their policy is another"},
     {"compaction_bytes", "Compaction", kCounter, "compaction_moved_bytes_total",
      "Bytes that compaction has moved, copies not counted"},
     {"clones", "Clones", kCounter, "clones_total", "Copies of files that shared blocks"},

@@ -146,6 +146,10 @@ void Filesystem::Impl::set_up(Inode& inode, const Inode& directory, std::uint32_
     inode.gid = directory.gid;
     if (type == S_IFDIR) inode.mode |= S_ISGID;
   }
+  if (type == S_IFREG || type == S_IFDIR) {
+    if (const std::string* const policy = find_xattr(directory, kPolicyXattr))
+      put_xattr(inode, std::string{kPolicyXattr}, *policy);
+  }
   if ((acl == nullptr || !inherit_acl(inode, *acl)) && type != S_IFLNK) {
     inode.mode &= ~(caller.umask & 0777);
   }

@@ -116,6 +116,7 @@ void add_pool(Exposition& out, const Json& status) {
   add("pool_size_bytes", "Room for files", pool, "total_bytes");
   add("pool_free_bytes", "Of that, free", pool, "free_bytes");
   add("pool_available_bytes", "Of that, for everybody", pool, "available_bytes");
+  add("pool_unavailable_bytes", "Of files: only on disks that are away", pool, "unavailable_bytes");
   add("pool_degraded_chunks", "Chunks with fewer copies than they should have", pool,
       "degraded_chunks");
   add("uptime_seconds", "Since the mount", daemon, "uptime_s");

@@ -92,10 +92,10 @@ void Rebuild::give_up_lost() {
   }
   for (const DiskId disk : lost) {
     if (fs_.pool->staying()->size() < fs_.pool->policy().width()) continue;
-    const auto [needed, room] = fs_.store->room_without(disk);
-    if (room < needed) {
+    const extent::RoomWithout without = fs_.store->room_without(disk);
+    if (without.room_bytes < without.needed_bytes) {
       log_warning("disk {} is lost, and what it had is not made anew: that takes {} MiB more", disk,
-                  (needed - room) / kMiB);
+                  (without.needed_bytes - without.room_bytes) / kMiB);
       continue;
     }
     fs_.tasks.enter();
@@ -290,10 +290,10 @@ Task<Result<void>> Filesystem::remove_disk(DiskId disk, std::uint64_t* missing_b
   const auto known = [&](const auto& status) { return status.record.id == disk; };
   if (std::ranges::none_of(disks, known)) co_return error(Code::kNotInPool, disk.raw);
   const auto stay = std::ranges::count_if(*pool.staying(), [&](DiskId id) { return id != disk; });
-  if (static_cast<std::size_t>(stay) < pool.policy().width())
-    co_return error(Code::kTooFewDisks, pool.policy().width());
-  const auto [needed, room] = impl_->store->room_without(disk);
-  *missing_bytes = needed > room ? needed - room : 0;
+  const extent::RoomWithout without = impl_->store->room_without(disk);
+  const unsigned width = std::max(pool.policy().width(), without.widest);
+  if (static_cast<std::size_t>(stay) < width) co_return error(Code::kTooFewDisks, width);
+  *missing_bytes = without.needed_bytes - without.room_bytes;
   if (*missing_bytes != 0) co_return Code::kNoSpace;
   CO_TRY(co_await impl_->pool->set_leaving(disk, journal::Pool::Leaving::kYes));
   impl_->rebuild->begin_soon();

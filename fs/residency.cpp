@@ -138,14 +138,13 @@ Task<Result<InodeRef>> Filesystem::Impl::read_inode(InodeId id) DFS_NO_THREAD_SA
         const std::string name{as_text(key.rest.first(key.rest.size() - 3))};
         if (!inode->xattrs) inode->xattrs = std::make_unique<XattrMap>();
         (*inode->xattrs)[name] += as_text(cursor.value());
-        inode->has_xattrs = true;
         break;
       }
       default: co_return error(Code::kFormatInvalid, id.raw);
     }
   }
   if (!found) co_return error(Code::kStale, id.raw);
-  if (inode->xattrs) inode->account_xattrs(metadata_memory);
+  if (inode->xattrs) inode->note_xattrs(metadata_memory);
   if (inode->directory && inode->directory->count() <= kSmallDirectory) {
     CO_TRY(co_await load_cookies(*inode, 0, ~std::uint64_t{0}));
   }

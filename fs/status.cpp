@@ -119,7 +119,7 @@ Absences absences(const std::vector<DiskStatus>& disks, const journal::Policy& p
 // One line each: what is wrong, and what to do about it.
 Json problems_json(Filesystem& filesystem, bool chosen_read_only,
                    const std::vector<DiskStatus>& disks, const StatFs& space,
-                   std::uint64_t degraded_chunks, const std::vector<std::string>& damaged) {
+                   const extent::SpaceReport& chunks, const std::vector<std::string>& damaged) {
   Json problems = Json::array();
   if (chosen_read_only) {
     // What cannot be written is what was asked for.
@@ -191,11 +191,24 @@ Json problems_json(Filesystem& filesystem, bool chosen_read_only,
         "'dynamicfs scrub start'.",
         names_of(absent.stale), names_of(absent.away)));
   }
-  if (absent.away.empty() && degraded_chunks != 0) {
+  if (chunks.unavailable_bytes != 0) {
+    problems.push_back(
+        fmt::format("{} of files lie only on disks that are away, and cannot be read: {}. They can "
+                    "again when it "
+                    "is connected: mount with it.",
+                    size_text(chunks.unavailable_bytes), names_of(absent.away)));
+  }
+  if (const ReencodeReport reencoding = filesystem.reencode_report(); reencoding.stuck_bytes != 0) {
+    problems.push_back(fmt::format(
+        "{} are not protected as their policy asks yet, most likely for want of room. Add a "
+        "disk with 'dynamicfs disk add', or remove files; the rest is done by itself then.",
+        size_text(reencoding.stuck_bytes)));
+  }
+  if (absent.away.empty() && chunks.degraded_chunks != 0) {
     problems.push_back(
         fmt::format("Files written while a disk was away have fewer copies than the pool promises "
                     "({} chunks of 4 MiB). The rest is made as soon as there are disks for it.",
-                    degraded_chunks));
+                    chunks.degraded_chunks));
   }
   for (const DiskStatus& disk : disks) {
     const scheduler::Disk* const present = filesystem.pool().disk(disk.record.id);
@@ -279,6 +292,7 @@ Json build_status(Executor& executor, Filesystem& filesystem, const FuseSession&
   const bool read_only = filesystem.pool().read_only() || facts.options.read_only;
 
   const bool damage = !damaged.empty() || filesystem.unreadable_runs() != 0 ||
+                      space.unavailable_bytes != 0 ||
                       absences(disks, filesystem.pool().policy()).too_many;
   const bool degraded = filesystem.pool().degraded() || space.degraded_chunks != 0;
   const char* const state = read_only  ? "read_only"
@@ -300,6 +314,7 @@ Json build_status(Executor& executor, Filesystem& filesystem, const FuseSession&
                     {"promised_bytes", space.promised_bytes},
                     {"reserve_bytes", space.reserve_bytes},
                     {"degraded_chunks", space.degraded_chunks},
+                    {"unavailable_bytes", space.unavailable_bytes},
                     {"inodes", usable.files}};
 
   std::map<DiskId, std::uint64_t> used;
@@ -361,8 +376,14 @@ Json build_status(Executor& executor, Filesystem& filesystem, const FuseSession&
                         {"run_bytes", report.run_bytes}};
   status["scrub"] = scrub_json(filesystem.scrub_report());
   status["rebuild"] = rebuild_json(filesystem.rebuild_report(), filesystem.pool());
-  status["problems"] = problems_json(filesystem, facts.options.read_only, disks, usable,
-                                     space.degraded_chunks, damaged);
+  const ReencodeReport reencoding = filesystem.reencode_report();
+  status["reencoding"] = {{"pending", reencoding.pending},
+                          {"running", reencoding.running},
+                          {"progress_ratio", reencoding.progress},
+                          {"moved_bytes", reencoding.moved_bytes},
+                          {"stuck_bytes", reencoding.stuck_bytes}};
+  status["problems"] =
+      problems_json(filesystem, facts.options.read_only, disks, usable, space, damaged);
   status["damaged_files"] = damaged;
 
   put_metrics(status, filesystem, session, facts.options);

@@ -115,6 +115,7 @@ void put_filesystem(Json& status, const FilesystemMetrics& counted, const ScrubR
   put_histogram(status, "file_fsync_latency_us", counted.fsync_latency_us);
   metrics["compaction_windows"] = counted.compaction_windows.sum();
   metrics["compaction_sweeps"] = counted.compaction_sweeps.sum();
+  metrics["reencoded_bytes"] = counted.reencoded_bytes.sum();
   metrics["compaction_bytes"] = counted.compaction_bytes.sum();
   metrics["clones"] = counted.clones.sum();
   metrics["cloned_bytes"] = counted.cloned_bytes.sum();

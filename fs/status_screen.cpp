@@ -166,6 +166,12 @@ std::string status_screen(const Json& status) {
   const Json rebuild = status.value("rebuild", Json::object());
   if (const std::string copying = rebuild_phrase(rebuild); !copying.empty())
     out += fmt::format("  copying {}\n", copying);
+  const Json reencoding = status.value("reencoding", Json::object());
+  if (reencoding.value("pending", false)) {
+    out += fmt::format("  encoding anew what has another policy: {:.0f} % looked at, {} written\n",
+                       100 * reencoding.value("progress_ratio", 0.0),
+                       size_text(number_of(reencoding, "moved_bytes")));
+  }
   out += "\n" + disk_table(status.value("disks", Json::array()));
   const Json problems = status.value("problems", Json::array());
   if (!problems.empty()) out += "\nProblems\n";

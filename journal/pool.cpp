@@ -70,6 +70,7 @@ Pool::Impl::Impl(Executor& executor_in, Superblock superblock_in, bool read_only
       opened_read_only(read_only_in),
       members_found(superblock_in.members),
       writing(executor_in),
+      policy(superblock_in.policy.packed()),
       superblock(std::move(superblock_in)) {}
 
 void Pool::Impl::take_seats(std::vector<std::unique_ptr<Seat>> taken) {
@@ -119,7 +120,7 @@ void Pool::Impl::update() {
   staying = std::move(stay);
   const bool member_left = std::ranges::any_of(
       superblock.members, [this](DiskId id) { return seat(id) != nullptr && seat(id)->here(); });
-  if (opened_read_only || lost > superblock.policy.tolerance() || !member_left) {
+  if (opened_read_only || lost > superblock.tolerance() || !member_left) {
     read_only.store(true, std::memory_order_release);
   }
 }
@@ -510,6 +511,57 @@ Task<Result<void>> Pool::set_rebalancing(bool on) {
   co_return co_await impl.store(Impl::Copies::kBoth);
 }
 
+Task<Result<void>> Pool::set_policy(Policy policy) {
+  Impl& impl = *impl_;
+  const auto guard = co_await impl.writing.acquire();
+  if (read_only()) co_return Code::kReadOnly;
+  {
+    LockGuard lock(impl.mutex);
+    DFS_ASSERT(impl.begun);
+    if (impl.superblock.policy == policy) co_return Result<void>{};
+    const unsigned lost = static_cast<unsigned>(impl.seats.size() - impl.healthy->size());
+    if (impl.staying->size() < policy.width()) co_return error(Code::kTooFewDisks, policy.width());
+    if (lost > std::max<unsigned>(policy.tolerance(), impl.superblock.tolerance_min))
+      co_return error(Code::kDiskMissing, lost);
+    impl.superblock.policy = policy;
+    impl.superblock.reencoding = true;
+    impl.policy.store(policy.packed(), std::memory_order_release);
+  }
+  co_return co_await impl.store(Impl::Copies::kBoth);
+}
+
+Task<Result<void>> Pool::set_reencoding(bool on) {
+  Impl& impl = *impl_;
+  const auto guard = co_await impl.writing.acquire();
+  if (read_only()) co_return Code::kReadOnly;
+  {
+    LockGuard lock(impl.mutex);
+    DFS_ASSERT(impl.begun);
+    if (std::exchange(impl.superblock.reencoding, on) == on) co_return Result<void>{};
+  }
+  co_return co_await impl.store(Impl::Copies::kBoth);
+}
+
+Task<Result<void>> Pool::raise_tolerance(unsigned tolerance) {
+  tolerance = std::min<unsigned>(tolerance, kMembersMax - 1);
+  if (this->tolerance() >= tolerance) co_return Result<void>{};
+  Impl& impl = *impl_;
+  const auto guard = co_await impl.writing.acquire();
+  if (read_only()) co_return Code::kReadOnly;
+  {
+    LockGuard lock(impl.mutex);
+    DFS_ASSERT(impl.begun);
+    if (impl.superblock.tolerance() >= tolerance) co_return Result<void>{};
+    impl.superblock.tolerance_min = static_cast<std::uint8_t>(tolerance);
+  }
+  co_return co_await impl.store(Impl::Copies::kBoth);
+}
+
+bool Pool::reencoding() const {
+  LockGuard lock(impl_->mutex);
+  return impl_->superblock.reencoding;
+}
+
 bool Pool::is_leaving(DiskId id) const {
   LockGuard lock(impl_->mutex);
   const DiskRecord* const record = impl_->superblock.find(id);
@@ -669,8 +721,12 @@ Uuid Pool::uuid() const {
 }
 
 Policy Pool::policy() const {
+  return Policy::unpacked(impl_->policy.load(std::memory_order_acquire));
+}
+
+unsigned Pool::tolerance() const {
   LockGuard lock(impl_->mutex);
-  return impl_->superblock.policy;
+  return impl_->superblock.tolerance();
 }
 
 EpochRecord Pool::epoch() const {
@@ -748,7 +804,7 @@ bool Pool::can_lose(DiskId id) const {
   LockGuard lock(impl_->mutex);
   const auto lost = std::ranges::count_if(
       impl_->seats, [](const auto& seat) { return seat->health != DiskHealth::kHealthy; });
-  if (static_cast<unsigned>(lost) >= impl_->superblock.policy.tolerance()) return false;
+  if (static_cast<unsigned>(lost) >= impl_->superblock.tolerance()) return false;
   return std::ranges::any_of(impl_->superblock.members, [&](DiskId member) {
     return member != id && impl_->seat(member) != nullptr && impl_->seat(member)->here();
   });

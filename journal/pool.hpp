@@ -119,7 +119,9 @@ class Pool {
   Executor& executor() const;
   Superblock superblock() const;  // a copy of the current state
   Uuid uuid() const;
-  Policy policy() const;
+  Policy policy() const;  // takes no lock
+  // So many disks may be lost with the metadata still there.
+  unsigned tolerance() const;
   EpochRecord epoch() const;
   // The disk, or nullptr when missing or failed. Valid until the pool is destroyed.
   scheduler::Disk* disk(DiskId id) const;
@@ -135,9 +137,9 @@ class Pool {
   std::vector<DiskId> members_to_be() const;
   std::vector<DiskStatus> status() const;
   bool degraded() const;  // any disk missing, failed or stale
-  // As far as the policy and the members tell, everything can still be read and written without it.
+  // As far as the tolerance and the members tell, everything can still be read and written without it.
   bool can_lose(DiskId id) const;
-  // More disks lost than the policy tolerates, or no member left: nothing may be written any more.
+  // More disks lost than the metadata tolerates, or no member left: nothing may be written any more.
   bool read_only() const;
   // A place of a chunk: offset of a slot on a disk's volume.
   std::uint64_t slot_offset(DiskId id, SlotId slot) const;
@@ -184,6 +186,15 @@ class Pool {
   // Durably: fuller disks give to emptier ones.
   Task<Result<void>> set_rebalancing(bool on);
   bool rebalancing() const;
+  // Durably: data is protected like this from now on where no file or directory says otherwise, and what there is is to
+  // be encoded anew. kTooFewDisks (detail: how many it takes); kDiskMissing: more are away than it tolerates; kReadOnly.
+  Task<Result<void>> set_policy(Policy policy);
+  // Durably: some data may lie otherwise than its policy asks, or none does. kReadOnly.
+  Task<Result<void>> set_reencoding(bool on);
+  // Durably: the metadata is to survive as many lost disks at least, or as many as there are journals for: the caller sees
+  // to it (Filesystem writes its runs anew). kReadOnly.
+  Task<Result<void>> raise_tolerance(unsigned tolerance);
+  bool reencoding() const;
   bool is_leaving(DiskId id) const;
   // The disk, which may be away, is no part of the pool any more, in a new epoch, durably; its superblocks are overwritten if it is here. The caller
   // has seen that no chunk has a place there, as of the checkpoint too. Errors, with everything as it was: kNotInPool;

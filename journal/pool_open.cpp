@@ -390,7 +390,7 @@ Task<Result<std::unique_ptr<Pool>>> Pool::open(Executor& executor, Opening openi
   }
 
   if (problem != nullptr) problem->missing = missing;
-  const unsigned tolerance = superblock.policy.tolerance();
+  const unsigned tolerance = superblock.tolerance();
   const Error cause =
       damaged.empty() ? error(Code::kDiskMissing, missing.size()) : damaged.front().why;
   if (missing.size() > tolerance) {

@@ -20,6 +20,7 @@ constexpr std::size_t kSuperblockCrcOffset = 8;
 constexpr std::uint8_t kFlagClean = 1;
 constexpr std::uint8_t kFlagAnnounced = 2;
 constexpr std::uint8_t kFlagRebalancing = 4;
+constexpr std::uint8_t kFlagReencoding = 8;
 constexpr std::uint8_t kDiskLeaving = 1;
 constexpr std::uint8_t kDiskLost = 2;
 constexpr std::size_t kFixedBytes = 192;
@@ -70,6 +71,7 @@ bool possible(const Superblock& superblock) {
   if (policy.copies_or_data == 0 || policy.width() > kDisksMax) return false;
   if ((policy.kind == Policy::Kind::kErasure) != (policy.parity != 0)) return false;
   if (policy.parity != 0 && policy.width() > kColumnsMax) return false;
+  if (superblock.tolerance_min >= kDisksMax) return false;
   if (superblock.find(superblock.this_disk) == nullptr) return false;
 
   for (std::size_t i = 0; i < superblock.disks.size(); ++i) {
@@ -233,7 +235,8 @@ Result<Bytes> encode(const Superblock& superblock) {
   out.put(superblock.this_disk);
   out.put(static_cast<std::uint8_t>((superblock.clean ? kFlagClean : 0) |
                                     (superblock.announced ? kFlagAnnounced : 0) |
-                                    (superblock.rebalancing ? kFlagRebalancing : 0)));
+                                    (superblock.rebalancing ? kFlagRebalancing : 0) |
+                                    (superblock.reencoding ? kFlagReencoding : 0)));
   out.put(static_cast<std::uint8_t>(superblock.policy.kind));
   out.put(superblock.policy.copies_or_data);
   out.put(superblock.policy.parity);
@@ -250,6 +253,7 @@ Result<Bytes> encode(const Superblock& superblock) {
   out.put(superblock.manifest.log_start.offset);
   out.put(superblock.manifest.log_start.previous_crc);
   out.put(superblock.next_disk);
+  out.put(superblock.tolerance_min);
   bytes.resize(kFixedBytes);
 
   out.put_bytes(as_bytes(superblock.label));
@@ -307,6 +311,7 @@ Result<Superblock> decode(std::span<const std::byte> bytes) {
   superblock.clean = (flags & kFlagClean) != 0;
   superblock.announced = (flags & kFlagAnnounced) != 0;
   superblock.rebalancing = (flags & kFlagRebalancing) != 0;
+  superblock.reencoding = (flags & kFlagReencoding) != 0;
   const auto kind = in.get<std::uint8_t>();
   superblock.policy.kind = static_cast<Policy::Kind>(kind);
   superblock.policy.copies_or_data = in.get<std::uint8_t>();
@@ -324,6 +329,7 @@ Result<Superblock> decode(std::span<const std::byte> bytes) {
   superblock.manifest.log_start.offset = in.get<std::uint64_t>();
   superblock.manifest.log_start.previous_crc = in.get<std::uint32_t>();
   superblock.next_disk = in.get<DiskId>();
+  superblock.tolerance_min = in.get<std::uint8_t>();
   bool zeros = get_zeros(in, kFixedBytes - (kSuperblockCrcOffset + 4 + covered.size() - in.left()));
 
   superblock.label = std::string{as_text(in.get_bytes(label_bytes))};
@@ -362,7 +368,7 @@ Result<Superblock> decode(std::span<const std::byte> bytes) {
 
   const bool kind_known = kind == static_cast<std::uint8_t>(Policy::Kind::kReplica) ||
                           kind == static_cast<std::uint8_t>(Policy::Kind::kErasure);
-  zeros = zeros && (flags & ~(kFlagClean | kFlagAnnounced | kFlagRebalancing)) == 0;
+  zeros = zeros && (flags & ~(kFlagClean | kFlagAnnounced | kFlagRebalancing | kFlagReencoding)) == 0;
   // A newer program that lets us read may have given a meaning to what is reserved.
   if (superblock.writer_min > kFormatVersion) zeros = true;
   if (!in.ok() || !zeros || !kind_known || !possible(superblock)) {

@@ -16,6 +16,7 @@
 // Format      man/format.md, "Superblock".
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <optional>
 #include <string>
@@ -78,8 +79,20 @@ struct Policy {
   // Disks that may be lost without losing data.
   unsigned tolerance() const { return kind == Kind::kReplica ? copies_or_data - 1u : parity; }
   unsigned width() const { return copies_or_data + (kind == Kind::kErasure ? parity : 0u); }
+  // In copies that survive as many lost disks: as small writes are kept under erasure coding.
+  Policy of_copies() const { return {.copies_or_data = static_cast<std::uint8_t>(tolerance() + 1)}; }
   std::string text() const;  // "single", "replica:2", "ec:4+2"
   static std::optional<Policy> parse(std::string_view text);
+  // In one word, for an atomic; never 0.
+  std::uint32_t packed() const {
+    return static_cast<std::uint32_t>(kind) | std::uint32_t{copies_or_data} << 8 |
+           std::uint32_t{parity} << 16;
+  }
+  static Policy unpacked(std::uint32_t word) {
+    return {.kind = static_cast<Kind>(word & 0xff),
+            .copies_or_data = static_cast<std::uint8_t>(word >> 8 & 0xff),
+            .parity = static_cast<std::uint8_t>(word >> 16 & 0xff)};
+  }
 };
 
 // What the pool remembers of a disk. Whether it is here now is Pool's to say.
@@ -176,11 +189,17 @@ struct Superblock {
   Lsn lsn_floor;
   Manifest manifest;
   bool rebalancing = false;  // what lies on fuller disks is going to emptier ones
+  bool reencoding = false;   // some data may lie otherwise than its policy asks
+  // So many disks may be lost at least before the pool cannot be mounted: what the strongest policy that a
+  // file or directory has been given asks of the metadata.
+  std::uint8_t tolerance_min = 0;
   bool clean = false;        // unmounted in order: the log behind the manifest is empty
   std::uint64_t created_unix_s = 0;
 
   const DiskRecord* find(DiskId id) const;
   DiskRecord* find(DiskId id);
+  // So many disks may be lost with the metadata still there.
+  unsigned tolerance() const { return std::max<unsigned>(policy.tolerance(), tolerance_min); }
   const EpochRecord& epoch() const { return epochs.back(); }
   const EpochRecord& confirmed_epoch() const {
     return announced && epochs.size() > 1 ? epochs[epochs.size() - 2] : epochs.back();

@@ -329,8 +329,7 @@ TEST_SUITE("compaction") {
       Sparse test(seed);
       test.thin_out();
       if (draining) {
-        const journal::Policy policy = test.pool.fs().pool().policy();
-        REQUIRE(test.pool.fs().store().drain_sparse(policy, true).size() > 3);
+        REQUIRE(test.pool.fs().store().drain_sparse(true).size() > 3);
       }
       int again = test.files;
       for (;; ++again) {

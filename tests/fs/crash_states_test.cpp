@@ -551,6 +551,11 @@ Recording clones(std::uint64_t seed) {
   return std::move(run.recording);
 }
 
+// Rows of parity groups, one after the other.
+Recording rows(std::uint64_t seed) {
+  return record(5, seed, {&named("write a at 8192"), &named("fsync a")});
+}
+
 // The thread sanitizer finds nothing in a simulation, and all sanitizers are slow.
 #if defined(__SANITIZE_THREAD__)
 constexpr std::uint64_t kCrashStates = 1'000;
@@ -581,7 +586,7 @@ struct Campaign {
       crash.try_all(record(1 + i % 5, seed + i, {&named("write a at 0"), &named("checkpoint")}));
       crash.try_all(record(1 + i % 5, seed + i, {&named("write a at 0"), &named("fsync a")}));
     }
-    for (const Work work : {churn, fill_log, merge_runs, compact, clones}) eight_of(work);
+    for (const Work work : {churn, fill_log, merge_runs, compact, clones, rows}) eight_of(work);
   }
   void eight_of(Work work) {
     for (std::uint64_t i = 0; i < 8 && !enough(); ++i) crash.try_all(work(seed + i));
@@ -621,7 +626,8 @@ struct Telling {
 };
 constexpr Telling kTelling[] = {{Mutant::kReuseEarly, churn},    {Mutant::kKeepTail, churn},
                                 {Mutant::kAcceptTorn, fill_log}, {Mutant::kTrimEarly, fill_log},
-                                {Mutant::kForgetShared, clones}, {Mutant::kKeepShared, clones}};
+                                {Mutant::kForgetShared, clones}, {Mutant::kKeepShared, clones},
+                                {Mutant::kParityBeside, rows}};
 #endif
 
 TEST_SUITE("crash states") {

@@ -50,7 +50,7 @@ struct Library {
     std::uint64_t striped = 0;
     std::uint64_t copied = 0;
     for (const auto& [chunk, live] : pool.fs().store().live())
-      (pool.fs().store().is_striped(chunk) ? striped : copied) += live.count();
+      (pool.fs().store().layout(chunk)->kind == journal::Policy::Kind::kErasure ? striped : copied) += live.count();
     return {striped, copied};
   }
   void remount(const std::vector<std::size_t>& away = {}) {

@@ -19,6 +19,7 @@ from targets import (
 )
 
 GROUP = "life"
+POLICY = "user.dynamicfs.policy"
 EXIT_USAGE = 4
 EXIT_ALREADY_IN_POOL = 6
 EXIT_TOO_FEW_DISKS = 8
@@ -49,6 +50,14 @@ def fill(root, rng, count=60, largest=800_000):
         path.write_bytes(rng.randbytes(1 + rng.randrange(largest)))
         fsync_path(path)
     fsync_path(root)
+
+
+def contents(root):
+    """snapshot(), but for the policies."""
+    entries = snapshot(root)
+    for entry in entries.values():
+        entry["xattrs"].pop(POLICY, None)
+    return entries
 
 
 class Workload:
@@ -92,7 +101,7 @@ class Workload:
 
 @case(
     GROUP,
-    "a pool grows, is balanced, gives up a disk, loses one and gets another, while files change",
+    "a pool grows, is balanced, gets another policy, gives up a disk, loses one and gets another, while files change",
     where=OWN_POOLS,
     timeout_s=300,
 )
@@ -100,7 +109,7 @@ def growth(bench):
     images = [image_disk(bench.scratch / f"d{i}.img", 192 * MIB) for i in range(2)]
     pool = bench.pool("pool", images, "replica:2", options=("rebuild_after=0",)).mount()
     fill(pool.root / "photos", bench.rng)
-    before = snapshot(pool.root / "photos")
+    before = contents(pool.root / "photos")
     work = Workload(pool.root / "work", bench.seed)
     try:
         large = directory_disk(bench.scratch / "large")
@@ -109,7 +118,12 @@ def growth(bench):
         disk(pool, "rebalance")
         wait_for_rest(pool)
         expect(pool.metrics()["chunks_moved"] > 0, "nothing was moved")
-        expect_same(before, snapshot(pool.root / "photos"), "when the pool was balanced")
+        expect_same(before, contents(pool.root / "photos"), "when the pool was balanced")
+        dynamicfs("policy", "set", "ec:2+1", pool.root / "photos")
+        wait_until(
+            lambda: not pool.status()[1]["reencoding"]["pending"], 60, "all is encoded anew"
+        )
+        expect_same(before, contents(pool.root / "photos"), "when it is ec:2+1")
         third = image_disk(bench.scratch / "third.img", 400 * MIB)
         disk(pool, "add", third.path)
         # By number and by path.
@@ -117,7 +131,7 @@ def growth(bench):
         wait_for_rest(pool)
         expect_equal(numbers(pool), [1, 2, 3], "disks when the first has left")
         images[0].take_away()
-        expect_same(before, snapshot(pool.root / "photos"), "without the first disk")
+        expect_same(before, contents(pool.root / "photos"), "without the first disk")
         expect_equal(pool.status()[0], EXIT_HEALTHY, "exit code of status")
     finally:
         work.end()
@@ -167,7 +181,7 @@ def killed(bench):
     wait_for_rest(pool)
     expect_equal(numbers(pool), [0, 2, 3], "disks when one has left")
     for refused, code, words in (
-        (disk(pool, "remove", "0", check=False), EXIT_TOO_FEW_DISKS, "ec:2+1 needs 3 disks"),
+        (disk(pool, "remove", "0", check=False), EXIT_TOO_FEW_DISKS, "on 3 different disks"),
         (disk(pool, "remove", "1", check=False), EXIT_USAGE, "no such disk"),
         (disk(pool, "add", images[2].path, check=False), 10, "is in use"),
         (disk(pool, "add", pool.root / "photos", "--size", "1G", check=False), EXIT_USAGE, "in the pool"),

@@ -21,6 +21,7 @@ void add_umount(CLI::App& app, Action& action);
 void add_status(CLI::App& app, Action& action);
 void add_disk(CLI::App& app, Action& action);
 void add_disk_changes(CLI::App& disk, Action& action);  // all of it but `list`
+void add_policy(CLI::App& app, Action& action);
 void add_scrub(CLI::App& app, Action& action);
 void add_sync(CLI::App& app, Action& action);
 

@@ -92,6 +92,7 @@ int run(int argc, char** argv) {
   add_umount(app, action);
   add_status(app, action);
   add_disk(app, action);
+  add_policy(app, action);
   add_scrub(app, action);
   add_sync(app, action);
   add_check(app, action);

@@ -1,0 +1,64 @@
+// Who is protected how: the policy of the pool, and those that files and directories have as an attribute.
+//
+// Inheritance  What is made in a directory gets the attribute of the directory; nothing else is passed on. A name that
+//              moves takes its policy along.
+// Change       A write takes the policy that its file has. What there is is encoded anew by a compaction (fs/compaction.hpp):
+//              the superblock says that there may be something, from before the change until a look at all files
+//              has found nothing. So it goes on after a crash.
+#include <algorithm>
+
+#include "fs/filesystem_impl.hpp"
+
+namespace dynamicfs::fs {
+
+Task<Result<void>> Filesystem::Impl::prepare_for_policy(const Inode& inode,
+                                                        journal::Policy policy) {
+  if (pool->staying()->size() < policy.width()) co_return error(Code::kTooFewDisks, policy.width());
+  CO_TRY(co_await pool->raise_tolerance(policy.tolerance()));
+  if (!inode.is_regular() || policy_of(inode) == policy) co_return Result<void>{};
+  CO_TRY(co_await pool->set_reencoding(true));
+  compaction->note_policy();
+  co_return Result<void>{};
+}
+
+Task<Result<void>> Filesystem::set_policy(journal::Policy policy) {
+  CO_TRY(impl_->writable());
+  const AsyncMutex::Guard guard = co_await impl_->policy_mutex.acquire();
+  CO_TRY(co_await impl_->pool->set_policy(policy));
+  impl_->compaction->note_policy();
+  co_return Result<void>{};
+}
+
+Task<Result<PolicyReport>> Filesystem::policy_report(InodeId id) {
+  CO_TRY_ASSIGN(const InodeRef inode, co_await impl_->find(id));
+  PolicyReport report;
+  report.policy = impl_->policy_of(*inode);
+  report.own = inode->own_policy.load(std::memory_order_acquire) != 0;
+  if (!inode->is_regular()) co_return report;
+  extent::MappingSet set;
+  for (std::uint64_t window = 0; window != ~std::uint64_t{0};) {
+    const std::uint64_t from = window;
+    CO_TRY_ASSIGN(
+        window, co_await impl_->load_some_windows(*inode, window, scheduler::IoClass::kBackground));
+    const std::uint64_t end =
+        std::min(window, ceil_div(inode->size_bytes.load(std::memory_order_acquire), kWindowBytes));
+    for (std::uint64_t at = from; at < end; ++at) {
+      set.clear();
+      inode->map->snapshot(FileBlock{at * kWindowBlocks}, kWindowBlocks, set);
+      for (const extent::Mapping& mapping : set.mappings) {
+        if (mapping.kind != extent::MappingKind::kData) continue;
+        const std::optional<journal::Policy> layout = impl_->store->layout(mapping.chunk);
+        if (!layout) continue;
+        auto known = std::ranges::find(report.layouts, *layout,
+                                       &std::pair<journal::Policy, std::uint64_t>::first);
+        if (known == report.layouts.end()) known = report.layouts.insert(known, {*layout, 0});
+        known->second += std::uint64_t{mapping.count} * kBlockBytes;
+      }
+    }
+  }
+  co_return report;
+}
+
+ReencodeReport Filesystem::reencode_report() const { return impl_->compaction->report(); }
+
+}  // namespace dynamicfs::fs
