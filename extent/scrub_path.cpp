@@ -22,6 +22,17 @@ std::uint64_t outdated_places(const PoolView& disks, const Fetch& fetch) {
   return bits;
 }
 
+// A disk that is here, or for a column one of its group, was away when it was written.
+bool is_missed(const PoolView& disks, const Fetch& fetch) {
+  const auto lacks = [&](const Place& place) {
+    const PoolView::DiskEntry* const entry = disks.find(place.disk);
+    return entry != nullptr && entry->disk != nullptr && may_lack(*entry, fetch.generation);
+  };
+  const ParityGroup* const group = fetch.chunk->group();
+  return group != nullptr ? std::ranges::any_of(group->places, lacks)
+                          : std::ranges::any_of(fetch.chunk->places, lacks);
+}
+
 std::uint64_t count_of(std::uint64_t places, const Fetch& fetch) {
   return static_cast<std::uint64_t>(std::popcount(places)) * fetch.count;
 }
@@ -29,7 +40,8 @@ std::uint64_t count_of(std::uint64_t places, const Fetch& fetch) {
 }  // namespace
 
 Task<Result<journal::ScrubCounts>> Store::Impl::scrub(const FileMap& map, InodeId inode,
-                                                      FileBlock first, std::uint64_t count) {
+                                                      FileBlock first, std::uint64_t count,
+                                                      ScrubOf of) {
   DFS_ASSERT(count > 0);
   DFS_ASSERT(first.raw / kWindowBlocks == (first.raw + count - 1) / kWindowBlocks);
   journal::ScrubCounts counts;
@@ -38,15 +50,15 @@ Task<Result<journal::ScrubCounts>> Store::Impl::scrub(const FileMap& map, InodeI
     // What was found and mended stays so; what was looked at is looked at again.
     counts.blocks = counts.bytes = counts.copies_skipped = 0;
     counts.blocks_lost = counts.blocks_unreadable = 0;
-    CO_TRY(co_await scrub_once(map, inode, first, count, &counts, &changed));
+    CO_TRY(co_await scrub_once(map, inode, first, count, of, &counts, &changed));
     if (!changed) co_return counts;
     if (attempt == kStaleTries) co_return error(Code::kCorrupt, first.raw);
   }
 }
 
 Task<Result<void>> Store::Impl::scrub_once(const FileMap& map, InodeId inode, FileBlock first,
-                                           std::uint64_t count, journal::ScrubCounts* counts,
-                                           bool* changed) {
+                                           std::uint64_t count, ScrubOf of,
+                                           journal::ScrubCounts* counts, bool* changed) {
   ReadPlan plan(reads);
   plan.first = first;
   plan.repair_class = scheduler::IoClass::kBackground;
@@ -54,6 +66,8 @@ Task<Result<void>> Store::Impl::scrub_once(const FileMap& map, InodeId inode, Fi
   // Behind that: a mapping may be newer than a disk.
   const std::shared_ptr<const PoolView> disks = look();
   CO_TRY(make_fetches(chunks, plan));
+  if (of == ScrubOf::kMissed)
+    std::erase_if(plan.fetches, [&](const Fetch& fetch) { return !is_missed(*disks, fetch); });
   if (plan.fetches.empty()) co_return Result<void>{};
 
   // A buffer per copy. A disk that fails may still write to its own, so good blocks are gathered for

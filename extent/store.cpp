@@ -282,8 +282,8 @@ Task<Result<void>> Store::read(const FileMap& map, InodeId inode, FileBlock firs
 }
 
 Task<Result<journal::ScrubCounts>> Store::scrub(const FileMap& map, InodeId inode, FileBlock first,
-                                                std::uint64_t count) {
-  return impl_->scrub(map, inode, first, count);
+                                                std::uint64_t count, ScrubOf of) {
+  return impl_->scrub(map, inode, first, count, of);
 }
 
 bool Store::has_doubtful() const {

@@ -48,11 +48,13 @@ struct SpaceReport {
   std::uint64_t free_bytes = 0;  // of usable; pending space counts as free, promises do not
   std::uint64_t pending_bytes = 0;
   std::uint64_t promised_bytes = 0;
-  std::uint64_t reserve_bytes = 0;    // kept back so that deleting and metadata always work
-  std::uint64_t degraded_chunks = 0;  // with fewer readable places than their layout asks for
+  std::uint64_t reserve_bytes = 0;      // kept back so that deleting and metadata always work
+  std::uint64_t degraded_chunks = 0;    // with fewer readable places than their layout asks for
   std::uint64_t unavailable_bytes = 0;  // of files: only on disks that are away
   std::vector<std::pair<DiskId, std::uint64_t>> used_by_disk;  // bytes of slots in use
 };
+
+enum class ScrubOf : std::uint8_t { kAll, kMissed };
 
 struct WriteHint {
   InodeId inode;
@@ -172,9 +174,10 @@ class Store final : public journal::SlotSource {
   // unless the pool is read-only. Copies on disks that are gone are skipped. Registered as a read
   // is, so the blocks are those of the mapping until all is done, and what has changed meanwhile is
   // no damage. Under erasure coding the parity of their rows is verified, too. Blocks without a good copy are told as those of a read are (on_unrecoverable), and are
-  // no error here. Memory: the range, once per copy.
+  // no error here. kMissed: only what some disk that is here may lack, because it was away when it was
+  // written. Memory: the range, once per copy.
   Task<Result<journal::ScrubCounts>> scrub(const FileMap& map, InodeId inode, FileBlock first,
-                                           std::uint64_t count);
+                                           std::uint64_t count, ScrubOf of = ScrubOf::kAll);
 
   // Parity that is wrong in rows of which scrub() had not all the data, so that it could not tell what is: there is some.
   // Then all maps are shown to note_doubtful(), a window or so at a time, for the checksums of those rows, and

@@ -99,9 +99,10 @@ struct Store::Impl {
   Task<std::uint64_t> repair(std::shared_ptr<const PoolView> disks, ReadPlan& plan);
 
   Task<Result<journal::ScrubCounts>> scrub(const FileMap& map, InodeId inode, FileBlock first,
-                                           std::uint64_t count);
+                                           std::uint64_t count, ScrubOf of);
   Task<Result<void>> scrub_once(const FileMap& map, InodeId inode, FileBlock first,
-                                std::uint64_t count, journal::ScrubCounts* counts, bool* changed);
+                                std::uint64_t count, ScrubOf of, journal::ScrubCounts* counts,
+                                bool* changed);
 
   Task<void> scrub_parity(std::shared_ptr<const PoolView> disks, const ReadPlan* plan,
                           std::vector<Fetch> fetches, journal::ScrubCounts* counts);

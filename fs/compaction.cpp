@@ -316,9 +316,8 @@ std::vector<Compaction::Run> Compaction::plan(const extent::MappingSet& set, jou
   std::size_t places = 1;
   for (const Run& run : whole) places += run.places - 1;
   if (places < kScattered || !is_quiet) return selected;
-  std::erase_if(whole, [](const Run& run) {
-    return run.places == 1 && !run.at_once() && !run.in_copies;
-  });
+  std::erase_if(whole,
+                [](const Run& run) { return run.places == 1 && !run.at_once() && !run.in_copies; });
   return whole;
 }
 

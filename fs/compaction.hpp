@@ -132,9 +132,9 @@ class Compaction {
   std::atomic<std::uint64_t> misfit_before_{0};  // of the last one
   std::uint64_t moved_blocks_ = 0;
   std::uint64_t copied_before_ = 0;  // blocks, after the last look for some that should be in rows
-  bool no_rows_ = false;       // no parity group has room
-  std::vector<Window> stuck_;  // could not be moved
-  std::vector<Batch> batches_;  // one for each policy that was met
+  bool no_rows_ = false;             // no parity group has room
+  std::vector<Window> stuck_;        // could not be moved
+  std::vector<Batch> batches_;       // one for each policy that was met
   FileWalk walk_;
 
   Mutex mutex_;

@@ -46,10 +46,10 @@ class FileWalk {
 
   Filesystem::Impl& fs_;
   const std::function<void(InodeId, Error)> on_error_;
-  AsyncMutex cursor_;               // the rest is its holder's
+  AsyncMutex cursor_;                     // the rest is its holder's
   std::atomic<std::uint64_t> passed_{0};  // inodes
-  std::vector<InodeId> in_memory_;  // when it began, ascending: the runs may lack them
-  std::vector<InodeId> numbers_;    // ascending; of these the first `taken_` have been opened
+  std::vector<InodeId> in_memory_;        // when it began, ascending: the runs may lack them
+  std::vector<InodeId> numbers_;          // ascending; of these the first `taken_` have been opened
   std::size_t taken_ = 0;
   InodeId fetched_to_;  // all numbers up to this one have been in numbers_
   bool fetched_all_ = true;

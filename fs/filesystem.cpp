@@ -328,6 +328,7 @@ Task<void> Filesystem::Impl::tend() {
   look_at_memory();
   compaction->tend();
   rebuild->tend();
+  resync->tend();
 }
 
 Task<Result<void>> Filesystem::unmount() { co_return co_await impl_->unmount(); }

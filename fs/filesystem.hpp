@@ -189,6 +189,7 @@ struct FilesystemMetrics {
   Counter scrub_bytes, scrub_read_bytes;
   Counter scrub_copies_bad, scrub_copies_outdated, scrub_copies_repaired, scrub_copies_skipped;
   Counter scrub_blocks_lost;
+  Counter resynced_bytes;   // written to disks that had missed them, by the resync
   Counter disks_suspected;  // times a disk became suspect
   Counter disks_hung;       // given up because they no longer answered
   Histogram checkpoint_ms;
@@ -208,9 +209,9 @@ struct PolicyReport {
 
 // What is encoded anew because its policy has changed.
 struct ReencodeReport {
-  bool pending = false;          // some of the data may lie otherwise than its policy asks
-  bool running = false;          // right now
-  double progress = 0;           // of the look at all files that is under way, or was the last, 0..1
+  bool pending = false;  // some of the data may lie otherwise than its policy asks
+  bool running = false;  // right now
+  double progress = 0;   // of the look at all files that is under way, or was the last, 0..1
   std::uint64_t moved_bytes = 0;  // since the mount
   std::uint64_t stuck_bytes = 0;  // of the last look: could not be moved
 };
@@ -241,6 +242,13 @@ struct ScrubReport {
   std::int64_t ended_ns = 0;      // 0: not yet
   Duration active{0};             // without pauses
   bool read_only = false;         // nothing is repaired
+};
+
+// Disks that were away get what they have missed (fs/resync.hpp).
+struct ResyncReport {
+  bool running = false;
+  double progress = 0;                // of the files, while it runs, 0..1
+  std::uint64_t rewritten_bytes = 0;  // since the mount
 };
 
 // Chunks on their way to where they should be (fs/rebuild.hpp).
@@ -366,6 +374,8 @@ class Filesystem {
   // Completes when it has ended. kInvalid: none is running or paused.
   Task<Result<void>> cancel_scrub();
   ScrubReport scrub_report() const;
+  // Disks that were away get what they have missed by themselves.
+  ResyncReport resync_report() const;
 
   // Disks (fs/rebuild.hpp).
 

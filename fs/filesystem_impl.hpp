@@ -17,6 +17,7 @@
 #include "fs/filesystem.hpp"
 #include "fs/inode_table.hpp"
 #include "fs/rebuild.hpp"
+#include "fs/resync.hpp"
 #include "fs/scrub.hpp"
 #include "journal/change_gate.hpp"
 #include "journal/run_cursor.hpp"
@@ -92,7 +93,8 @@ struct Filesystem::Impl {
         policy_mutex(executor),
         scrub(std::make_unique<Scrub>(*this)),
         compaction(std::make_unique<Compaction>(*this)),
-        rebuild(std::make_unique<Rebuild>(*this)) {}
+        rebuild(std::make_unique<Rebuild>(*this)),
+        resync(std::make_unique<Resync>(*this)) {}
 
   // Life (filesystem.cpp).
   Task<Result<void>> load();
@@ -363,10 +365,12 @@ struct Filesystem::Impl {
   std::atomic<std::uint64_t> reserved_blocks{0};  // of all files
   std::atomic<std::uint64_t> next_run{1};
   AsyncMutex checkpoint_mutex;
-  AsyncMutex policy_mutex;  // taken before that, and before journal space: whoever changes a policy, or says that all is encoded
+  AsyncMutex
+      policy_mutex;  // taken before that, and before journal space: whoever changes a policy, or says that all is encoded
   std::unique_ptr<Scrub> scrub;
   std::unique_ptr<Compaction> compaction;
   std::unique_ptr<Rebuild> rebuild;
+  std::unique_ptr<Resync> resync;
 
   // Held over a rename of a directory to another parent, so that "is below" stays true.
   // Order: gate, rename_mutex, inodes.

@@ -73,6 +73,8 @@ constexpr MetricInfo kMetrics[] = {
     {"scrubs_started", "Scrub", kCounter, "scrubs_started_total", "Scrubs started"},
     {"scrubs_finished", "Scrub", kCounter, "scrubs_finished_total",
      "Scrubs that came to their end"},
+    {"resynced_bytes", "Scrub", kCounter, "resynced_bytes_total",
+     "Bytes written to disks that had been away when they were written first"},
     {"scrub_progress_ratio", "Scrub", kGauge, "scrub_progress_ratio",
      "How much the scrub that runs, or the last one, has checked"},
     {"scrub_bytes", "Scrub", kCounter, "scrub_checked_bytes_total",

@@ -117,6 +117,11 @@ ScrubReport Scrub::report() const {
   return report;
 }
 
+bool Scrub::is_active() const {
+  LockGuard lock(mutex_);
+  return active_;
+}
+
 Task<bool> Scrub::go_on() {
   while (true) {
     std::shared_ptr<AsyncEvent> resumed;

@@ -34,6 +34,7 @@ class Scrub {
   Result<void> resume();
   Task<Result<void>> cancel();
   ScrubReport report() const;
+  bool is_active() const;  // running or paused
 
   // The pool is closing (Impl::closing is set): a scrub under way ends at its next piece.
   void close();

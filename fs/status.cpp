@@ -116,6 +116,12 @@ Absences absences(const std::vector<DiskStatus>& disks, const journal::Policy& p
   return out;
 }
 
+std::string resync_text(const ResyncReport& resync) {
+  return resync.running
+             ? fmt::format(": {:.0f} % of the files are looked at", 100 * resync.progress)
+             : "";
+}
+
 // One line each: what is wrong, and what to do about it.
 Json problems_json(Filesystem& filesystem, bool chosen_read_only,
                    const std::vector<DiskStatus>& disks, const StatFs& space,
@@ -147,10 +153,9 @@ Json problems_json(Filesystem& filesystem, bool chosen_read_only,
             disk_name(disk), disk.reason.empty() ? "" : ": ", disk.reason));
         break;
       case DiskHealth::kStale:
-        problems.push_back(
-            fmt::format("{} was away and may lack what was written meanwhile. 'dynamicfs scrub "
-                        "start' brings it there and ends this.",
-                        disk_name(disk)));
+        problems.push_back(fmt::format(
+            "{} was away and may lack what was written meanwhile. It gets that by itself{}.",
+            disk_name(disk), resync_text(filesystem.resync_report())));
         break;
     }
   }
@@ -377,6 +382,10 @@ Json build_status(Executor& executor, Filesystem& filesystem, const FuseSession&
   status["scrub"] = scrub_json(filesystem.scrub_report());
   status["rebuild"] = rebuild_json(filesystem.rebuild_report(), filesystem.pool());
   const ReencodeReport reencoding = filesystem.reencode_report();
+  const ResyncReport resync = filesystem.resync_report();
+  status["resync"] = {{"running", resync.running},
+                      {"progress_ratio", resync.progress},
+                      {"rewritten_bytes", resync.rewritten_bytes}};
   status["reencoding"] = {{"pending", reencoding.pending},
                           {"running", reencoding.running},
                           {"progress_ratio", reencoding.progress},

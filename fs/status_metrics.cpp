@@ -121,6 +121,7 @@ void put_filesystem(Json& status, const FilesystemMetrics& counted, const ScrubR
   metrics["cloned_bytes"] = counted.cloned_bytes.sum();
   metrics["scrubs_started"] = counted.scrubs_started.sum();
   metrics["scrubs_finished"] = counted.scrubs_finished.sum();
+  metrics["resynced_bytes"] = counted.resynced_bytes.sum();
   metrics["scrub_progress_ratio"] = progress(scrub);
   metrics["scrub_bytes"] = counted.scrub_bytes.sum();
   metrics["scrub_read_bytes"] = counted.scrub_read_bytes.sum();

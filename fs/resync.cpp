@@ -1,0 +1,119 @@
+#include "fs/resync.hpp"
+
+#include <algorithm>
+#include <functional>
+
+#include "base/log.hpp"
+#include "fs/filesystem_impl.hpp"
+
+namespace dynamicfs::fs {
+namespace {
+
+// As a scrub: windows that are looked at together.
+constexpr std::size_t kWorkers = 4;
+// After a pass that has left something.
+constexpr Duration kAgainAfter = std::chrono::minutes{1};
+
+}  // namespace
+
+Resync::Resync(Filesystem::Impl& parts)
+    : fs_(parts), walk_(parts, [this](InodeId inode, Error failure) {
+        log_warning("resync: inode {}: {}", inode, describe(failure));
+        ++failures_;
+      }) {}
+
+bool Resync::go_on() const {
+  return !fs_.closing.load(std::memory_order_acquire) && fs_.writable().has_value() &&
+         !fs_.scrub->is_active();
+}
+
+void Resync::tend() {
+  const std::vector<journal::DiskStatus> disks = fs_.pool->status();
+  const bool stale = std::ranges::any_of(disks, [](const journal::DiskStatus& disk) {
+    return disk.health == journal::DiskHealth::kStale;
+  });
+  if (!stale) return;
+  const std::uint64_t changes = fs_.pool->changes();
+  const bool other_disks = changes_seen_.exchange(changes) != changes;
+  if (!other_disks && fs_.executor.now() < again_at_.load()) return;
+  if (active_.exchange(true, std::memory_order_acq_rel)) return;
+  fs_.tasks.enter();  // before the look at `closing`: unmount sets that, then waits for tasks
+  if (!go_on()) {
+    active_.store(false, std::memory_order_release);
+    fs_.tasks.leave();
+    return;
+  }
+  spawn(run());
+}
+
+ResyncReport Resync::report() const {
+  const bool running = active_.load(std::memory_order_acquire);
+  return {.running = running,
+          .progress = running ? walk_.progress() : 0,
+          .rewritten_bytes = fs_.metrics.resynced_bytes.sum()};
+}
+
+void Resync::count(const journal::ScrubCounts& found) {
+  bad_ += found.copies_bad + found.copies_outdated;
+  repaired_ += found.copies_repaired;
+  failures_ += found.blocks_lost + found.blocks_unreadable + found.parity_skipped;
+  fs_.metrics.resynced_bytes.add(found.copies_repaired * kBlockBytes);
+}
+
+// One of several that share the work. False: it is to end.
+Task<bool> Resync::check_data() {
+  while (go_on()) {
+    const std::optional<FileWalk::Piece> piece = co_await walk_.next();
+    if (!piece) co_return true;
+    const auto found = co_await fs_.store->scrub(*piece->inode->map, piece->inode->id, piece->first,
+                                                 piece->count, extent::ScrubOf::kMissed);
+    if (found.has_value()) {
+      count(*found);
+    } else {
+      ++failures_;
+    }
+  }
+  co_return false;
+}
+
+Task<void> Resync::run() {
+  co_await fs_.executor.leave_driver_thread();
+  log_info("resync: disks that were away get what they have missed");
+  const std::uint64_t clone_steps_before = fs_.clone_steps.sum();
+  bad_ = repaired_ = failures_ = 0;
+  walk_.begin();
+  std::vector<Task<bool>> workers;
+  for (std::size_t i = 0; i < kWorkers; ++i) workers.push_back(check_data());
+  const std::vector<bool> ended = co_await when_all(std::move(workers));
+  bool whole = std::ranges::all_of(ended, std::identity{});
+  if (whole && fs_.store->has_doubtful()) {
+    walk_.begin();
+    while (whole) {
+      const std::optional<FileWalk::Piece> piece = co_await walk_.next();
+      if (!piece) break;
+      fs_.store->note_doubtful(*piece->inode->map, piece->first, piece->count);
+      whole = go_on();
+    }
+    if (whole) count(co_await fs_.store->scrub_doubtful());
+  }
+  walk_.end();
+  // A clone may be where the walk had been when its original, which it had not come to, went.
+  whole =
+      whole && failures_ == 0 && repaired_ >= bad_ && fs_.clone_steps.sum() == clone_steps_before;
+  // What was overwritten or removed before it was looked at must not come back after a power cut.
+  if (whole) whole = (co_await fs_.journal->drain()).has_value();
+  if (whole) whole = (co_await fs_.flush_disks()).has_value();
+  if (whole && go_on()) {
+    // All that they may lack has been verified; what is newer than this was written to all of them.
+    const Result<void> marked = co_await fs_.pool->mark_whole();
+    marked.ignore("the disks stay marked as they were");
+    log_info("resync: {} MiB written; no disk lacks anything", repaired_ * kBlockBytes / kMiB);
+  }
+  again_at_.store(fs_.executor.now() + kAgainAfter);
+  active_.store(false, std::memory_order_release);
+  fs_.tasks.leave();
+}
+
+ResyncReport Filesystem::resync_report() const { return impl_->resync->report(); }
+
+}  // namespace dynamicfs::fs
