@@ -259,6 +259,7 @@ Outcome<void> Daemon::open_pool(StartReport& report) {
   options.metadata_memory_bytes = request_.options.metadata_memory_bytes;
   options.commit_interval = request_.options.commit_interval;
   options.rebuild_after = request_.options.rebuild_after;
+  options.scrub_every = request_.options.scrub_every;
   options.group_commit = request_.options.group_commit;
   options.read_only = request_.options.read_only;
   options.atime = atime_rules(request_.options.flags);

@@ -18,8 +18,10 @@ constexpr std::size_t kWindowsKept = 256;
 FileWalk::FileWalk(Filesystem::Impl& parts, std::function<void(InodeId, Error)> on_error)
     : fs_(parts), on_error_(std::move(on_error)), cursor_(parts.executor) {}
 
-void FileWalk::begin() {
+void FileWalk::begin(InodeId from) {
   end();
+  if (from.raw > 1) fetched_to_ = InodeId{from.raw - 1};
+  position_ = from.raw;
   in_memory_ = fs_.inodes.ids();
   std::ranges::sort(in_memory_);
   fetched_all_ = false;
@@ -94,6 +96,7 @@ Task<void> FileWalk::open_next_inode() {
     }
     const InodeId id = numbers_[taken_++];
     ++passed_;
+    position_.store(id.raw, std::memory_order_release);
     const Result<InodeRef> found = co_await fs_.find(id);
     if (!found.has_value()) {
       if (found.error().code != Code::kStale) on_error_(id, found.error());

@@ -32,7 +32,10 @@ class FileWalk {
   // `parts` outlives this. `on_error`: an inode, or those behind it, cannot be read; it is gone past.
   FileWalk(Filesystem::Impl& parts, std::function<void(InodeId, Error)> on_error);
 
-  void begin();
+  // `from`: inodes with smaller numbers are left out.
+  void begin(InodeId from = {});
+  // It has come to this inode, and given out all of those before it. From any thread; 0: it has not begun.
+  InodeId position() const { return InodeId{position_.load(std::memory_order_acquire)}; }
   // The next piece with data; nothing: that was all.
   Task<std::optional<Piece>> next();
   // How much of the inodes is behind it, 0..1: of those that existed when it began, about. From any thread.
@@ -48,8 +51,9 @@ class FileWalk {
   const std::function<void(InodeId, Error)> on_error_;
   AsyncMutex cursor_;                     // the rest is its holder's
   std::atomic<std::uint64_t> passed_{0};  // inodes
-  std::vector<InodeId> in_memory_;        // when it began, ascending: the runs may lack them
-  std::vector<InodeId> numbers_;          // ascending; of these the first `taken_` have been opened
+  std::atomic<std::uint64_t> position_{0};
+  std::vector<InodeId> in_memory_;  // when it began, ascending: the runs may lack them
+  std::vector<InodeId> numbers_;    // ascending; of these the first `taken_` have been opened
   std::size_t taken_ = 0;
   InodeId fetched_to_;  // all numbers up to this one have been in numbers_
   bool fetched_all_ = true;

@@ -329,6 +329,7 @@ Task<void> Filesystem::Impl::tend() {
   compaction->tend();
   rebuild->tend();
   resync->tend();
+  scrub->tend();
 }
 
 Task<Result<void>> Filesystem::unmount() { co_return co_await impl_->unmount(); }

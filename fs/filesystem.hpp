@@ -162,6 +162,7 @@ struct FilesystemOptions {
   // Without it no ACL can be set; those there are stay, and follow chmod.
   bool acl = false;
   // After this a disk that is away is lost: what it had is made anew on the others. 0: never.
+  Duration scrub_every{0};  // everything is scrubbed by itself; 0: never
   Duration rebuild_after{std::chrono::minutes{10}};
 };
 
@@ -242,6 +243,8 @@ struct ScrubReport {
   std::int64_t ended_ns = 0;      // 0: not yet
   Duration active{0};             // without pauses
   bool read_only = false;         // nothing is repaired
+  std::uint64_t last_unix_s = 0;  // when one had seen everything, in this mount or before; 0: never
+  std::uint64_t due_unix_s = 0;   // when the next begins by itself; 0: never
 };
 
 // Disks that were away get what they have missed (fs/resync.hpp).

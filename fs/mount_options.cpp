@@ -68,6 +68,7 @@ constexpr int kWriteBatchExtentsMax = 256;
 constexpr std::uint64_t kWriteBatchBytesMax = 16 * kMiB;
 // A month: whoever wants more says 0, never.
 constexpr std::int64_t kRebuildMinutesMax = 60 * 24 * 31;
+constexpr std::int64_t kScrubDaysMax = 3650;
 constexpr int kCommitSecondsMax = 300;
 constexpr int kGroupCommitOpsMax = 16384;
 constexpr int kGroupCommitMicrosecondsMax = 1'000'000;
@@ -218,6 +219,14 @@ Outcome<void> parse_word(std::string_view word, MountOptions& options) {
     options.commit_interval = std::chrono::seconds{TRY(number_between(
         name, value, 1, kCommitSecondsMax,
         std::chrono::duration_cast<std::chrono::seconds>(usual.commit_interval).count()))};
+    return {};
+  }
+  if (name == "scrub_every") {
+    options.scrub_every =
+        std::chrono::hours{24} *
+        TRY(number_between(
+            name, value, 0, kScrubDaysMax,
+            std::chrono::duration_cast<std::chrono::hours>(usual.scrub_every).count() / 24));
     return {};
   }
   if (name == "rebuild_after") {

@@ -32,7 +32,8 @@ struct MountOptions {
   std::uint64_t read_memory_bytes = 256 << 20;
   std::uint64_t metadata_memory_bytes = 256 << 20;
   Duration commit_interval{std::chrono::seconds{5}};
-  Duration rebuild_after{std::chrono::minutes{10}};  // 0: never
+  Duration scrub_every{std::chrono::hours{24 * 30}};  // 0: never
+  Duration rebuild_after{std::chrono::minutes{10}};   // 0: never
   journal::CommitOptions group_commit;
   std::vector<std::string> disks;  // disk=PATH, made absolute
 };

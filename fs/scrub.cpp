@@ -14,6 +14,9 @@ namespace {
 // quarter of a device's queue busy that background requests may have. More copies, fewer pieces.
 constexpr std::size_t kBytesInFlight = 8 * kMiB;
 constexpr std::size_t kWorkersMax = 4;
+// How often it is noted how far a scrub is: a superblock is written for it.
+constexpr Duration kNoteEvery = std::chrono::minutes{5};
+constexpr std::int64_t kNanosecondsPerSecond = 1'000'000'000;
 
 }  // namespace
 
@@ -21,6 +24,55 @@ Scrub::Scrub(Filesystem::Impl& parts)
     : fs_(parts), walk_(parts, [this](InodeId inode, Error failure) { fail(inode, failure); }) {}
 
 Result<void> Scrub::start(ScrubScope scope) {
+  const InodeId under_way = fs_.pool->superblock().scrub.next;
+  return start(scope, scope == ScrubScope::kAll ? under_way : InodeId{});
+}
+
+void Scrub::tend() {
+  if (fs_.options.read_only || !fs_.writable().has_value()) return;
+  InodeId to_note;
+  {
+    LockGuard lock(mutex_);
+    if (active_) {
+      if (scope_ != ScrubScope::kAll || stopping_ || fs_.executor.now() < note_at_) return;
+      note_at_ = fs_.executor.now() + kNoteEvery;
+      to_note = std::exchange(position_before_, walk_.position());
+    }
+  }
+  if (to_note.raw != 0) {
+    fs_.tasks.enter();
+    spawn(note_position(to_note));
+    return;
+  }
+  if (is_active()) return;
+  const InodeId under_way = fs_.pool->superblock().scrub.next;
+  const std::uint64_t due = due_unix_s();
+  const auto now = static_cast<std::uint64_t>(fs_.now_ns() / kNanosecondsPerSecond);
+  if (under_way.raw == 0 && (due == 0 || now < due)) return;
+  log_info("scrub: {}", under_way.raw != 0 ? "goes on where it was" : "it is time for one");
+  start(ScrubScope::kAll, under_way)
+      .ignore("somebody else has started one, or the pool is closing");
+}
+
+Task<void> Scrub::note_position(InodeId at) {
+  journal::ScrubMark mark = fs_.pool->superblock().scrub;
+  // One that was called off meanwhile stays so.
+  if (mark.next.raw != 0) {
+    mark.next = at;
+    (co_await fs_.pool->set_scrub(mark)).ignore("it begins further back then");
+  }
+  fs_.tasks.leave();
+}
+
+std::uint64_t Scrub::due_unix_s() const {
+  const auto every = std::chrono::duration_cast<std::chrono::seconds>(fs_.options.scrub_every);
+  if (every.count() == 0) return 0;
+  const journal::Superblock superblock = fs_.pool->superblock();
+  return std::max(superblock.scrub.ended_unix_s, superblock.created_unix_s) +
+         static_cast<std::uint64_t>(every.count());
+}
+
+Result<void> Scrub::start(ScrubScope scope, InodeId from) {
   fs_.tasks.enter();  // before the look at `closing`: unmount sets that, then waits for tasks
   if (fs_.closing.load(std::memory_order_acquire)) {
     fs_.tasks.leave();
@@ -33,6 +85,9 @@ Result<void> Scrub::start(ScrubScope scope) {
     if (!busy) {
       active_ = true;
       scope_ = scope;
+      from_ = from;
+      position_before_ = from;
+      note_at_ = fs_.executor.now() + kNoteEvery;
       stopping_ = false;
       resumed_ = nullptr;
       ended_ = std::make_shared<AsyncEvent>(fs_.executor);
@@ -114,6 +169,8 @@ ScrubReport Scrub::report() const {
   }
   // Files grow and shrink meanwhile.
   report.total_bytes = std::max(report.total_bytes, report.counts.bytes);
+  report.last_unix_s = fs_.pool->superblock().scrub.ended_unix_s;
+  report.due_unix_s = due_unix_s();
   return report;
 }
 
@@ -156,14 +213,16 @@ void Scrub::count(const journal::ScrubCounts& found) {
 // How much there is.
 void Scrub::survey() {
   ScrubScope scope{};
+  InodeId from;
   {
     LockGuard lock(mutex_);
     scope = scope_;
+    from = from_;
   }
   std::uint64_t bytes = 0;
   for (const auto& run : *fs_.runs.runs()) bytes += run->ref().bytes;
   if (scope == ScrubScope::kAll) {
-    walk_.begin();
+    walk_.begin(from);
     // A shared block is met once for each file that has it.
     bytes += (fs_.store->live_blocks() + fs_.store->saved_blocks()) * kBlockBytes;
   }
@@ -222,6 +281,15 @@ Task<void> Scrub::run() {
   co_await fs_.executor.leave_driver_thread();
   const std::uint64_t clone_steps_before = fs_.clone_steps.sum();
   survey();
+  const bool everything = [this] {
+    LockGuard lock(mutex_);
+    return scope_ == ScrubScope::kAll && !report_.read_only;
+  }();
+  journal::ScrubMark mark = fs_.pool->superblock().scrub;
+  if (everything && mark.next.raw == 0) {
+    mark.next = kRootInode;
+    (co_await fs_.pool->set_scrub(mark)).ignore("it does not go on after an unmount then");
+  }
   bool wanted = co_await go_on();
   if (wanted) {
     journal::ScrubCounts found = co_await fs_.pool->scrub_superblocks();
@@ -249,7 +317,7 @@ Task<void> Scrub::run() {
     LockGuard lock(mutex_);
     const journal::ScrubCounts& counts = report_.counts;
     repaired = counts.copies_repaired != 0;
-    whole = !stopping_ && scope_ == ScrubScope::kAll && report_.errors == 0 &&
+    whole = !stopping_ && scope_ == ScrubScope::kAll && from_.raw == 0 && report_.errors == 0 &&
             counts.blocks_lost == 0 && counts.blocks_unreadable == 0 &&
             counts.parity_skipped == 0 &&
             counts.copies_repaired >= counts.copies_bad + counts.copies_outdated;
@@ -277,6 +345,19 @@ Task<void> Scrub::run() {
     marked.ignore("the disks stay marked as they were");
   }
 
+  if (everything) {
+    const bool interrupted = fs_.closing.load(std::memory_order_acquire);
+    bool stopped = false;
+    {
+      LockGuard lock(mutex_);
+      stopped = stopping_;
+    }
+    // Whoever calls it off means all of it.
+    mark.next = stopped && interrupted ? std::max(walk_.position(), kRootInode) : InodeId{};
+    if (!stopped)
+      mark.ended_unix_s = static_cast<std::uint64_t>(fs_.now_ns() / kNanosecondsPerSecond);
+    (co_await fs_.pool->set_scrub(mark)).ignore("it is done again at the next mount");
+  }
   walk_.end();
   std::shared_ptr<AsyncEvent> ended;
   ScrubReport report;

@@ -7,6 +7,8 @@
 //           it.
 // Pace      A few pieces of one window (1 MiB per copy) at a time; the disks' queues let background
 //           requests have a quarter of the device at most.
+// Schedule  What was under way when the pool was unmounted, or the power failed, goes on at the next mount with the inode it
+//           had come to, some minutes before at most; and everything is scrubbed when it has not been for `scrub_every`.
 // State     idle -> running <-> paused -> finished or cancelled, and running again. Unmounting cancels.
 //
 // Threads   Every method may be called from any thread; start() and cancel() inside a DriverScope or a
@@ -35,12 +37,17 @@ class Scrub {
   Task<Result<void>> cancel();
   ScrubReport report() const;
   bool is_active() const;  // running or paused
+  // Starts what is due; notes how far it is. Called every commit interval, inside a DriverScope.
+  void tend();
 
   // The pool is closing (Impl::closing is set): a scrub under way ends at its next piece.
   void close();
 
  private:
+  Result<void> start(ScrubScope scope, InodeId from);
   Task<void> run();
+  Task<void> note_position(InodeId at);
+  std::uint64_t due_unix_s() const;
   // False: it is to end. Waits while it is paused.
   Task<bool> go_on();
   void survey();
@@ -57,6 +64,10 @@ class Scrub {
   ScrubReport report_ DFS_GUARDED_BY(mutex_);
   bool active_ DFS_GUARDED_BY(mutex_) = false;  // run() has not ended
   ScrubScope scope_ DFS_GUARDED_BY(mutex_) = ScrubScope::kAll;
+  InodeId from_ DFS_GUARDED_BY(mutex_);  // of this scrub
+  // What was given out before this had been is verified by the time that the next is noted.
+  InodeId position_before_ DFS_GUARDED_BY(mutex_);
+  TimePoint note_at_ DFS_GUARDED_BY(mutex_){};
   bool stopping_ DFS_GUARDED_BY(mutex_) = false;                // it is to end before it is done
   TimePoint running_since_ DFS_GUARDED_BY(mutex_);              // not paused
   std::shared_ptr<AsyncEvent> resumed_ DFS_GUARDED_BY(mutex_);  // while paused

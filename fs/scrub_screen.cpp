@@ -61,7 +61,9 @@ Json scrub_json(const ScrubReport& report) {
               {"unrecoverable_blocks", counts.blocks_lost},
               {"unreadable_blocks", counts.blocks_unreadable},
               {"errors", report.errors},
-              {"read_only", report.read_only}};
+              {"read_only", report.read_only},
+              {"last_unix_s", report.last_unix_s},
+              {"due_unix_s", report.due_unix_s}};
   if (report.started_ns != 0) out["started_unix_s"] = report.started_ns / kNanosecondsPerSecond;
   if (report.ended_ns != 0) out["ended_unix_s"] = report.ended_ns / kNanosecondsPerSecond;
   const double active_s = std::chrono::duration<double>(report.active).count();
@@ -88,7 +90,14 @@ std::string scrub_phrase(const Json& scrub) {
 
 std::string scrub_screen(const Json& scrub) {
   const std::string state = scrub.value("state", "idle");
-  if (state == "idle") return "scrub: none since the pool was mounted\n";
+  if (state == "idle") {
+    const std::int64_t last = scrub.value("last_unix_s", std::int64_t{0});
+    const std::int64_t due = scrub.value("due_unix_s", std::int64_t{0});
+    return fmt::format(
+        "scrub: none since the pool was mounted{}{}\n",
+        last == 0 ? ", nor before" : fmt::format("; the last ended {}", time_text(last)),
+        due == 0 ? "" : fmt::format("; the next begins {}", time_text(due)));
+  }
   std::string out = fmt::format("scrub: {}, started {}", state,
                                 time_text(scrub.value("started_unix_s", std::int64_t{0})));
   if (scrub.contains("ended_unix_s")) {

@@ -557,6 +557,18 @@ Task<Result<void>> Pool::raise_tolerance(unsigned tolerance) {
   co_return co_await impl.store(Impl::Copies::kBoth);
 }
 
+Task<Result<void>> Pool::set_scrub(ScrubMark mark) {
+  Impl& impl = *impl_;
+  const auto guard = co_await impl.writing.acquire();
+  if (read_only()) co_return Code::kReadOnly;
+  {
+    LockGuard lock(impl.mutex);
+    DFS_ASSERT(impl.begun);
+    if (std::exchange(impl.superblock.scrub, mark) == mark) co_return Result<void>{};
+  }
+  co_return co_await impl.store(Impl::Copies::kBoth);
+}
+
 bool Pool::reencoding() const {
   LockGuard lock(impl_->mutex);
   return impl_->superblock.reencoding;

@@ -195,6 +195,8 @@ class Pool {
   // to it (Filesystem writes its runs anew). kReadOnly.
   Task<Result<void>> raise_tolerance(unsigned tolerance);
   bool reencoding() const;
+  // Durably: where the scrub of everything is. kReadOnly.
+  Task<Result<void>> set_scrub(ScrubMark mark);
   bool is_leaving(DiskId id) const;
   // The disk, which may be away, is no part of the pool any more, in a new epoch, durably; its superblocks are overwritten if it is here. The caller
   // has seen that no chunk has a place there, as of the checkpoint too. Errors, with everything as it was: kNotInPool;

@@ -254,6 +254,9 @@ Result<Bytes> encode(const Superblock& superblock) {
   out.put(superblock.manifest.log_start.previous_crc);
   out.put(superblock.next_disk);
   out.put(superblock.tolerance_min);
+  out.put(std::uint8_t{0});
+  out.put(superblock.scrub.next);
+  out.put(superblock.scrub.ended_unix_s);
   bytes.resize(kFixedBytes);
 
   out.put_bytes(as_bytes(superblock.label));
@@ -330,7 +333,11 @@ Result<Superblock> decode(std::span<const std::byte> bytes) {
   superblock.manifest.log_start.previous_crc = in.get<std::uint32_t>();
   superblock.next_disk = in.get<DiskId>();
   superblock.tolerance_min = in.get<std::uint8_t>();
-  bool zeros = get_zeros(in, kFixedBytes - (kSuperblockCrcOffset + 4 + covered.size() - in.left()));
+  bool zeros = get_zeros(in, 1);
+  superblock.scrub.next = in.get<InodeId>();
+  superblock.scrub.ended_unix_s = in.get<std::uint64_t>();
+  zeros =
+      zeros && get_zeros(in, kFixedBytes - (kSuperblockCrcOffset + 4 + covered.size() - in.left()));
 
   superblock.label = std::string{as_text(in.get_bytes(label_bytes))};
   for (unsigned i = 0; i < epochs && in.ok(); ++i) {
@@ -368,7 +375,8 @@ Result<Superblock> decode(std::span<const std::byte> bytes) {
 
   const bool kind_known = kind == static_cast<std::uint8_t>(Policy::Kind::kReplica) ||
                           kind == static_cast<std::uint8_t>(Policy::Kind::kErasure);
-  zeros = zeros && (flags & ~(kFlagClean | kFlagAnnounced | kFlagRebalancing | kFlagReencoding)) == 0;
+  zeros =
+      zeros && (flags & ~(kFlagClean | kFlagAnnounced | kFlagRebalancing | kFlagReencoding)) == 0;
   // A newer program that lets us read may have given a meaning to what is reserved.
   if (superblock.writer_min > kFormatVersion) zeros = true;
   if (!in.ok() || !zeros || !kind_known || !possible(superblock)) {

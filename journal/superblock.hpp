@@ -80,7 +80,9 @@ struct Policy {
   unsigned tolerance() const { return kind == Kind::kReplica ? copies_or_data - 1u : parity; }
   unsigned width() const { return copies_or_data + (kind == Kind::kErasure ? parity : 0u); }
   // In copies that survive as many lost disks: as small writes are kept under erasure coding.
-  Policy of_copies() const { return {.copies_or_data = static_cast<std::uint8_t>(tolerance() + 1)}; }
+  Policy of_copies() const {
+    return {.copies_or_data = static_cast<std::uint8_t>(tolerance() + 1)};
+  }
   std::string text() const;  // "single", "replica:2", "ec:4+2"
   static std::optional<Policy> parse(std::string_view text);
   // In one word, for an atomic; never 0.
@@ -168,6 +170,13 @@ struct Manifest {
   bool operator==(const Manifest&) const = default;
 };
 
+// Where the scrub of everything is, also across mounts.
+struct ScrubMark {
+  InodeId next;                    // it goes on with this one; 0: none is under way
+  std::uint64_t ended_unix_s = 0;  // when the last one had seen everything; 0: never
+  bool operator==(const ScrubMark&) const = default;
+};
+
 struct Superblock {
   std::uint32_t reader_min = kFormatVersion;
   std::uint32_t writer_min = kFormatVersion;
@@ -193,7 +202,8 @@ struct Superblock {
   // So many disks may be lost at least before the pool cannot be mounted: what the strongest policy that a
   // file or directory has been given asks of the metadata.
   std::uint8_t tolerance_min = 0;
-  bool clean = false;        // unmounted in order: the log behind the manifest is empty
+  ScrubMark scrub;
+  bool clean = false;  // unmounted in order: the log behind the manifest is empty
   std::uint64_t created_unix_s = 0;
 
   const DiskRecord* find(DiskId id) const;

@@ -182,3 +182,61 @@ TEST_SUITE("resync") {
     test.check_without_each();
   }
 }
+
+TEST_SUITE("scheduled scrubs") {
+  TEST_CASE("a scrub that an unmount or a power cut has interrupted goes on where it was") {
+    const std::uint64_t seed = seed_from_environment(4);
+    for (const bool cut : {false, true}) {
+      CAPTURE(cut);
+      Returning test(seed, "replica:2");
+      test.pool.executor.run_for(std::chrono::seconds{10});
+      const std::uint64_t all = test.pool.fs().store().live_blocks() * kBlockBytes;
+      {
+        const DriverScope scope(test.pool.executor);
+        REQUIRE(test.pool.fs().start_scrub().has_value());
+      }
+      while (test.pool.fs().scrub_report().counts.bytes < all / 2)
+        test.pool.executor.run_for(std::chrono::milliseconds{1});
+      REQUIRE(test.pool.fs().scrub_report().state == fs::ScrubState::kRunning);
+      const std::uint64_t before = test.pool.fs().scrub_report().counts.bytes;
+      if (cut) {
+        test.pool.power_cut();
+        test.mount();
+      } else {
+        test.remount();
+        CHECK(test.pool.fs().pool().superblock().scrub.next > kRootInode);
+      }
+      test.pool.executor.run_for(std::chrono::minutes{1});
+      const fs::ScrubReport report = test.pool.fs().scrub_report();
+      CHECK(report.state == fs::ScrubState::kFinished);
+      CHECK(report.last_unix_s > 0);
+      // Of what was in flight a part is seen twice, and the runs.
+      if (!cut) CHECK(report.counts.bytes < all - before + 4 * kMiB);
+      if (cut) CHECK(report.counts.bytes >= all);
+      CHECK(test.pool.fs().pool().superblock().scrub.next == InodeId{});
+    }
+  }
+
+  TEST_CASE("one that is called off does not go on, and one begins when it is time") {
+    Returning test(seed_from_environment(5), "replica:2");
+    {
+      const DriverScope scope(test.pool.executor);
+      REQUIRE(test.pool.fs().start_scrub().has_value());
+    }
+    REQUIRE(test.pool.run(test.pool.fs().cancel_scrub()).has_value());
+    test.remount();
+    test.pool.executor.run_for(std::chrono::minutes{1});
+    CHECK(test.pool.fs().metrics().scrubs_started.sum() == 0);
+    CHECK(test.pool.fs().scrub_report().due_unix_s == 0);
+    REQUIRE(test.pool.unmount().has_value());
+    test.pool.set_scrub_every(std::chrono::hours{2});
+    test.mount();
+    test.pool.executor.run_for(std::chrono::hours{3});
+    CHECK(test.pool.fs().metrics().scrubs_finished.sum() == 1);
+    test.pool.executor.run_for(std::chrono::hours{2});
+    CHECK(test.pool.fs().metrics().scrubs_finished.sum() == 2);
+    test.remount();
+    test.pool.executor.run_for(std::chrono::minutes{30});
+    CHECK(test.pool.fs().metrics().scrubs_started.sum() == 0);
+  }
+}

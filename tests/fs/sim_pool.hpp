@@ -27,6 +27,7 @@ struct SimPoolOptions {
   std::uint64_t read_memory_bytes = fs::FilesystemOptions{}.read_memory_bytes;
   bool tolerant = false;
   bool acl = false;
+  Duration scrub_every{0};
   unsigned checkpoint_log_percent = fs::FilesystemOptions{}.checkpoint_log_percent;
   std::uint64_t small_run_bytes = fs::FilesystemOptions{}.small_run_bytes;
   std::uint64_t metadata_memory_bytes = fs::FilesystemOptions{}.metadata_memory_bytes;
@@ -100,6 +101,7 @@ class SimPool {
 
   // For the next mount.
   void set_acl(bool on) { options_.acl = on; }
+  void set_scrub_every(Duration every) { options_.scrub_every = every; }
 
   template <class T>
   T run(Task<T> task) {
@@ -341,6 +343,7 @@ class SimPool {
     options.checkpoint_log_percent = options_.checkpoint_log_percent;
     options.tolerant = options_.tolerant;
     options.acl = options_.acl;
+    options.scrub_every = options_.scrub_every;
     options.small_run_bytes = options_.small_run_bytes;
     options.metadata_memory_bytes = options_.metadata_memory_bytes;
     CO_TRY_ASSIGN(filesystem, co_await fs::Filesystem::mount(executor, std::move(pool), options));
