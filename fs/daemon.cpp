@@ -27,6 +27,7 @@
 
 #include "base/blocking.hpp"
 #include "base/log.hpp"
+#include "fs/alarm.hpp"
 #include "fs/control.hpp"
 #include "fs/create_pool.hpp"
 #include "fs/disk_search.hpp"
@@ -205,6 +206,7 @@ class Daemon {
   std::unique_ptr<Filesystem> filesystem_;
   std::unique_ptr<FuseSession> session_;
   std::unique_ptr<ControlServer> control_;
+  std::unique_ptr<Alarm> alarm_;
   std::atomic<bool> ending_{false};  // nothing is mounted any more, or soon will not be
   std::atomic<int> syncs_{0};        // answers that are still to be given
 };
@@ -673,6 +675,11 @@ Outcome<void> Daemon::serve() {
   pollfd events[3] = {{.fd = signals_.get(), .events = POLLIN, .revents = 0},
                       {.fd = session_->end_fd(), .events = POLLIN, .revents = 0},
                       {.fd = shutdown_event_.get(), .events = POLLIN, .revents = 0}};
+  if (!request_.options.alarm.empty()) {
+    alarm_ = std::make_unique<Alarm>(request_.options.alarm, [this] {
+      return build_status(*executor_, *filesystem_, *session_, facts_);
+    });
+  }
   while (::poll(events, 3, kRefreshMilliseconds) <= 0) {
     session_->refresh_attributes();
     if (const auto dirty = session_->dirty_bytes_max()) hold_dirty_limit(facts_.device, *dirty);
@@ -686,6 +693,7 @@ Outcome<void> Daemon::serve() {
   session_->stop();
   session_->drain();
   control_->stop();
+  alarm_.reset();
   while (syncs_.load() != 0) std::this_thread::sleep_for(milliseconds{1});
   const Outcome<void> closed = close_pool();
   log_info("ended{}", closed ? "" : ": " + closed.error().what);

@@ -3,12 +3,15 @@
 #include <fmt/format.h>
 #include <sys/mount.h>
 #include <sys/sysinfo.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <array>
+#include <cerrno>
 #include <charconv>
 #include <cmath>
 #include <cstdint>
+#include <cstring>
 #include <filesystem>
 #include <fstream>
 
@@ -126,6 +129,19 @@ Outcome<void> parse_word(std::string_view word, MountOptions& options) {
       return usage("The mount option disk= needs a path.", "Write for example -o disk=/dev/sdb.");
     }
     options.disks.push_back(absolute_path(std::string{value}));
+    return {};
+  }
+  if (name == "alarm") {
+    if (value.empty()) {
+      return usage("The mount option alarm= needs the path of a program.",
+                   "Write for example -o alarm=/usr/local/bin/pool-alarm.");
+    }
+    options.alarm = absolute_path(std::string{value});
+    if (::access(options.alarm.c_str(), X_OK) != 0) {
+      return usage(fmt::format("{} of alarm= is no program that can be run: {}.", options.alarm,
+                               std::strerror(errno)),
+                   "Make it executable: chmod +x.");
+    }
     return {};
   }
   if (name == "writeback") {

@@ -35,6 +35,7 @@ struct MountOptions {
   Duration scrub_every{std::chrono::hours{24 * 30}};  // 0: never
   Duration rebuild_after{std::chrono::minutes{10}};   // 0: never
   journal::CommitOptions group_commit;
+  std::string alarm;               // a program, absolute; empty: none
   std::vector<std::string> disks;  // disk=PATH, made absolute
 };
 

@@ -352,6 +352,7 @@ Json build_status(Executor& executor, Filesystem& filesystem, const FuseSession&
       {"metadata_memory_bytes", facts.options.metadata_memory_bytes},
       {"readers", facts.options.readers},
       {"commit_interval_s", facts.options.commit_interval.count() / 1'000'000'000},
+      {"alarm", facts.options.alarm},
       {"scrub_every_days",
        std::chrono::duration_cast<std::chrono::hours>(facts.options.scrub_every).count() / 24},
       {"rebuild_after_min",

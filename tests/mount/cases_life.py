@@ -212,3 +212,46 @@ def too_full(bench):
     expect("MiB are missing" in refused.err, f"says {refused.err}")
     expect_equal(copying(pool)["state"], "idle", "state after a refusal")
     pool.umount()
+
+
+@case(
+    GROUP,
+    "a disk that was away gets by itself what it missed, and an alarm tells of each change of state",
+    where=OWN_POOLS,
+    timeout_s=120,
+)
+def comes_back(bench):
+    told = bench.scratch / "told"
+    program = bench.scratch / "alarm"
+    program.write_text(
+        "#!/bin/sh\n"
+        f'echo "$1 before=$DYNAMICFS_STATE_BEFORE exit=$DYNAMICFS_EXIT at=$DYNAMICFS_MOUNTPOINT" >> {told}\n'
+        f"grep -c journal >> {told}\n"
+    )
+    program.chmod(0o755)
+    images = [image_disk(bench.scratch / f"d{i}.img", 160 * MIB) for i in range(3)]
+    pool = bench.pool("pool", images, "replica:2", options=(f"alarm={program}",)).mount()
+    fill(pool.root / "photos", bench.rng)
+    time.sleep(4)
+    expect(not told.exists(), "a healthy pool is told of")
+    pool.umount()
+    images[0].take_away()
+    pool.mount()
+    fill(pool.root / "more", bench.rng)
+    wait_until(lambda: told.exists() and len(told.read_text().splitlines()) == 2, 20, "somebody is told")
+    known = told.read_text().splitlines()
+    expect_equal(known, [f"degraded before=healthy exit=1 at={pool.root}", "1"], "what is told")
+    told.unlink()
+    pool.umount()
+    images[0].bring_back()
+    pool.mount()
+    before = snapshot(pool.root)
+    wait_until(lambda: pool.status()[0] == EXIT_HEALTHY, 60, "the disk has what it missed")
+    wait_until(lambda: told.exists() and "healthy before=degraded exit=0" in told.read_text(), 20, "the end is told")
+    pool.umount()
+    images[1].take_away()
+    pool.mount()
+    expect_same(before, snapshot(pool.root), "without another disk")
+    pool.umount()
+    refused = dynamicfs("mount", images[0].path, pool.root, "-o", "alarm=/nowhere/at/all", check=False)
+    expect_refusal(refused, EXIT_USAGE, "no program")

@@ -19,6 +19,7 @@ constexpr const char* kMountFooter = R"(Options for -o, separated by commas:
   writeback=on|off      keep buffered writes in the page cache (on), or hand them over at once
   acl|noacl             access control lists are enforced and inherited, or cannot be set (noacl)
   commit_interval=N     what was written without fsync is durable after N seconds (5)
+  alarm=PROGRAM         is run when the state of the pool or of a disk changes
   scrub_every=N         everything is verified every N days by itself (30; 0: never)
   rebuild_after=N       what a disk had that is away for N minutes is made anew on others (10; 0: never)
   group_commit_wait=N   an fsync waits N microseconds for others to share its trip (0)
