@@ -50,12 +50,14 @@ Allocator::Outcome Allocator::allocate_copies(const Request& request, ChunkLog* 
   Layout& layout = layout_of(request.policy);
   const std::uint32_t blocks = request.blocks;
   const std::uint32_t fresh = blocks - std::min(request.replaced_blocks, blocks);
-  if (layout.lanes.empty() || !fits(layout, fresh, blocks)) return Outcome::kNoSpace;
+  // What gives back as much leaves room alone that is promised to others, as long as that comes in time.
+  const bool takes = fresh == 0 && request.urgent;
+  if (layout.lanes.empty() || !fits(layout, fresh, blocks, takes)) return Outcome::kNoSpace;
 
   if (blocks >= kLargeBlocks) {
     Lane& lane = layout.lanes[layout.next_large % layout.lanes.size()];
     if (lane.large == nullptr || !take_run(layout, *lane.large, blocks, out)) {
-      if (can_open(layout, fresh)) {
+      if (can_open(layout, takes)) {
         // A new chunk rather than a write in two pieces; small writes use up what is left behind.
         if (log == nullptr) return Outcome::kNeedsChunk;
         seal(layout, lane.large, true);
@@ -82,7 +84,7 @@ Allocator::Outcome Allocator::allocate_copies(const Request& request, ChunkLog* 
         layout.partial.push_back(leftover);  // too short an end
       }
     }
-    if (!done && can_open(layout, fresh)) {
+    if (!done && can_open(layout, takes)) {
       if (log == nullptr) return Outcome::kNeedsChunk;
       seal(layout, lane.small, false);
       lane.small = &open(layout, *log);
@@ -102,35 +104,54 @@ std::size_t Allocator::promise_width() const {
 
 // What fresh blocks of this layout leave alone of what is available to it.
 std::uint64_t Allocator::kept_blocks(const Layout& layout) const {
-  const bool of_promises = width_of(layout.policy) == promise_width();
+  if (promised_blocks_ == 0) return layout.overwrite_reserve_blocks;
+  const bool of_promises = width_of(layout.policy) == promise_width() || !holds_promises();
   return layout.overwrite_reserve_blocks + (of_promises ? promised_blocks_ : 0);
+}
+
+// So much cannot have been promised under the widest policy: then each layout keeps it as its own.
+bool Allocator::holds_promises() const {
+  return chunks_that_fit(candidates(false, true), promise_width()) * kSlotBlocks >=
+         promised_elsewhere();
+}
+
+// Of the promises what has no room in chunks of their width that are there.
+std::uint64_t Allocator::promised_elsewhere() const {
+  std::uint64_t blocks = promised_blocks_;
+  for (const auto& layout : layouts_) {
+    if (width_of(layout->policy) == promise_width())
+      blocks -= std::min(blocks, layout->free_blocks);
+  }
+  return blocks;
 }
 
 // How many chunks of this layout can be opened with room left for what is promised to others.
 std::uint64_t Allocator::spare_chunks(const Layout& layout) const {
   const std::size_t width = width_of(layout.policy);
-  const std::size_t promise = promise_width();
-  if (promised_blocks_ == 0 || width == promise) return ~std::uint64_t{0};
-  const std::uint64_t fit = chunks_that_fit(candidates(false, true), promise);
-  const std::uint64_t needed = ceil_div(promised_blocks_, kSlotBlocks);
+  if (promised_blocks_ == 0 || width == promise_width() || !holds_promises())
+    return ~std::uint64_t{0};
+  const std::uint64_t fit = chunks_that_fit(candidates(false, true), promise_width());
+  const std::uint64_t needed = ceil_div(promised_elsewhere(), kSlotBlocks);
   // Each slot that is taken makes one chunk fewer at most.
   return fit > needed ? (fit - needed) / std::max<std::size_t>(1, width) : 0;
 }
 
 // Whether `blocks` fit, of which `fresh_blocks` must leave the reserve and the promises alone.
-bool Allocator::fits(Layout& layout, std::uint64_t fresh_blocks, std::uint64_t blocks) {
+bool Allocator::fits(Layout& layout, std::uint64_t fresh_blocks, std::uint64_t blocks,
+                     bool may_take_promises) {
   // The holes alone are enough as a rule; counting the slots costs more.
   const std::uint64_t kept = kept_blocks(layout);
   if (layout.free_blocks >= blocks + kept) return true;
   if (available_blocks(layout) < blocks) return false;
-  if (fresh_blocks == 0) return true;
+  if (may_take_promises) return true;
   const std::uint64_t chunks = std::min(layout.chunks_fit, spare_chunks(layout));
-  return layout.free_blocks + chunks * kSlotBlocks >= std::max(fresh_blocks + kept, blocks);
+  const std::uint64_t needed = fresh_blocks == 0 ? blocks : std::max(fresh_blocks + kept, blocks);
+  return layout.free_blocks + chunks * kSlotBlocks >= needed;
 }
 
-bool Allocator::can_open(Layout& layout, std::uint64_t fresh_blocks) {
+bool Allocator::can_open(Layout& layout, bool may_take_promises) {
   available_blocks(layout);
-  return layout.chunks_fit > 0 && (fresh_blocks == 0 || spare_chunks(layout) > 0);
+  return layout.chunks_fit > 0 && (may_take_promises || spare_chunks(layout) > 0);
 }
 
 std::uint64_t Allocator::available_blocks(Layout& layout) {
@@ -310,10 +331,8 @@ std::vector<ChunkId> Allocator::drain_sparse(bool in_any_case) {
   std::vector<journal::Policy> policies;
   for (const auto& groups : groups_) policies.push_back(groups->policy);
   for (const auto& layout : layouts_) {
-    const bool of_groups =
-        std::ranges::any_of(policies, [&](journal::Policy policy) DFS_NO_THREAD_SAFETY_ANALYSIS {
-          return &layout_of(policy) == layout.get();
-        });
+    const bool of_groups = std::ranges::any_of(
+        policies, [&](journal::Policy policy) { return policy.of_copies() == layout->policy; });
     if (!of_groups) policies.push_back(layout->policy);
   }
   for (const journal::Policy policy : policies) drain_sparse(policy, in_any_case);
@@ -697,8 +716,7 @@ bool Allocator::promise(std::uint64_t blocks, journal::Policy policy) {
   // Those that were promised more narrowly take as much then.
   const std::size_t width = std::max(promise_width_, width_of(policy));
   const std::size_t before = std::exchange(promise_width_, width);
-  if (before != width && promised_blocks_ != 0 &&
-      !fits(layout, blocks, blocks)) {
+  if (before != width && promised_blocks_ != 0 && !fits(layout, blocks, blocks)) {
     promise_width_ = before;
     return false;
   }

@@ -74,6 +74,8 @@ class Allocator {
     bool moving = false;        // not into chunks that are being emptied; note_moved() follows
     bool in_one_piece = false;  // or not at all
     bool rows_only = false;     // of a parity group, or not at all
+    bool urgent =
+        false;  // nothing is about to be given back: what replaces blocks may take what is promised
   };
   enum class Outcome : std::uint8_t {
     kDone,
@@ -148,7 +150,7 @@ class Allocator {
   void stop_draining();
   // What a moving request was given is published or discarded: as much is pending or free now.
   void note_moved(std::uint64_t blocks);
-  // At recovery; `width`: of the widest policy that any of it may have been promised under.
+  // At recovery, or 0 when a policy changes; `width`: of the widest policy that any of it may have been promised under.
   void note_promised(std::uint64_t blocks, std::size_t width);
   void unpromise(std::uint64_t blocks);
 
@@ -222,8 +224,8 @@ class Allocator {
 
   struct RowFound {
     const ParityGroup* group = nullptr;  // null: it is gone or removed
-    std::uint32_t live = 0;              // a bit for each column whose block in the row a mapping names
-    bool moving = false;                 // what is written to it may not arrive where it is going
+    std::uint32_t live = 0;  // a bit for each column whose block in the row a mapping names
+    bool moving = false;     // what is written to it may not arrive where it is going
   };
   // The row of the group whose first column that is. The group stays as long as a read is registered that was before
   // the call, and has pinned the disks of all columns.
@@ -242,10 +244,11 @@ class Allocator {
     std::uint64_t promised_blocks = 0;
     std::uint64_t reserve_blocks = 0;
     std::uint64_t degraded_chunks = 0;
-    std::uint64_t unavailable_blocks = 0;
     std::vector<std::pair<DiskId, std::uint64_t>> used_slots;
   };
   Space space(journal::Policy policy) const;
+  // Live blocks that no disk which is here has. Looks at every chunk if one is degraded.
+  std::uint64_t unavailable_blocks() const;
   std::vector<ChunkPut> chunks() const;
   // Of all chunks that are not removed, ascending.
   std::vector<std::pair<ChunkId, BlockBitmap>> live() const;
@@ -287,10 +290,12 @@ class Allocator {
   std::size_t promise_width() const DFS_REQUIRES(mutex_);
   std::uint64_t kept_blocks(const Layout& layout) const DFS_REQUIRES(mutex_);
   std::uint64_t spare_chunks(const Layout& layout) const DFS_REQUIRES(mutex_);
-  std::uint64_t unavailable_blocks() const DFS_REQUIRES(mutex_);
   void drain_sparse(journal::Policy policy, bool in_any_case) DFS_REQUIRES(mutex_);
-  bool can_open(Layout& layout, std::uint64_t fresh_blocks) DFS_REQUIRES(mutex_);
-  bool fits(Layout& layout, std::uint64_t fresh_blocks, std::uint64_t blocks) DFS_REQUIRES(mutex_);
+  bool can_open(Layout& layout, bool may_take_promises) DFS_REQUIRES(mutex_);
+  bool holds_promises() const DFS_REQUIRES(mutex_);
+  std::uint64_t promised_elsewhere() const DFS_REQUIRES(mutex_);
+  bool fits(Layout& layout, std::uint64_t fresh_blocks, std::uint64_t blocks,
+            bool may_take_promises = false) DFS_REQUIRES(mutex_);
   Chunk& open(Layout& layout, ChunkLog& log) DFS_REQUIRES(mutex_);
   void seal(Layout& layout, Chunk*& chunk, bool has_long_tail) DFS_REQUIRES(mutex_);
   void note_if_empty(Chunk& chunk) DFS_REQUIRES(mutex_);
@@ -380,7 +385,8 @@ class Allocator {
   std::uint64_t pending_blocks_ DFS_GUARDED_BY(mutex_) = 0;
   std::uint64_t pending_slots_ DFS_GUARDED_BY(mutex_) = 0;
   std::uint64_t promised_blocks_ DFS_GUARDED_BY(mutex_) = 0;
-  std::size_t promise_width_ DFS_GUARDED_BY(mutex_) = 1;  // of the widest policy that something was promised under
+  std::size_t promise_width_ DFS_GUARDED_BY(mutex_) =
+      1;  // of the widest policy that something was promised under
   std::uint64_t live_blocks_ DFS_GUARDED_BY(mutex_) = 0;
   std::uint64_t striped_blocks_ DFS_GUARDED_BY(mutex_) = 0;  // of them: in groups
   std::uint64_t degraded_chunks_ DFS_GUARDED_BY(mutex_) = 0;

@@ -533,12 +533,12 @@ Allocator::Space Allocator::space(journal::Policy policy) const {
     out.usable_blocks = out.free_blocks + live_blocks_ + promised_blocks_;
   out.pending_blocks = pending_blocks_ + pending_slots_ * kSlotBlocks;
   out.degraded_chunks = degraded_chunks_;
-  out.unavailable_blocks = unavailable_blocks();
   return out;
 }
 
 // What mappings name and no disk that is here has, or can be made of what those have.
 std::uint64_t Allocator::unavailable_blocks() const {
+  LockGuard lock(mutex_);
   if (degraded_chunks_ == 0) return 0;
   std::uint64_t blocks = 0;
   chunks_.for_each([&](const Chunk& chunk) DFS_NO_THREAD_SAFETY_ANALYSIS {

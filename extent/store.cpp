@@ -182,6 +182,10 @@ void Store::keep_run(std::span<const journal::RunCopy> copies) {
   impl_->allocator.keep_run(copies);
 }
 
+void Store::widen_promises(journal::Policy policy) {
+  impl_->allocator.note_promised(0, policy.of_copies().copies_or_data);
+}
+
 void Store::note_reserved(std::uint64_t blocks) {
   impl_->allocator.note_promised(blocks, impl_->pool.tolerance() + 1);
 }
@@ -317,11 +321,15 @@ SpaceReport Store::space(journal::Policy policy) const {
   report.promised_bytes = space.promised_blocks * kBlockBytes;
   report.reserve_bytes = space.reserve_blocks * kBlockBytes;
   report.degraded_chunks = space.degraded_chunks;
-  report.unavailable_bytes = space.unavailable_blocks * kBlockBytes;
   for (const auto& [disk, slots] : space.used_slots) {
     report.used_by_disk.emplace_back(disk, slots * kSlotBytes);
   }
   return report;
+}
+
+std::uint64_t Store::unavailable_bytes() const {
+  impl_->look();
+  return impl_->allocator.unavailable_blocks() * kBlockBytes;
 }
 
 const StoreMetrics& Store::metrics() const { return impl_->metrics; }

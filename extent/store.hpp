@@ -48,9 +48,8 @@ struct SpaceReport {
   std::uint64_t free_bytes = 0;  // of usable; pending space counts as free, promises do not
   std::uint64_t pending_bytes = 0;
   std::uint64_t promised_bytes = 0;
-  std::uint64_t reserve_bytes = 0;      // kept back so that deleting and metadata always work
-  std::uint64_t degraded_chunks = 0;    // with fewer readable places than their layout asks for
-  std::uint64_t unavailable_bytes = 0;  // of files: only on disks that are away
+  std::uint64_t reserve_bytes = 0;    // kept back so that deleting and metadata always work
+  std::uint64_t degraded_chunks = 0;  // with fewer readable places than their layout asks for
   std::vector<std::pair<DiskId, std::uint64_t>> used_by_disk;  // bytes of slots in use
 };
 
@@ -124,6 +123,8 @@ class Store final : public journal::SlotSource {
   // The copies of a run of the manifest keep their slots.
   void keep_run(std::span<const journal::RunCopy> copies);
   void note_reserved(std::uint64_t blocks);
+  // Something that space is promised to gets this policy.
+  void widen_promises(journal::Policy policy);
   // Everything that is not live is free. The journal is used from now on.
   void start(journal::Journal& journal);
 
@@ -233,6 +234,8 @@ class Store final : public journal::SlotSource {
   // Called after journal progress and periodically; cheap when there is nothing to do.
   Task<void> reclaim();
   SpaceReport space(journal::Policy policy) const;
+  // Of files: only on disks that are away. Looks at every chunk if one is degraded.
+  std::uint64_t unavailable_bytes() const;
   const StoreMetrics& metrics() const;
 
   // Checkpoint.

@@ -98,6 +98,7 @@ Task<Result<std::vector<Piece>>> Store::Impl::allocate(Allocator::Request reques
   std::vector<Piece> pieces;
   bool last = false;
   for (unsigned round = 0;; ++round) {
+    request.urgent = last;
     Allocator::Outcome outcome = allocator.allocate(request, nullptr, pieces);
     if (outcome == Allocator::Outcome::kNeedsChunk) {
       journal::Credit credit = co_await journal->reserve(1, kChunkPutBytes);

@@ -226,39 +226,53 @@ Task<Result<void>> Filesystem::setxattr(InodeId id, std::string name, std::strin
   if (name == kPolicyXattr) {
     const std::optional<journal::Policy> policy = journal::Policy::parse(value);
     if (!policy) co_return Code::kInvalid;
+    {
+      // Nothing is made ready for what is refused below.
+      const InodeLockSet locks{inode.get()};
+      CO_TRY(may_set_xattr(*inode));
+      const bool there = Impl::find_xattr(*inode, name) != nullptr;
+      if (mode == XattrMode::kCreate && there) co_return Code::kExists;
+      if (mode == XattrMode::kReplace && !there) co_return Code::kNoAttribute;
+    }
     policies.emplace(co_await impl_->policy_mutex.acquire());
     CO_TRY(co_await impl_->prepare_for_policy(*inode, *policy));
   }
-  journal::Credit credit =
-      co_await impl_->journal->reserve(1, kNameRecordBytes + name.size() + value.size());
-  const journal::ChangeScope scope(impl_->gate);
-  const InodeLockSet locks{inode.get()};
-  if (inode->removed) co_return Code::kStale;
-  CO_TRY(may_set_xattr(*inode));
-  const bool there = Impl::find_xattr(*inode, name) != nullptr;
-  if (mode == XattrMode::kCreate && there) co_return Code::kExists;
-  if (mode == XattrMode::kReplace && !there) co_return Code::kNoAttribute;
-  if (!there) {
-    std::size_t list_bytes = name.size() + 1;
-    if (inode->xattrs) {
-      for (const auto& [other, ignored] : *inode->xattrs) list_bytes += other.size() + 1;
+  bool other_policy = false;
+  {
+    journal::Credit credit =
+        co_await impl_->journal->reserve(1, kNameRecordBytes + name.size() + value.size());
+    const journal::ChangeScope scope(impl_->gate);
+    const InodeLockSet locks{inode.get()};
+    if (inode->removed) co_return Code::kStale;
+    CO_TRY(may_set_xattr(*inode));
+    const bool there = Impl::find_xattr(*inode, name) != nullptr;
+    if (mode == XattrMode::kCreate && there) co_return Code::kExists;
+    if (mode == XattrMode::kReplace && !there) co_return Code::kNoAttribute;
+    if (!there) {
+      std::size_t list_bytes = name.size() + 1;
+      if (inode->xattrs) {
+        for (const auto& [other, ignored] : *inode->xattrs) list_bytes += other.size() + 1;
+      }
+      if (list_bytes > kXattrListBytesMax) co_return Code::kNoSpace;
     }
-    if (list_bytes > kXattrListBytesMax) co_return Code::kNoSpace;
+    impl_->modify_locked(*inode);
+    inode->ctime_ns = impl_->now_ns();
+    if (permissions) inode->mode = (inode->mode & ~std::uint32_t{0777}) | *permissions;
+    if (permissions && kill_sgid) inode->mode &= ~std::uint32_t{S_ISGID};
+    RecordWriter record;
+    if (stored) record.xattr_put(id, name, value);
+    if (!stored && there) record.xattr_remove(id, name);
+    record.inode_put(image_of(*inode));
+    impl_->append(credit, record, {inode.get()});
+    const journal::Policy before = impl_->policy_of(*inode);
+    if (stored) {
+      impl_->put_xattr(*inode, std::move(name), std::move(value));
+    } else {
+      impl_->remove_xattr(*inode, name);
+    }
+    other_policy = impl_->policy_of(*inode) != before;
   }
-  impl_->modify_locked(*inode);
-  inode->ctime_ns = impl_->now_ns();
-  if (permissions) inode->mode = (inode->mode & ~std::uint32_t{0777}) | *permissions;
-  if (permissions && kill_sgid) inode->mode &= ~std::uint32_t{S_ISGID};
-  RecordWriter record;
-  if (stored) record.xattr_put(id, name, value);
-  if (!stored && there) record.xattr_remove(id, name);
-  record.inode_put(image_of(*inode));
-  impl_->append(credit, record, {inode.get()});
-  if (stored) {
-    impl_->put_xattr(*inode, std::move(name), std::move(value));
-  } else {
-    impl_->remove_xattr(*inode, name);
-  }
+  if (other_policy) co_return co_await impl_->note_policy_set(*inode);
   co_return {};
 }
 
@@ -268,21 +282,27 @@ Task<Result<void>> Filesystem::removexattr(InodeId id, std::string name) {
   std::optional<AsyncMutex::Guard> policies;
   if (name == kPolicyXattr) {
     policies.emplace(co_await impl_->policy_mutex.acquire());
-    CO_TRY(co_await impl_->prepare_for_policy(*inode, impl_->pool->policy()));
+    CO_TRY(co_await impl_->prepare_for_policy(*inode, std::nullopt));
   }
-  journal::Credit credit = co_await impl_->journal->reserve(1, kNameRecordBytes);
-  const journal::ChangeScope scope(impl_->gate);
-  const InodeLockSet locks{inode.get()};
-  if (inode->removed) co_return Code::kStale;
-  CO_TRY(may_set_xattr(*inode));
-  if (Impl::find_xattr(*inode, name) == nullptr) co_return Code::kNoAttribute;
-  impl_->modify_locked(*inode);
-  inode->ctime_ns = impl_->now_ns();
-  RecordWriter record;
-  record.xattr_remove(id, name);
-  record.inode_put(image_of(*inode));
-  impl_->append(credit, record, {inode.get()});
-  impl_->remove_xattr(*inode, name);
+  bool other_policy = false;
+  {
+    journal::Credit credit = co_await impl_->journal->reserve(1, kNameRecordBytes);
+    const journal::ChangeScope scope(impl_->gate);
+    const InodeLockSet locks{inode.get()};
+    if (inode->removed) co_return Code::kStale;
+    CO_TRY(may_set_xattr(*inode));
+    if (Impl::find_xattr(*inode, name) == nullptr) co_return Code::kNoAttribute;
+    impl_->modify_locked(*inode);
+    inode->ctime_ns = impl_->now_ns();
+    RecordWriter record;
+    record.xattr_remove(id, name);
+    record.inode_put(image_of(*inode));
+    impl_->append(credit, record, {inode.get()});
+    const journal::Policy before = impl_->policy_of(*inode);
+    impl_->remove_xattr(*inode, name);
+    other_policy = impl_->policy_of(*inode) != before;
+  }
+  if (other_policy) co_return co_await impl_->note_policy_set(*inode);
   co_return {};
 }
 

@@ -72,7 +72,8 @@ struct Filesystem::Impl::CloneStep {
 };
 
 // Returns how many of the blocks are shared now: all, or all but the last if that is only partly asked
-// for and would bring along what is not. kNotSupported: one cannot be shared any more.
+// for and would bring along what is not. kNotSupported: one cannot be shared any more, or is not as the target's
+// policy asks.
 Task<Result<std::uint64_t>> Filesystem::Impl::clone_step(CloneStep step) {
   Inode& source = *step.source;
   Inode& target = *step.target;
@@ -111,6 +112,17 @@ Task<Result<std::uint64_t>> Filesystem::Impl::clone_step(CloneStep step) {
   source.map->snapshot(step.source_first, blocks, set);
   const std::vector<extent::ExtentPut> shares =
       shares_of(set, step.source_first, target.id, step.target_first);
+  // What is shared is protected in one way only. Before all is encoded anew, as the policies ask, some is not.
+  const journal::Policy policy = policy_of(target);
+  if (policy_of(source) != policy) co_return Code::kNotSupported;
+  if (pool->reencoding()) {
+    for (const extent::Mapping& mapping : set.mappings) {
+      if (mapping.kind != extent::MappingKind::kData) continue;
+      const std::optional<journal::Policy> layout = store->layout(mapping.chunk);
+      if (!layout || (*layout != policy && *layout != policy.of_copies()))
+        co_return Code::kNotSupported;
+    }
+  }
   std::vector<extent::Piece> pieces;
   std::vector<extent::PutView> views;
   std::uint64_t shared = 0;

@@ -47,7 +47,8 @@ std::size_t Compaction::WindowHash::operator()(const Window& at) const {
 
 // A sweep goes on behind what cannot be read; the scrub says what becomes of that.
 Compaction::Compaction(Filesystem::Impl& parts)
-    : fs_(parts), walk_(parts, [](InodeId id, Error error) {
+    : fs_(parts), walk_(parts, [this](InodeId id, Error error) {
+        ++unseen_;
         log_warning("compaction: inode {} is left as it is: {}", id.raw, describe(error));
       }) {}
 
@@ -92,10 +93,11 @@ Generation Compaction::quiet_since() {
   return sample_before_;
 }
 
-void Compaction::note_policy() {
+void Compaction::note_policy(bool known) {
   ++policy_changes_;
-  // For the others that come with it.
-  reencode_at_.store(fs_.executor.now() + kReencodeDelay);
+  const TimePoint at = std::max(fs_.executor.now() + kReencodeDelay, reencode_not_before_.load());
+  // Some time for others that come with it; never later than it would be.
+  if (!known || reencode_at_.load() > at) reencode_at_.store(at);
 }
 
 ReencodeReport Compaction::report() const {
@@ -104,7 +106,7 @@ ReencodeReport Compaction::report() const {
   report.running = reencoding_.load();
   report.progress = report.pending ? walk_.progress() : 1;
   report.moved_bytes = fs_.metrics.reencoded_bytes.sum();
-  report.stuck_bytes = report.pending ? misfit_before_.load() * kBlockBytes : 0;
+  report.stuck_bytes = report.pending ? stuck_before_.load() * kBlockBytes : 0;
   return report;
 }
 
@@ -214,8 +216,15 @@ Task<void> Compaction::sweep(Purpose purpose, Generation quiet) {
   stuck_.clear();
   fs_.metrics.compaction_sweeps.add();
   const std::uint64_t held = fs_.store->draining_blocks();
-  const std::uint64_t changes = policy_changes_.load();
+  std::uint64_t changes = 0;
+  {
+    // Who is counted here has changed it.
+    const AsyncMutex::Guard guard = co_await fs_.policy_mutex.acquire();
+    changes = policy_changes_.load();
+  }
   misfit_blocks_.store(0);
+  stuck_blocks_.store(0);
+  unseen_.store(0);
   reencoding_.store(purpose.reencode);
   bool all = false;
   walk_.begin();
@@ -255,10 +264,14 @@ Task<void> Compaction::sweep(Purpose purpose, Generation quiet) {
 
 Task<void> Compaction::note_reencoded(std::uint64_t changes_before) {
   const std::uint64_t left = misfit_blocks_.load();
-  misfit_before_.store(left);
+  const std::uint64_t stuck = stuck_blocks_.load();
+  stuck_before_.store(stuck);
+  const TimePoint soon = fs_.executor.now() + kReencodeAgain;
+  reencode_not_before_.store(soon);
   const AsyncMutex::Guard guard = co_await fs_.policy_mutex.acquire();
-  if (policy_changes_.load() != changes_before) co_return;
-  if (left == 0) {
+  reencode_at_.store(soon);
+  if (policy_changes_.load() != changes_before || !go_on()) co_return;
+  if (left == 0 && unseen_.load() == 0) {
     // Before that is durable a crash would bring the old places back.
     const Result<void> drained = co_await fs_.journal->drain();
     if (!drained.has_value()) co_return;
@@ -267,10 +280,11 @@ Task<void> Compaction::note_reencoded(std::uint64_t changes_before) {
     log_info("everything is protected as its policy asks");
     co_return;
   }
+  // The rest has changed while it was moved.
+  if (stuck == 0 && unseen_.load() == 0) co_return;
   log_warning("{} MiB cannot be protected as their policy asks yet: it is tried again",
               ceil_div(left * kBlockBytes, kMiB));
-  reencode_at_.store(fs_.executor.now() +
-                     (moved_blocks_ > left ? kReencodeAgain : kReencodeAgainObstructed));
+  if (moved_blocks_ <= left) reencode_at_.store(fs_.executor.now() + kReencodeAgainObstructed);
 }
 
 std::vector<Compaction::Run> Compaction::plan(const extent::MappingSet& set, journal::Policy policy,
@@ -388,6 +402,7 @@ Task<bool> Compaction::move_batch(Batch batch) {
       co_await fs_.store->write(hint, data.span().first(blocks * kBlockBytes));
   if (!written.has_value()) {
     no_rows_ |= hint.rows_only;
+    for (const Moving& part : parts) stuck_blocks_ += part.run.misfit ? part.run.count : 0;
     co_return false;
   }
   std::uint64_t at = 0;
@@ -432,7 +447,7 @@ Task<bool> Compaction::read(Moving* moving, std::span<std::byte> into) {
                                                      scheduler::IoClass::kBackground);
   if (!read.has_value()) {
     // It cannot be protected in any way: the scrub says what becomes of it.
-    if (run.misfit) misfit_blocks_ -= run.count;
+    if (run.misfit && read.error().code == Code::kCorrupt) misfit_blocks_ -= run.count;
     co_return false;
   }
   std::memcpy(into.data(), data.data(), data.size());

@@ -47,8 +47,9 @@ class Compaction {
   // Windows of these blocks have become scattered (extent::Freed::scattered), or were written in copies that
   // should be under parity.
   void note(InodeId inode, FileBlock first, std::uint64_t blocks);
-  // The policy of a file, or of the pool, is about to change: with policy_mutex held.
-  void note_policy();
+  // The policy of a file, or of the pool, is about to change, or has: with policy_mutex held, and Pool::reencoding().
+  // `known`: it was before.
+  void note_policy(bool known);
   ReencodeReport report() const;
   // Starts what is due, if anything. Called every commit interval, inside a DriverScope.
   void tend();
@@ -129,7 +130,10 @@ class Compaction {
   std::atomic<std::uint64_t> policy_changes_{0};
   std::atomic<bool> reencoding_{false};
   std::atomic<std::uint64_t> misfit_blocks_{0};  // of this sweep: not moved
-  std::atomic<std::uint64_t> misfit_before_{0};  // of the last one
+  std::atomic<std::uint64_t> stuck_blocks_{0};   // of these: for want of room, or of disks
+  std::atomic<std::uint64_t> stuck_before_{0};   // of the last one
+  std::atomic<std::uint64_t> unseen_{0};         // files of this sweep that could not be looked at
+  std::atomic<TimePoint> reencode_not_before_{TimePoint{}};
   std::uint64_t moved_blocks_ = 0;
   std::uint64_t copied_before_ = 0;  // blocks, after the last look for some that should be in rows
   bool no_rows_ = false;             // no parity group has room

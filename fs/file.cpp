@@ -293,6 +293,7 @@ std::uint64_t Filesystem::Impl::replaced_blocks(const Inode& inode, FileBlock fi
 Task<Result<void>> Filesystem::Impl::prepare_edges(Inode& inode, Edit* plan) {
   Result<void> outcome;
   const bool truncates = plan->clear_count == ~std::uint64_t{0};
+  plan->policy = policy_of(inode);
   for (Edit::Edge& edge : plan->edges) {
     inode.map->snapshot(edge.block, 1, edge.seen);
     if (!has_data(edge.seen)) continue;
@@ -303,7 +304,7 @@ Task<Result<void>> Filesystem::Impl::prepare_edges(Inode& inode, Edit* plan) {
     extent::WriteHint hint;
     hint.inode = inode.id;
     hint.first = edge.block;
-    hint.policy = policy_of(inode);
+    hint.policy = plan->policy;
     // A truncate may use what is kept for overwriting: it gives back more than that.
     hint.replaced_blocks = truncates ? 1 : replaced_blocks(inode, edge.block, 1);
     auto written = co_await store->write(hint, block.span());
@@ -379,6 +380,7 @@ Task<Result<void>> Filesystem::Impl::edit(InodeRef inode, Edit plan, AttributeCh
     *again = refusal || plan.size_seen != inode->size_bytes.load(std::memory_order_relaxed);
     for (const Edit::Edge& edge : plan.edges) {
       *again |= !inode->map->unchanged(edge.block, 1, edge.seen);
+      *again |= edge.mapped && plan.policy != policy_of(*inode);
     }
     if (plan.reserve_count != 0 && plan.clear_count == 0) {
       *again |= inode->map->holes(plan.reserve_first, plan.reserve_count) > plan.promised_blocks;

@@ -65,6 +65,7 @@ struct Edit {
     extent::Written written;
   };
   std::vector<Edge> edges;
+  journal::Policy policy;  // that they were written under
   FileBlock clear_first;
   std::uint64_t clear_count = 0;  // 0: nothing; ~0: to the end
   FileBlock reserve_first;
@@ -262,9 +263,11 @@ struct Filesystem::Impl {
     const std::uint32_t own = inode.own_policy.load(std::memory_order_acquire);
     return own != 0 ? journal::Policy::unpacked(own) : pool->policy();
   }
-  // Before the inode gets it, with policy_mutex held until it has: the pool is ready for it, and knows that there
-  // may be something to encode anew. kTooFewDisks, kReadOnly.
-  Task<Result<void>> prepare_for_policy(const Inode& inode, journal::Policy policy);
+  // Before the inode gets it (nothing: it loses its own), with policy_mutex held until it has: the pool is ready for it, and
+  // knows that there may be something to encode anew. kTooFewDisks, kReadOnly.
+  Task<Result<void>> prepare_for_policy(const Inode& inode, std::optional<journal::Policy> own);
+  // Behind that: it has got it.
+  Task<Result<void>> note_policy_set(const Inode& inode);
 
   // Clones (clone.cpp).
   Counter clone_steps;  // grows with each: what a scrub has passed may name what it has not

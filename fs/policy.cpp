@@ -12,20 +12,39 @@
 namespace dynamicfs::fs {
 
 Task<Result<void>> Filesystem::Impl::prepare_for_policy(const Inode& inode,
-                                                        journal::Policy policy) {
-  if (pool->staying()->size() < policy.width()) co_return error(Code::kTooFewDisks, policy.width());
-  CO_TRY(co_await pool->raise_tolerance(policy.tolerance()));
+                                                        std::optional<journal::Policy> own) {
+  const journal::Policy policy = own.value_or(pool->policy());
+  if (own) {
+    // Also those that are away: what comes from elsewhere with its policy should keep it meanwhile.
+    const std::vector<journal::DiskRecord> disks = pool->superblock().disks;
+    const auto stay =
+        std::ranges::count_if(disks, [](const journal::DiskRecord& disk) { return !disk.leaving; });
+    if (static_cast<std::size_t>(stay) < policy.width())
+      co_return error(Code::kTooFewDisks, policy.width());
+    CO_TRY(co_await pool->raise_tolerance(policy.tolerance()));
+  }
   if (!inode.is_regular() || policy_of(inode) == policy) co_return Result<void>{};
+  if (inode.map->reserved_blocks() != 0) store->widen_promises(policy);
+  // A write that is under way takes the new policy when it finds the old one gone.
+  CO_TRY(co_await note_policy_set(inode));
+  co_return Result<void>{};
+}
+
+Task<Result<void>> Filesystem::Impl::note_policy_set(const Inode& inode) {
+  if (!inode.is_regular() || inode.map->data_blocks() == 0) co_return Result<void>{};
+  const bool known = pool->reencoding();
   CO_TRY(co_await pool->set_reencoding(true));
-  compaction->note_policy();
+  compaction->note_policy(known);
   co_return Result<void>{};
 }
 
 Task<Result<void>> Filesystem::set_policy(journal::Policy policy) {
   CO_TRY(impl_->writable());
   const AsyncMutex::Guard guard = co_await impl_->policy_mutex.acquire();
+  impl_->store->widen_promises(policy);
+  const bool known = impl_->pool->reencoding();
   CO_TRY(co_await impl_->pool->set_policy(policy));
-  impl_->compaction->note_policy();
+  impl_->compaction->note_policy(known);
   co_return Result<void>{};
 }
 
@@ -43,6 +62,9 @@ Task<Result<PolicyReport>> Filesystem::policy_report(InodeId id) {
     const std::uint64_t end =
         std::min(window, ceil_div(inode->size_bytes.load(std::memory_order_acquire), kWindowBytes));
     for (std::uint64_t at = from; at < end; ++at) {
+      const std::optional<FileBlock> data = inode->map->next_data(FileBlock{at * kWindowBlocks});
+      if (!data || data->raw / kWindowBlocks >= end) break;
+      at = data->raw / kWindowBlocks;
       set.clear();
       inode->map->snapshot(FileBlock{at * kWindowBlocks}, kWindowBlocks, set);
       for (const extent::Mapping& mapping : set.mappings) {

@@ -125,7 +125,8 @@ std::string resync_text(const ResyncReport& resync) {
 // One line each: what is wrong, and what to do about it.
 Json problems_json(Filesystem& filesystem, bool chosen_read_only,
                    const std::vector<DiskStatus>& disks, const StatFs& space,
-                   const extent::SpaceReport& chunks, const std::vector<std::string>& damaged) {
+                   std::uint64_t degraded_chunks, std::uint64_t unavailable_bytes,
+                   const std::vector<std::string>& damaged) {
   Json problems = Json::array();
   if (chosen_read_only) {
     // What cannot be written is what was asked for.
@@ -196,12 +197,12 @@ Json problems_json(Filesystem& filesystem, bool chosen_read_only,
         "'dynamicfs scrub start'.",
         names_of(absent.stale), names_of(absent.away)));
   }
-  if (chunks.unavailable_bytes != 0) {
+  if (unavailable_bytes != 0) {
     problems.push_back(
         fmt::format("{} of files lie only on disks that are away, and cannot be read: {}. They can "
                     "again when it "
                     "is connected: mount with it.",
-                    size_text(chunks.unavailable_bytes), names_of(absent.away)));
+                    size_text(unavailable_bytes), names_of(absent.away)));
   }
   if (const ReencodeReport reencoding = filesystem.reencode_report(); reencoding.stuck_bytes != 0) {
     problems.push_back(fmt::format(
@@ -209,11 +210,11 @@ Json problems_json(Filesystem& filesystem, bool chosen_read_only,
         "disk with 'dynamicfs disk add', or remove files; the rest is done by itself then.",
         size_text(reencoding.stuck_bytes)));
   }
-  if (absent.away.empty() && chunks.degraded_chunks != 0) {
+  if (absent.away.empty() && degraded_chunks != 0) {
     problems.push_back(
         fmt::format("Files written while a disk was away have fewer copies than the pool promises "
                     "({} chunks of 4 MiB). The rest is made as soon as there are disks for it.",
-                    chunks.degraded_chunks));
+                    degraded_chunks));
   }
   for (const DiskStatus& disk : disks) {
     const scheduler::Disk* const present = filesystem.pool().disk(disk.record.id);
@@ -291,13 +292,13 @@ Json build_status(Executor& executor, Filesystem& filesystem, const FuseSession&
   const journal::Superblock superblock = filesystem.pool().superblock();
   const std::vector<DiskStatus> disks = filesystem.pool().status();
   const extent::SpaceReport space = filesystem.store().space(superblock.policy);
+  const std::uint64_t unavailable = filesystem.store().unavailable_bytes();
   const StatFs usable = filesystem.statfs();
   const FuseSession::State fuse = session.state();
   const std::vector<std::string> damaged = block_on(executor, filesystem.damaged_files());
   const bool read_only = filesystem.pool().read_only() || facts.options.read_only;
 
-  const bool damage = !damaged.empty() || filesystem.unreadable_runs() != 0 ||
-                      space.unavailable_bytes != 0 ||
+  const bool damage = !damaged.empty() || filesystem.unreadable_runs() != 0 || unavailable != 0 ||
                       absences(disks, filesystem.pool().policy()).too_many;
   const bool degraded = filesystem.pool().degraded() || space.degraded_chunks != 0;
   const char* const state = read_only  ? "read_only"
@@ -319,7 +320,7 @@ Json build_status(Executor& executor, Filesystem& filesystem, const FuseSession&
                     {"promised_bytes", space.promised_bytes},
                     {"reserve_bytes", space.reserve_bytes},
                     {"degraded_chunks", space.degraded_chunks},
-                    {"unavailable_bytes", space.unavailable_bytes},
+                    {"unavailable_bytes", unavailable},
                     {"inodes", usable.files}};
 
   std::map<DiskId, std::uint64_t> used;
@@ -394,8 +395,8 @@ Json build_status(Executor& executor, Filesystem& filesystem, const FuseSession&
                           {"progress_ratio", reencoding.progress},
                           {"moved_bytes", reencoding.moved_bytes},
                           {"stuck_bytes", reencoding.stuck_bytes}};
-  status["problems"] =
-      problems_json(filesystem, facts.options.read_only, disks, usable, space, damaged);
+  status["problems"] = problems_json(filesystem, facts.options.read_only, disks, usable,
+                                     space.degraded_chunks, unavailable, damaged);
   status["damaged_files"] = damaged;
 
   put_metrics(status, filesystem, session, facts.options);

@@ -544,14 +544,14 @@ Task<Result<void>> Pool::set_reencoding(bool on) {
 
 Task<Result<void>> Pool::raise_tolerance(unsigned tolerance) {
   tolerance = std::min<unsigned>(tolerance, kMembersMax - 1);
-  if (this->tolerance() >= tolerance) co_return Result<void>{};
   Impl& impl = *impl_;
   const auto guard = co_await impl.writing.acquire();
   if (read_only()) co_return Code::kReadOnly;
   {
     LockGuard lock(impl.mutex);
     DFS_ASSERT(impl.begun);
-    if (impl.superblock.tolerance() >= tolerance) co_return Result<void>{};
+    // Also if the pool's own asks for as much: that may become less.
+    if (impl.superblock.tolerance_min >= tolerance) co_return Result<void>{};
     impl.superblock.tolerance_min = static_cast<std::uint8_t>(tolerance);
   }
   co_return co_await impl.store(Impl::Copies::kBoth);

@@ -69,6 +69,7 @@ struct Library {
   }
   // Nothing lies otherwise than the policy of its file asks.
   void check_layouts() {
+    by_layout.clear();
     for (const auto& [name, text] : files) {
       CAPTURE(name);
       const fs::PolicyReport known = report(name);
@@ -77,6 +78,7 @@ struct Library {
         CAPTURE(layout.text());
         const bool as_asked = layout == known.policy || layout == known.policy.of_copies();
         CHECK(as_asked);
+        by_layout[layout.text()] += bytes;
       }
     }
   }
@@ -97,6 +99,7 @@ struct Library {
   SimPool pool;
   std::mt19937_64 random;
   std::map<std::string, std::string> files;
+  std::map<std::string, std::uint64_t> by_layout;  // bytes, as of the last check_layouts()
 };
 
 }  // namespace
@@ -181,12 +184,87 @@ TEST_SUITE("policies") {
       CHECK(moved <= all - in_b);
       CHECK(moved + (stays ? kMiB : 0) >= all - in_b);
       CHECK_FALSE(library.pool.fs().pool().superblock().reencoding);
+      // Small files, too, but for what is too little for a row.
+      if (policy(to).kind == Policy::Kind::kErasure)
+        CHECK(library.by_layout[to] + 2 * kMiB > all - in_b);
       check_whole(library.pool);
       REQUIRE(library.pool.unmount().has_value());
       REQUIRE(library.pool.mount().has_value());
       library.check();
       library.check_layouts();
+      // Whatever is tended to by itself.
+      library.pool.executor.run_for(std::chrono::minutes{3});
+      library.check();
     }
+  }
+
+  TEST_CASE("what is cloned while it is encoded anew is as its policy asks") {
+    const std::uint64_t first = seed_from_environment(11);
+    for (std::uint64_t seed = first; seed < first + seeds(6); ++seed) {
+      CAPTURE(seed);
+      Library library(seed, "single");
+      REQUIRE(library.pool.mkdir("d").has_value());
+      library.add("d", 12);
+      library.set_all("d", "replica:2");
+      for (int i = 0; library.pool.fs().reencode_report().pending; ++i) {
+        REQUIRE(i < 10'000);
+        const std::string from = "d/f" + std::to_string(library.random() % 12);
+        const std::string to = "d/clone" + std::to_string(i % 40);
+        const std::string text = library.files[from];
+        if (!library.pool.resolve(to).has_value()) {
+          REQUIRE(library.pool.create(to).has_value());
+          const Result<void> shared = library.pool.copy_range(from, 0, to, 0, text.size());
+          // As the kernel does when it is refused.
+          if (!shared.has_value()) {
+            CHECK(shared.error().code == Code::kNotSupported);
+            REQUIRE(library.pool.write(to, 0, text).has_value());
+          }
+          library.files[to] = text;
+        }
+        library.pool.executor.run_for(std::chrono::milliseconds{library.random() % 200});
+      }
+      library.check();
+      library.check_layouts();
+      check_whole(library.pool);
+    }
+  }
+
+  TEST_CASE("a directory's policy holds when the pool's becomes weaker") {
+    Library library(seed_from_environment(12), "replica:2");
+    REQUIRE(library.pool.mkdir("safe").has_value());
+    REQUIRE(library.set("safe", "replica:2").has_value());
+    library.add("safe", 8);
+    REQUIRE(library.pool.run(library.pool.fs().set_policy(policy("single"))).has_value());
+    library.settle();
+    CHECK(library.pool.fs().pool().tolerance() == 1);
+    REQUIRE(library.pool.unmount().has_value());
+    REQUIRE(library.pool.mount({0}).has_value());
+    CHECK_FALSE(library.pool.fs().pool().read_only());
+    library.check();
+    // And can be given to more while that disk is away.
+    REQUIRE(library.pool.mkdir("more").has_value());
+    CHECK(library.set("more", "replica:4").has_value());
+    CHECK(library.set("more", "replica:5").error() == error(Code::kTooFewDisks, 5));
+  }
+
+  TEST_CASE("an empty promise of many copies keeps nobody from room that is there") {
+    Library library(seed_from_environment(13), "replica:2", 3, 64 * kMiB);
+    REQUIRE(library.pool.create("wide").has_value());
+    REQUIRE(library.set("wide", "replica:3").has_value());
+    REQUIRE(library.pool.create("image").has_value());
+    const InodeId image = library.pool.resolve("image").value();
+    REQUIRE(library.pool
+                .run(library.pool.fs().fallocate(image, fs::FallocateMode::kAllocate, 0, 48 * kMiB,
+                                                 false))
+                .has_value());
+    // Nothing says any more under which policy that was.
+    REQUIRE(library.pool.unmount().has_value());
+    REQUIRE(library.pool.mount().has_value());
+    library.pool.fs().statfs();
+    REQUIRE(library.pool.create("new").has_value());
+    CHECK(library.pool.write("new", 0, pattern(3, 4 * kMiB)).has_value());
+    for (std::uint64_t at = 0; at < 48 * kMiB; at += kMiB)
+      REQUIRE(library.pool.write("image", at, pattern(at, kMiB)).has_value());
   }
 
   TEST_CASE("the pool's policy is that of all who have none of their own") {
@@ -296,13 +374,13 @@ TEST_SUITE("policies") {
       lost += read.has_value() ? 0 : 1;
     }
     CHECK(lost > 0);
-    CHECK(library.pool.fs().store().space(policy("single")).unavailable_bytes > 0);
+    CHECK(library.pool.fs().store().unavailable_bytes() > 0);
     REQUIRE(library.pool.create("safe/new").has_value());
     REQUIRE(library.pool.write("safe/new", 0, "still").has_value());
     REQUIRE(library.pool.unmount().has_value());
     REQUIRE(library.pool.mount().has_value());
     library.check();
-    CHECK(library.pool.fs().store().space(policy("single")).unavailable_bytes == 0);
+    CHECK(library.pool.fs().store().unavailable_bytes() == 0);
   }
 
   TEST_CASE("what finds no room is told, and goes on when there is some") {
@@ -344,6 +422,9 @@ TEST_SUITE("policies") {
       REQUIRE(library.pool.create(name).has_value());
       if (!library.pool.write(name, 0, pattern(7, 900'000)).has_value()) break;
     }
+    // Overwriting takes no more of it.
+    for (int i = 0; i < 100; ++i)
+      library.pool.write(std::to_string(i % 40), 0, pattern(8, 900'000)).ignore("it may be full");
     for (std::uint64_t at = 0; at < promised; at += 512 * kKiB)
       REQUIRE(library.pool.write("safe", at, pattern(at, 512 * kKiB)).has_value());
     check_whole(library.pool);

@@ -124,6 +124,10 @@ def growth(bench):
             lambda: not pool.status()[1]["reencoding"]["pending"], 60, "all is encoded anew"
         )
         expect_same(before, contents(pool.root / "photos"), "when it is ec:2+1")
+        kinds = set()
+        for one in json.loads(dynamicfs("policy", "get", "--json", *(pool.root / "photos").iterdir()).out):
+            kinds |= {layout["policy"] for layout in one["layouts"]}
+        expect("ec:2+1" in kinds, f"the photos are {kinds}")
         third = image_disk(bench.scratch / "third.img", 400 * MIB)
         disk(pool, "add", third.path)
         # By number and by path.

@@ -79,8 +79,11 @@ fs::Outcome<fs::MountedPool> pool_of(const std::string& path) {
 }
 
 bool is_mountpoint(const std::string& path, const fs::MountedPool& pool) {
+  // A bind mount of a directory is none.
+  struct stat info {};
   std::error_code ignored;
-  return std::filesystem::equivalent(path, pool.mount.mountpoint, ignored);
+  return ::lstat(path.c_str(), &info) == 0 && info.st_ino == kRootInode.raw &&
+         std::filesystem::equivalent(path, pool.mount.mountpoint, ignored);
 }
 
 fs::Outcome<fs::Json> show_one(const std::string& path) {
@@ -138,22 +141,26 @@ fs::Refusal too_few(const std::string& policy, const std::string& path) {
           "Add some with 'dynamicfs disk add', or choose another policy."};
 }
 
-fs::Outcome<void> set_one(const std::string& path, const std::string& policy) {
+// Whether anything has changed.
+fs::Outcome<bool> set_one(const std::string& path, const std::string& policy) {
   const std::string name{fs::kPolicyXattr};
   if (policy == "default") {
-    if (::lremovexattr(path.c_str(), name.c_str()) == 0 || errno == ENODATA) return {};
+    if (::lremovexattr(path.c_str(), name.c_str()) == 0) return true;
+    if (errno == ENODATA) return false;
   } else {
     // Each change says that there may be something to encode anew: none is made without need.
     auto own = own_policy(path);
-    if (own && own.value() == policy) return {};
-    if (::lsetxattr(path.c_str(), name.c_str(), policy.data(), policy.size(), 0) == 0) return {};
+    if (own && own.value() == policy) return false;
+    if (::lsetxattr(path.c_str(), name.c_str(), policy.data(), policy.size(), 0) == 0) return true;
     if (errno == EINVAL) return too_few(policy, path);
   }
   return cannot(path, "set", errno);
 }
 
-// What has been recorded up to the policy of `path` is on disk then: records are in order.
-fs::Outcome<void> make_durable(const std::string& path) {
+// What has been recorded up to the policy of `path` is on disk then: records are in order. If nothing has changed
+// now, an interrupted command may have changed it before.
+fs::Outcome<void> make_durable(const std::string& path, fs::Outcome<fs::MountedPool>& pool) {
+  if (path.empty()) return pool ? fs::sync_pool(pool.value()) : fs::Outcome<void>{};
   const UniqueFd fd{::open(path.c_str(), O_RDONLY | O_NONBLOCK | O_CLOEXEC)};
   // Who may not open it has its policy in some seconds.
   if (!fd && errno == EACCES) return {};
@@ -162,10 +169,9 @@ fs::Outcome<void> make_durable(const std::string& path) {
 }
 
 struct Tally {
-  std::string last;  // that has been set
+  std::string last;  // that has changed
   std::uint64_t done = 0;
   std::uint64_t failed = 0;
-  std::uint64_t vanished = 0;
 };
 
 // Whatever is below a directory of the same pool, and it.
@@ -175,8 +181,7 @@ fs::Outcome<void> set_below(const std::string& root, const std::string& policy, 
   struct stat top {};
   if (::lstat(root.c_str(), &top) != 0) return cannot(root, "set", errno);
   // First, so that what is made meanwhile has it.
-  TRY(set_one(root, policy));
-  tally->last = root;
+  if (TRY(set_one(root, policy))) tally->last = root;
   ++tally->done;
   if (!S_ISDIR(top.st_mode)) return {};
   stdfs::recursive_directory_iterator at{root, stdfs::directory_options::skip_permission_denied,
@@ -186,15 +191,18 @@ fs::Outcome<void> set_below(const std::string& root, const std::string& policy, 
     const std::string path = at->path().string();
     struct stat info {};
     if (::lstat(path.c_str(), &info) != 0) {
-      ++tally->vanished;
+      // It has gone meanwhile.
     } else if (info.st_dev != top.st_dev) {
       at.disable_recursion_pending();  // something else is mounted there
     } else if (S_ISREG(info.st_mode) || S_ISDIR(info.st_mode)) {
-      if (const auto set = set_one(path, policy)) {
+      if (auto set = set_one(path, policy)) {
         ++tally->done;
-        tally->last = path;
-      } else {
+        if (*set) tally->last = path;
+      } else if (::lstat(path.c_str(), &info) == 0) {
         if (tally->failed++ == 0) refuse(set.error());
+      }
+      if (S_ISDIR(info.st_mode) && ::access(path.c_str(), R_OK | X_OK) != 0) {
+        if (tally->failed++ == 0) refuse(cannot(path, "looked into", errno));
       }
     }
     at.increment(error);
@@ -225,10 +233,14 @@ ExitCode set_on(const std::string& path, const Words& words) {
   if (!pool && pool.error().code != ExitCode::kPermission) return refuse(pool.error());
   if (pool && is_mountpoint(path, *pool)) return set_of_pool(*pool, words);
   Tally tally;
-  const auto set = words.only ? set_one(path, words.policy) : set_below(path, words.policy, &tally);
-  if (!set) return refuse(set.error());
-  if (const auto durable = make_durable(words.only ? path : tally.last); !durable)
-    return refuse(durable.error());
+  if (words.only) {
+    auto set = set_one(path, words.policy);
+    if (!set) return refuse(set.error());
+    if (*set) tally.last = path;
+  } else if (const auto set = set_below(path, words.policy, &tally); !set) {
+    return refuse(set.error());
+  }
+  if (const auto durable = make_durable(tally.last, pool); !durable) return refuse(durable.error());
   if (words.only) return ExitCode::kOk;
   if (tally.done == 1) {
     put_out(fmt::format("{} is {} now.\n", path, words.policy));
