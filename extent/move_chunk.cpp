@@ -23,6 +23,8 @@ namespace {
 
 // Read and written at once.
 constexpr std::uint32_t kPieceRows = kWindowBlocks;
+// Beside programs that read: a read that comes while one is transferred waits for the rest of it.
+constexpr std::uint32_t kPieceRowsBeside = 8;
 // RowRun between two that are needed are copied with them if they are fewer: a transfer more costs as much.
 constexpr std::uint32_t kGapRows = 16;
 // How long what is being written to the chunk may take to end.
@@ -34,8 +36,8 @@ struct RowRun {
   std::uint32_t count = 0;
 };
 
-std::vector<RowRun> pieces_of(const BlockWords& rows) {
-  std::vector<RowRun> pieces;
+std::vector<RowRun> runs_of(const BlockWords& rows) {
+  std::vector<RowRun> runs;
   for (std::uint32_t from = next_set(rows, 0); from < kSlotBlocks;) {
     std::uint32_t to = next_clear(rows, from);
     std::uint32_t next = next_set(rows, to);
@@ -43,11 +45,10 @@ std::vector<RowRun> pieces_of(const BlockWords& rows) {
       to = next_clear(rows, next);
       next = next_set(rows, to);
     }
-    for (; from < to; from += std::min(kPieceRows, to - from))
-      pieces.push_back({.first = from, .count = std::min(kPieceRows, to - from)});
+    runs.push_back({.first = from, .count = to - from});
     from = next;
   }
-  return pieces;
+  return runs;
 }
 
 }  // namespace
@@ -211,6 +212,21 @@ Task<Result<void>> Store::Impl::copy_rows(std::shared_ptr<const PoolView> disks,
   co_return Result<void>{};
 }
 
+// Whether programs have read from the disks within the last second.
+bool Store::Impl::beside_reads(const PoolView& disks) {
+  std::uint64_t read = 0;
+  for (const PoolView::DiskEntry& entry : disks.disks) {
+    if (entry.disk == nullptr) continue;
+    const auto& classes = entry.disk->metrics().classes;
+    for (const scheduler::IoClass io_class :
+         {scheduler::IoClass::kHotRead, scheduler::IoClass::kRead})
+      read += classes[static_cast<std::size_t>(io_class)].completed.sum();
+  }
+  const TimePoint now = executor.now();
+  if (reads_seen.exchange(read) != read) reads_until.store(now + std::chrono::seconds{1});
+  return now < reads_until.load();
+}
+
 Task<Result<void>> Store::Impl::copy_chunk(const Allocator::Move* move) {
   for (unsigned step = 0; !allocator.is_settled(*move); ++step) {
     if (step == kSettleSteps || pool.read_only()) co_return Code::kBusy;
@@ -218,8 +234,13 @@ Task<Result<void>> Store::Impl::copy_chunk(const Allocator::Move* move) {
   }
   const std::shared_ptr<const PoolView> disks = look();
   const BlockWords needed = allocator.rows_to_copy(*move);
-  for (const RowRun& rows : pieces_of(needed)) {
-    CO_TRY(co_await copy_rows(disks, move, &needed, rows.first, rows.count));
+  for (const RowRun& run : runs_of(needed)) {
+    for (std::uint32_t done = 0; done < run.count;) {
+      const std::uint32_t most = beside_reads(*disks) ? kPieceRowsBeside : kPieceRows;
+      const std::uint32_t rows = std::min(most, run.count - done);
+      CO_TRY(co_await copy_rows(disks, move, &needed, run.first + done, rows));
+      done += rows;
+    }
   }
   co_return Result<void>{};
 }

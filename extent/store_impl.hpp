@@ -38,6 +38,8 @@ struct Store::Impl {
   journal::Journal* journal = nullptr;
 
   // Own synchronisation.
+  std::atomic<std::uint64_t> reads_seen{0};  // of programs, at the last look of a move
+  std::atomic<TimePoint> reads_until{TimePoint{}};
   StoreMetrics metrics;
   ExtentLocks locks;
   MapContext maps;
@@ -114,6 +116,7 @@ struct Store::Impl {
 
   struct Columns;
   Task<Result<bool>> move_chunk(ChunkId chunk, std::optional<DiskId> off, bool only_to_emptier);
+  bool beside_reads(const PoolView& disks);
   Task<Result<void>> copy_chunk(const Allocator::Move* move);
   Task<Result<void>> copy_rows(std::shared_ptr<const PoolView> disks, const Allocator::Move* move,
                                const BlockWords* needed, std::uint32_t row, std::uint32_t rows);

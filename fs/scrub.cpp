@@ -285,16 +285,17 @@ Task<void> Scrub::run() {
     LockGuard lock(mutex_);
     return scope_ == ScrubScope::kAll && !report_.read_only;
   }();
-  journal::ScrubMark mark = fs_.pool->superblock().scrub;
-  if (everything && mark.next.raw == 0) {
-    mark.next = kRootInode;
-    (co_await fs_.pool->set_scrub(mark)).ignore("it does not go on after an unmount then");
-  }
   bool wanted = co_await go_on();
   if (wanted) {
     journal::ScrubCounts found = co_await fs_.pool->scrub_superblocks();
     found.bytes = 0;  // little, and not part of the total
     count(found);
+  }
+  // Behind those: this writes them.
+  journal::ScrubMark mark = fs_.pool->superblock().scrub;
+  if (everything && mark.next.raw == 0) {
+    mark.next = kRootInode;
+    (co_await fs_.pool->set_scrub(mark)).ignore("it does not go on after an unmount then");
   }
   co_await check_runs();
   wanted = co_await go_on();

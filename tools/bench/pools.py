@@ -3,6 +3,7 @@ import contextlib
 import json
 import os
 import pathlib
+import subprocess
 import sys
 
 import testbed
@@ -104,3 +105,14 @@ class ThrottleForAll:
         for name in self.names:
             for way in ("read", "write"):
                 (self.root / f"blkio.throttle.{way}_bps_device").write_text(f"{name} {bytes_per_s}")
+
+
+def slow_disk(bed, arguments, backing, number):
+    """The path of a disk that serves one transfer at a time."""
+    mountpoint = bed.make_directory(f"slow-{number}")
+    program = os.path.join(arguments.build, "tools", "bench_slow_disk")
+    process = subprocess.Popen([program, backing, mountpoint, "1", "100", str(arguments.mb_per_s)], stdin=subprocess.DEVNULL)
+    bed.stack.callback(process.wait)
+    bed.stack.callback(testbed.unmount, mountpoint)
+    testbed.wait_for(lambda: testbed.is_mounted(mountpoint), 10, "slow_disk")
+    return os.path.join(mountpoint, "disk")
