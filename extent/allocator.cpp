@@ -720,8 +720,13 @@ bool Allocator::promise(std::uint64_t blocks, journal::Policy policy) {
     promise_width_ = before;
     return false;
   }
+  // What is promised more narrowly must not make it look as if nothing was promised more widely.
+  const bool held = holds_promises();
   promised_blocks_ += blocks;
-  return true;
+  if (!held || holds_promises()) return true;
+  promised_blocks_ -= blocks;
+  promise_width_ = before;
+  return false;
 }
 
 void Allocator::note_promised(std::uint64_t blocks, std::size_t width) {
@@ -734,6 +739,7 @@ void Allocator::unpromise(std::uint64_t blocks) {
   LockGuard lock(mutex_);
   DFS_ASSERT(promised_blocks_ >= blocks);
   promised_blocks_ -= blocks;
+  if (promised_blocks_ == 0) promise_width_ = 1;
 }
 
 }  // namespace dynamicfs::extent

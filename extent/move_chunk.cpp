@@ -245,6 +245,29 @@ Task<Result<void>> Store::Impl::copy_chunk(const Allocator::Move* move) {
   co_return Result<void>{};
 }
 
+Task<Result<void>> Store::Impl::flush_new_places(const Allocator::Move* move) {
+  const std::shared_ptr<const PoolView> disks = look();
+  scheduler::IoGroup flushes;
+  std::vector<DiskId> flushed;
+  for (const Place& place : move->to) {
+    if (std::ranges::find(move->from, place) != move->from.end()) continue;
+    const PoolView::DiskEntry* const entry = disks->find(place.disk);
+    if (entry == nullptr || entry->disk == nullptr) co_return error(Code::kDiskGone);
+    if (!entry->disk->needs_flush()) continue;
+    flushes.flush(*entry->disk, scheduler::IoClass::kBackground);
+    flushed.push_back(place.disk);
+  }
+  co_await flushes.run();
+  for (std::size_t i = 0; i < flushed.size(); ++i) {
+    const Error failure = flushes.error(i);
+    if (failure.code == Code::kOk) continue;
+    const auto reported = co_await pool.report_failure(flushed[i], failure);
+    reported.ignore("somewhere else, then");
+    co_return error(Code::kDiskGone);
+  }
+  co_return Result<void>{};
+}
+
 Task<Result<bool>> Store::Impl::move_chunk(ChunkId chunk, std::optional<DiskId> off,
                                            bool only_to_emptier) {
   if (pool.read_only() || journal->stopped()) co_return Code::kReadOnly;
@@ -257,6 +280,8 @@ Task<Result<bool>> Store::Impl::move_chunk(ChunkId chunk, std::optional<DiskId> 
     case Allocator::MoveOutcome::kLater: co_return Code::kBusy;
   }
   Result<void> copied = co_await copy_chunk(&move);
+  // A disk that fails at the flush in front of the record would have missed what no generation tells of.
+  if (copied.has_value()) copied = co_await flush_new_places(&move);
   if (copied.has_value()) {
     journal::Credit credit = co_await journal->reserve(1, kChunkPutBytes);
     const journal::ChangeScope scope(gate);

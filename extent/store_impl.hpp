@@ -117,6 +117,7 @@ struct Store::Impl {
   struct Columns;
   Task<Result<bool>> move_chunk(ChunkId chunk, std::optional<DiskId> off, bool only_to_emptier);
   bool beside_reads(const PoolView& disks);
+  Task<Result<void>> flush_new_places(const Allocator::Move* move);
   Task<Result<void>> copy_chunk(const Allocator::Move* move);
   Task<Result<void>> copy_rows(std::shared_ptr<const PoolView> disks, const Allocator::Move* move,
                                const BlockWords* needed, std::uint32_t row, std::uint32_t rows);

@@ -447,7 +447,11 @@ Task<bool> Compaction::read(Moving* moving, std::span<std::byte> into) {
                                                      scheduler::IoClass::kBackground);
   if (!read.has_value()) {
     // It cannot be protected in any way: the scrub says what becomes of it.
-    if (run.misfit && read.error().code == Code::kCorrupt) misfit_blocks_ -= run.count;
+    if (run.misfit && read.error().code == Code::kCorrupt) {
+      misfit_blocks_ -= run.count;
+    } else if (run.misfit) {
+      stuck_blocks_ += run.count;
+    }
     co_return false;
   }
   std::memcpy(into.data(), data.data(), data.size());

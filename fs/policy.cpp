@@ -41,9 +41,9 @@ Task<Result<void>> Filesystem::Impl::note_policy_set(const Inode& inode) {
 Task<Result<void>> Filesystem::set_policy(journal::Policy policy) {
   CO_TRY(impl_->writable());
   const AsyncMutex::Guard guard = co_await impl_->policy_mutex.acquire();
-  impl_->store->widen_promises(policy);
   const bool known = impl_->pool->reencoding();
   CO_TRY(co_await impl_->pool->set_policy(policy));
+  impl_->store->widen_promises(policy);
   impl_->compaction->note_policy(known);
   co_return Result<void>{};
 }

@@ -23,10 +23,7 @@ constexpr std::int64_t kNanosecondsPerSecond = 1'000'000'000;
 Scrub::Scrub(Filesystem::Impl& parts)
     : fs_(parts), walk_(parts, [this](InodeId inode, Error failure) { fail(inode, failure); }) {}
 
-Result<void> Scrub::start(ScrubScope scope) {
-  const InodeId under_way = fs_.pool->superblock().scrub.next;
-  return start(scope, scope == ScrubScope::kAll ? under_way : InodeId{});
-}
+Result<void> Scrub::start(ScrubScope scope) { return start(scope, InodeId{}); }
 
 void Scrub::tend() {
   if (fs_.options.read_only || !fs_.writable().has_value()) return;
@@ -36,7 +33,7 @@ void Scrub::tend() {
     if (active_) {
       if (scope_ != ScrubScope::kAll || stopping_ || fs_.executor.now() < note_at_) return;
       note_at_ = fs_.executor.now() + kNoteEvery;
-      to_note = std::exchange(position_before_, walk_.position());
+      to_note = std::exchange(position_before_, position());
     }
   }
   if (to_note.raw != 0) {
@@ -44,7 +41,12 @@ void Scrub::tend() {
     spawn(note_position(to_note));
     return;
   }
-  if (is_active()) return;
+  // A disk that lacks something gets that first: a scrub of the rest could not say that it is whole.
+  const std::vector<journal::DiskStatus> disks = fs_.pool->status();
+  const auto is_stale = [](const journal::DiskStatus& disk) {
+    return disk.health == journal::DiskHealth::kStale;
+  };
+  if (is_active() || std::ranges::any_of(disks, is_stale)) return;
   const InodeId under_way = fs_.pool->superblock().scrub.next;
   const std::uint64_t due = due_unix_s();
   const auto now = static_cast<std::uint64_t>(fs_.now_ns() / kNanosecondsPerSecond);
@@ -55,13 +57,13 @@ void Scrub::tend() {
 }
 
 Task<void> Scrub::note_position(InodeId at) {
-  journal::ScrubMark mark = fs_.pool->superblock().scrub;
-  // One that was called off meanwhile stays so.
-  if (mark.next.raw != 0) {
-    mark.next = at;
-    (co_await fs_.pool->set_scrub(mark)).ignore("it begins further back then");
-  }
+  (co_await fs_.pool->note_scrub(at)).ignore("it begins further back then");
   fs_.tasks.leave();
+}
+
+// The second walk, for doubtful parity, begins anew: what the first has seen counts.
+InodeId Scrub::position() const {
+  return std::max(walk_.position(), InodeId{first_walk_to_.load(std::memory_order_acquire)});
 }
 
 std::uint64_t Scrub::due_unix_s() const {
@@ -267,6 +269,7 @@ Task<bool> Scrub::check_data() {
 
 // Another walk, through the maps alone.
 Task<void> Scrub::check_doubtful() {
+  first_walk_to_ = walk_.position().raw;
   walk_.end();
   walk_.begin();
   while (const std::optional<FileWalk::Piece> piece = co_await walk_.next()) {
@@ -280,6 +283,7 @@ Task<void> Scrub::check_doubtful() {
 Task<void> Scrub::run() {
   co_await fs_.executor.leave_driver_thread();
   const std::uint64_t clone_steps_before = fs_.clone_steps.sum();
+  first_walk_to_ = 0;
   survey();
   const bool everything = [this] {
     LockGuard lock(mutex_);
@@ -318,8 +322,8 @@ Task<void> Scrub::run() {
     LockGuard lock(mutex_);
     const journal::ScrubCounts& counts = report_.counts;
     repaired = counts.copies_repaired != 0;
-    whole = !stopping_ && scope_ == ScrubScope::kAll && from_.raw == 0 && report_.errors == 0 &&
-            counts.blocks_lost == 0 && counts.blocks_unreadable == 0 &&
+    whole = !stopping_ && scope_ == ScrubScope::kAll && from_ <= kRootInode &&
+            report_.errors == 0 && counts.blocks_lost == 0 && counts.blocks_unreadable == 0 &&
             counts.parity_skipped == 0 &&
             counts.copies_repaired >= counts.copies_bad + counts.copies_outdated;
   }
@@ -354,7 +358,7 @@ Task<void> Scrub::run() {
       stopped = stopping_;
     }
     // Whoever calls it off means all of it.
-    mark.next = stopped && interrupted ? std::max(walk_.position(), kRootInode) : InodeId{};
+    mark.next = stopped && interrupted ? std::max(position(), kRootInode) : InodeId{};
     if (!stopped)
       mark.ended_unix_s = static_cast<std::uint64_t>(fs_.now_ns() / kNanosecondsPerSecond);
     (co_await fs_.pool->set_scrub(mark)).ignore("it is done again at the next mount");

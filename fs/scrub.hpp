@@ -16,6 +16,7 @@
 // Locks     mutex_ is a leaf, never held across a suspension.
 #pragma once
 
+#include <atomic>
 #include <memory>
 
 #include "base/mutex.hpp"
@@ -47,6 +48,7 @@ class Scrub {
   Result<void> start(ScrubScope scope, InodeId from);
   Task<void> run();
   Task<void> note_position(InodeId at);
+  InodeId position() const;
   std::uint64_t due_unix_s() const;
   // False: it is to end. Waits while it is paused.
   Task<bool> go_on();
@@ -73,7 +75,8 @@ class Scrub {
   std::shared_ptr<AsyncEvent> resumed_ DFS_GUARDED_BY(mutex_);  // while paused
   std::shared_ptr<AsyncEvent> ended_ DFS_GUARDED_BY(mutex_);
 
-  FileWalk walk_;  // shared by the workers
+  std::atomic<std::uint64_t> first_walk_to_{0};  // 0: it goes on
+  FileWalk walk_;                                // shared by the workers
 };
 
 }  // namespace dynamicfs::fs

@@ -175,6 +175,7 @@ Task<Result<std::unique_ptr<Journal>>> Journal::open(Executor& executor, Pool& p
   LogFound found;
   found.end.last = recovered.report.last;
   found.end.next = recovered.next.sequence;
+  found.certain = recovered.certain;
   found.members = recovered.members;
   found.lsn_floor = std::max(superblock.lsn_floor, recovered.report.last);
   if (!superblock.clean) found.lsn_floor.raw += kLsnSkip;

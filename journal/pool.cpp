@@ -311,7 +311,8 @@ Task<Result<void>> Pool::begin(LogFound found) {
         DiskRecord& record = *superblock.find(seat->id);
         if (!seat->here()) {
           record.state = DiskState::kAway;
-          if (record.stale_since.raw == 0) record.stale_since = stale_mark(last);
+          // It may lack data of a batch that was written beside its flush.
+          if (record.stale_since.raw == 0) record.stale_since = stale_mark(found.certain);
           seat->failure_recorded = true;
           continue;
         }
@@ -565,6 +566,19 @@ Task<Result<void>> Pool::set_scrub(ScrubMark mark) {
     LockGuard lock(impl.mutex);
     DFS_ASSERT(impl.begun);
     if (std::exchange(impl.superblock.scrub, mark) == mark) co_return Result<void>{};
+  }
+  co_return co_await impl.store(Impl::Copies::kBoth);
+}
+
+Task<Result<void>> Pool::note_scrub(InodeId next) {
+  Impl& impl = *impl_;
+  const auto guard = co_await impl.writing.acquire();
+  if (read_only()) co_return Code::kReadOnly;
+  {
+    LockGuard lock(impl.mutex);
+    // One that has ended meanwhile, or was called off, stays so.
+    if (impl.superblock.scrub.next.raw == 0) co_return Result<void>{};
+    impl.superblock.scrub.next = next;
   }
   co_return co_await impl.store(Impl::Copies::kBoth);
 }

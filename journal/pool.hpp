@@ -68,7 +68,8 @@ struct LogEnd {
 // What recovery found, for Pool::begin.
 struct LogFound {
   LogEnd end;
-  Lsn lsn_floor;                // see Superblock
+  Lsn certain;    // what these records and those before name was on every disk that was here
+  Lsn lsn_floor;  // see Superblock
   std::vector<DiskId> members;  // have the whole log now: the members to be
 };
 
@@ -197,6 +198,8 @@ class Pool {
   bool reencoding() const;
   // Durably: where the scrub of everything is. kReadOnly.
   Task<Result<void>> set_scrub(ScrubMark mark);
+  // Likewise, if one is under way.
+  Task<Result<void>> note_scrub(InodeId next);
   bool is_leaving(DiskId id) const;
   // The disk, which may be away, is no part of the pool any more, in a new epoch, durably; its superblocks are overwritten if it is here. The caller
   // has seen that no chunk has a place there, as of the checkpoint too. Errors, with everything as it was: kNotInPool;

@@ -274,6 +274,8 @@ Task<Result<void>> Recovery::apply_passed() {
 // Nothing follows the newest batch.
 Task<Result<void>> Recovery::end_log() {
   CO_TRY(co_await apply_passed());
+  const bool beside = newest_ && newest_->header.beside_flush;
+  recovered_.certain = recovered_.report.last;
   if (newest_ && newest_->header.beside_flush && replay_.count_whole &&
       !mutated(Mutant::kBelieveTail)) {
     const std::size_t records = newest_->records.size();
@@ -293,7 +295,9 @@ Task<Result<void>> Recovery::end_log() {
     }
   }
   CO_TRY(co_await pass_newest());
-  co_return co_await apply_passed();
+  CO_TRY(co_await apply_passed());
+  if (!beside) recovered_.certain = recovered_.report.last;
+  co_return Result<void>{};
 }
 
 // Writes the last batch anew with the first of its records, in its old place on every copy. The

@@ -35,6 +35,7 @@ struct Recovered {
   RecoveryReport report;             // without `took`
   std::vector<LoggedBatch> batches;  // from the manifest's log position on
   LogPosition next;
+  Lsn certain;                  // LogFound::certain
   std::vector<DiskId> members;  // have all of them, durably
 };
 
