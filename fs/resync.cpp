@@ -10,10 +10,10 @@ namespace dynamicfs::fs {
 namespace {
 
 // As a scrub: windows that are looked at together.
-constexpr std::size_t kWorkers = 4;
+constexpr std::size_t kResyncTasks = 4;
 // After a pass that was cut short, and after one that has left something: then another disk has to come, as a rule.
-constexpr Duration kAgainAfter = std::chrono::minutes{1};
-constexpr Duration kAgainAfterAll = std::chrono::hours{1};
+constexpr Duration kAfterOneCutShort = std::chrono::minutes{1};
+constexpr Duration kAfterOneThatLeftSomething = std::chrono::hours{1};
 
 }  // namespace
 
@@ -84,7 +84,7 @@ Task<void> Resync::run() {
   bad_ = repaired_ = failures_ = 0;
   walk_.begin();
   std::vector<Task<bool>> workers;
-  for (std::size_t i = 0; i < kWorkers; ++i) workers.push_back(check_data());
+  for (std::size_t i = 0; i < kResyncTasks; ++i) workers.push_back(check_data());
   const std::vector<bool> ended = co_await when_all(std::move(workers));
   bool whole = std::ranges::all_of(ended, std::identity{});
   const bool all = whole;
@@ -111,7 +111,8 @@ Task<void> Resync::run() {
     marked.ignore("the disks stay marked as they were");
     log_info("resync: {} MiB written; no disk lacks anything", repaired_ * kBlockBytes / kMiB);
   }
-  again_at_.store(fs_.executor.now() + (all && !whole ? kAgainAfterAll : kAgainAfter));
+  again_at_.store(fs_.executor.now() +
+                  (all && !whole ? kAfterOneThatLeftSomething : kAfterOneCutShort));
   active_.store(false, std::memory_order_release);
   fs_.tasks.leave();
 }

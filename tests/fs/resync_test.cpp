@@ -217,6 +217,25 @@ TEST_SUITE("scheduled scrubs") {
     }
   }
 
+  TEST_CASE("one that is asked for looks at everything, whatever was interrupted") {
+    Returning test(seed_from_environment(6), "replica:2");
+    test.pool.executor.run_for(std::chrono::seconds{10});
+    const std::uint64_t all = test.pool.fs().store().live_blocks() * kBlockBytes;
+    for (int round = 0; round < 2; ++round) {
+      {
+        const DriverScope scope(test.pool.executor);
+        REQUIRE(test.pool.fs().start_scrub().has_value());
+      }
+      if (round == 1) break;
+      while (test.pool.fs().scrub_report().counts.bytes < all / 2)
+        test.pool.executor.run_for(std::chrono::milliseconds{1});
+      test.remount();
+    }
+    test.pool.executor.run_for(std::chrono::minutes{1});
+    CHECK(test.pool.fs().scrub_report().state == fs::ScrubState::kFinished);
+    CHECK(test.pool.fs().scrub_report().counts.bytes >= all);
+  }
+
   TEST_CASE("one that is called off does not go on, and one begins when it is time") {
     Returning test(seed_from_environment(5), "replica:2");
     {
