@@ -62,19 +62,10 @@ void Compaction::note(InodeId inode, FileBlock first, std::uint64_t blocks) {
 }
 
 bool Compaction::begin() {
-  if (active_.exchange(true, std::memory_order_acq_rel)) return false;
-  fs_.tasks.enter();  // before the look at `closing`: unmount sets that, then waits for tasks
-  if (!go_on()) {
-    end();
-    return false;
-  }
-  return true;
+  return task_.begin(fs_.tasks, [this] { return go_on(); });
 }
 
-void Compaction::end() {
-  active_.store(false, std::memory_order_release);
-  fs_.tasks.leave();
-}
+void Compaction::end() { task_.end(fs_.tasks); }
 
 bool Compaction::go_on() const {
   return !fs_.closing.load(std::memory_order_acquire) && fs_.growable().has_value() &&

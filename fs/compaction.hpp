@@ -33,6 +33,7 @@
 #include "base/mutex.hpp"
 #include "extent/extent_map.hpp"
 #include "extent/store.hpp"
+#include "fs/background_task.hpp"
 #include "fs/file_walk.hpp"
 #include "fs/filesystem.hpp"
 #include "fs/inode_table.hpp"
@@ -122,7 +123,7 @@ class Compaction {
   Generation quiet_since();
 
   Filesystem::Impl& fs_;
-  std::atomic<bool> active_{false};
+  SoleTask task_;
   // Of the task that is active.
   std::atomic<TimePoint> sweep_again_at_{TimePoint{}};
   std::atomic<TimePoint> restripe_at_{TimePoint{}};

@@ -12,6 +12,7 @@
 
 #include "base/waiters.hpp"
 #include "extent/hot_windows.hpp"
+#include "fs/background_task.hpp"
 #include "fs/change_format.hpp"
 #include "fs/compaction.hpp"
 #include "fs/filesystem.hpp"
@@ -30,17 +31,6 @@ namespace dynamicfs::fs {
 // Entries of one inode as they go into a run, one after the other: kind, key, value, the last two
 // sized.
 using RunImage = Bytes;
-
-// Detached work, so that unmount can wait for it.
-class TaskTracker {
- public:
-  void enter() { running_.fetch_add(1, std::memory_order_acq_rel); }
-  void leave() { running_.fetch_sub(1, std::memory_order_acq_rel); }
-  bool idle() const { return running_.load(std::memory_order_acquire) == 0; }
-
- private:
-  std::atomic<std::int64_t> running_{0};
-};
 
 // Lets a periodic loop outlive the file system it served: it looks here after every sleep.
 struct HousekeepingLink {

@@ -20,19 +20,10 @@ constexpr double kBalanced = 0.02;
 Rebuild::Rebuild(Filesystem::Impl& parts) : fs_(parts) {}
 
 bool Rebuild::begin() {
-  if (active_.exchange(true, std::memory_order_acq_rel)) return false;
-  fs_.tasks.enter();  // before the look at `closing`: unmount sets that, then waits for tasks
-  if (!go_on()) {
-    end();
-    return false;
-  }
-  return true;
+  return task_.begin(fs_.tasks, [this] { return go_on(); });
 }
 
-void Rebuild::end() {
-  active_.store(false, std::memory_order_release);
-  fs_.tasks.leave();
-}
+void Rebuild::end() { task_.end(fs_.tasks); }
 
 bool Rebuild::go_on() const {
   return !fs_.closing.load(std::memory_order_acquire) && fs_.writable().has_value() &&
@@ -62,7 +53,7 @@ void Rebuild::verify_if_due() {
     LockGuard lock(mutex_);
     if (made_anew == made_anew_before_) return;
   }
-  if (active_.load(std::memory_order_acquire) || !go_on() || is_due()) return;
+  if (task_.active() || !go_on() || is_due()) return;
   // Not if one is under way, which may have passed it.
   if (!fs_.scrub->start(ScrubScope::kAll).has_value()) return;
   log_info("everything is where it should be; a scrub verifies what was made anew");
@@ -266,7 +257,7 @@ RebuildReport Rebuild::report() const {
   report.left_bytes = fs_.store->misplaced_bytes();
   report.rebalancing = fs_.pool->rebalancing();
   report.paused = paused_.load(std::memory_order_relaxed);
-  report.running = active_.load(std::memory_order_acquire);
+  report.running = task_.active();
   LockGuard lock(mutex_);
   if (since_ != TimePoint{}) {
     report.moved_bytes = fs_.store->metrics().moved_bytes.sum() - bytes_before_;

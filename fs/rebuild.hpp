@@ -20,6 +20,7 @@
 #include <vector>
 
 #include "base/mutex.hpp"
+#include "fs/background_task.hpp"
 #include "fs/filesystem.hpp"
 
 namespace dynamicfs::fs {
@@ -54,7 +55,7 @@ class Rebuild {
   Task<void> let_go();
 
   Filesystem::Impl& fs_;
-  std::atomic<bool> active_{false};
+  SoleTask task_;
   std::atomic<bool> paused_{false};
   std::atomic<bool> asked_{false};  // to begin, since the last look
   std::atomic<TimePoint> again_at_{TimePoint{}};

@@ -35,20 +35,14 @@ void Resync::tend() {
   });
   if (!stale) return;
   const std::uint64_t changes = fs_.pool->changes();
-  const bool other_disks = changes_seen_.exchange(changes) != changes;
-  if (!other_disks && fs_.executor.now() < again_at_.load()) return;
-  if (active_.exchange(true, std::memory_order_acq_rel)) return;
-  fs_.tasks.enter();  // before the look at `closing`: unmount sets that, then waits for tasks
-  if (!go_on()) {
-    active_.store(false, std::memory_order_release);
-    fs_.tasks.leave();
-    return;
-  }
+  if (changes_seen_.load() == changes && fs_.executor.now() < again_at_.load()) return;
+  if (!task_.begin(fs_.tasks, [this] { return go_on(); })) return;
+  changes_seen_.store(changes);
   spawn(run());
 }
 
 ResyncReport Resync::report() const {
-  const bool running = active_.load(std::memory_order_acquire);
+  const bool running = task_.active();
   return {.running = running,
           .progress = running ? walk_.progress() : 0,
           .rewritten_bytes = fs_.metrics.resynced_bytes.sum()};
@@ -113,8 +107,7 @@ Task<void> Resync::run() {
   }
   again_at_.store(fs_.executor.now() +
                   (all && !whole ? kAfterOneThatLeftSomething : kAfterOneCutShort));
-  active_.store(false, std::memory_order_release);
-  fs_.tasks.leave();
+  task_.end(fs_.tasks);
 }
 
 ResyncReport Filesystem::resync_report() const { return impl_->resync->report(); }

@@ -12,6 +12,7 @@
 #include <atomic>
 #include <cstdint>
 
+#include "fs/background_task.hpp"
 #include "fs/file_walk.hpp"
 #include "fs/filesystem.hpp"
 
@@ -33,7 +34,7 @@ class Resync {
   void count(const journal::ScrubCounts& found);
 
   Filesystem::Impl& fs_;
-  std::atomic<bool> active_{false};
+  SoleTask task_;
   std::atomic<TimePoint> again_at_{TimePoint{}};
   std::atomic<std::uint64_t> changes_seen_{0};  // of the pool, when it was tried last
   // Of this pass.
