@@ -500,103 +500,10 @@ Task<Result<void>> Pool::set_leaving(DiskId id, Leaving leaving) {
   co_return stored;
 }
 
-Task<Result<void>> Pool::set_rebalancing(bool on) {
-  Impl& impl = *impl_;
-  const auto guard = co_await impl.writing.acquire();
-  if (read_only()) co_return Code::kReadOnly;
-  {
-    LockGuard lock(impl.mutex);
-    DFS_ASSERT(impl.begun);
-    if (std::exchange(impl.superblock.rebalancing, on) == on) co_return Result<void>{};
-  }
-  co_return co_await impl.store(Impl::Copies::kBoth);
-}
-
-Task<Result<void>> Pool::set_policy(Policy policy) {
-  Impl& impl = *impl_;
-  const auto guard = co_await impl.writing.acquire();
-  if (read_only()) co_return Code::kReadOnly;
-  {
-    LockGuard lock(impl.mutex);
-    DFS_ASSERT(impl.begun);
-    if (impl.superblock.policy == policy) co_return Result<void>{};
-    const unsigned lost = static_cast<unsigned>(impl.seats.size() - impl.healthy->size());
-    if (impl.staying->size() < policy.width()) co_return error(Code::kTooFewDisks, policy.width());
-    if (lost > std::max<unsigned>(policy.tolerance(), impl.superblock.tolerance_min))
-      co_return error(Code::kDiskMissing, lost);
-    impl.superblock.policy = policy;
-    impl.superblock.reencoding = true;
-    impl.policy.store(policy.packed(), std::memory_order_release);
-  }
-  co_return co_await impl.store(Impl::Copies::kBoth);
-}
-
-Task<Result<void>> Pool::set_reencoding(bool on) {
-  Impl& impl = *impl_;
-  const auto guard = co_await impl.writing.acquire();
-  if (read_only()) co_return Code::kReadOnly;
-  {
-    LockGuard lock(impl.mutex);
-    DFS_ASSERT(impl.begun);
-    if (std::exchange(impl.superblock.reencoding, on) == on) co_return Result<void>{};
-  }
-  co_return co_await impl.store(Impl::Copies::kBoth);
-}
-
-Task<Result<void>> Pool::raise_tolerance(unsigned tolerance) {
-  tolerance = std::min<unsigned>(tolerance, kMembersMax - 1);
-  Impl& impl = *impl_;
-  const auto guard = co_await impl.writing.acquire();
-  if (read_only()) co_return Code::kReadOnly;
-  {
-    LockGuard lock(impl.mutex);
-    DFS_ASSERT(impl.begun);
-    // Also if the pool's own asks for as much: that may become less.
-    if (impl.superblock.tolerance_min >= tolerance) co_return Result<void>{};
-    impl.superblock.tolerance_min = static_cast<std::uint8_t>(tolerance);
-  }
-  co_return co_await impl.store(Impl::Copies::kBoth);
-}
-
-Task<Result<void>> Pool::set_scrub(ScrubMark mark) {
-  Impl& impl = *impl_;
-  const auto guard = co_await impl.writing.acquire();
-  if (read_only()) co_return Code::kReadOnly;
-  {
-    LockGuard lock(impl.mutex);
-    DFS_ASSERT(impl.begun);
-    if (std::exchange(impl.superblock.scrub, mark) == mark) co_return Result<void>{};
-  }
-  co_return co_await impl.store(Impl::Copies::kBoth);
-}
-
-Task<Result<void>> Pool::note_scrub(InodeId next) {
-  Impl& impl = *impl_;
-  const auto guard = co_await impl.writing.acquire();
-  if (read_only()) co_return Code::kReadOnly;
-  {
-    LockGuard lock(impl.mutex);
-    // One that has ended meanwhile, or was called off, stays so.
-    if (impl.superblock.scrub.next.raw == 0) co_return Result<void>{};
-    impl.superblock.scrub.next = next;
-  }
-  co_return co_await impl.store(Impl::Copies::kBoth);
-}
-
-bool Pool::reencoding() const {
-  LockGuard lock(impl_->mutex);
-  return impl_->superblock.reencoding;
-}
-
 bool Pool::is_leaving(DiskId id) const {
   LockGuard lock(impl_->mutex);
   const DiskRecord* const record = impl_->superblock.find(id);
   return record != nullptr && record->leaving;
-}
-
-bool Pool::rebalancing() const {
-  LockGuard lock(impl_->mutex);
-  return impl_->superblock.rebalancing;
 }
 
 Task<Result<void>> Pool::remove_disk(DiskId id) {

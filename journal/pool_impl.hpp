@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "base/buffer.hpp"
 #include "base/executor.hpp"
 #include "base/mutex.hpp"
 #include "base/waiters.hpp"
@@ -92,6 +93,7 @@ struct Pool::Impl {
   void drop_seat(Seat& seat) DFS_REQUIRES(mutex);
   // Derives `healthy` and `read_only` after a seat has changed.
   void update() DFS_REQUIRES(mutex);
+  Task<Result<void>> mark(std::function<Result<bool>(Superblock&)> change);
   Task<Result<void>> take_disk(std::unique_ptr<scheduler::Disk>* disk, DiskRecord* record);
   // Writes down the failures that no epoch tells of yet. With `writing` held.
   Task<void> record_failures();
