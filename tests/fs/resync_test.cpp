@@ -164,6 +164,31 @@ TEST_SUITE("resync") {
     }
   }
 
+  TEST_CASE(
+      "a disk that fails at the flush of chunks that move there is not believed to have them") {
+    const Quiet quiet;
+    int failed = 0;
+    const std::uint64_t first = seed_from_environment(7);
+    for (std::uint64_t seed = first; seed < first + seeds(8); ++seed) {
+      CAPTURE(seed);
+      Returning test(seed, "replica:2");
+      REQUIRE(test.pool.add_disk(96 * kMiB).has_value());
+      test.pool.disks.back()->faults().fail = [left = std::make_shared<int>(
+                                                   1 + static_cast<int>(seed % 2))](
+                                                  const scheduler::IoRequest& request) {
+        return request.op == scheduler::IoOp::kFlush && --*left <= 0 ? Code::kDiskFlush : Code::kOk;
+      };
+      REQUIRE(test.pool.run(test.pool.fs().rebalance(true)).has_value());
+      test.pool.executor.run_for(std::chrono::minutes{1});
+      failed += test.pool.disks.back()->failed() ? 1 : 0;
+      test.check();
+      test.remount();
+      test.settle();
+      test.check_without_each();
+    }
+    CHECK(failed > 0);
+  }
+
   TEST_CASE("what cannot be mended keeps the disk from being believed, and is tried again") {
     const Quiet quiet;
     Returning test(seed_from_environment(3), "replica:2");
