@@ -207,13 +207,15 @@ void ControlServer::keep(UniqueFd connection) {
   kept_.push_back(std::move(connection));
 }
 
-void ControlServer::say_last_words(const std::string& error) {
+void ControlServer::say_last_words(const std::string& error,
+                                   const std::vector<std::string>& left_behind) {
   std::vector<UniqueFd> kept;
   {
     LockGuard lock(mutex_);
     kept.swap(kept_);
   }
-  const std::string words = Json{{"finished", true}, {"error", error}}.dump() + "\n";
+  const Json last{{"finished", true}, {"error", error}, {"left_behind", left_behind}};
+  const std::string words = last.dump(-1, ' ', false, Json::error_handler_t::replace) + "\n";
   for (const UniqueFd& connection : kept) send_all(connection.get(), words);
 }
 

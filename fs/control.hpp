@@ -15,8 +15,8 @@
 //   {"command": "await_exit"} {"ok": true, "pid": ...} at once; like shutdown without the asking
 //
 // After the last two the connection stays open; the daemon's last words on it are
-// {"finished": true, "error": ""} when everything is on disk. A refusal is {"ok": false, "error":
-// "..."}.
+// {"finished": true, "error": "", "left_behind": [...]} when everything is on disk; the list names disks that
+// do not answer, for which the kernel may keep the process. A refusal is {"ok": false, "error": "..."}.
 //
 // Who may ask: root and the user the daemon runs as, by the kernel's word (SO_PEERCRED).
 #pragma once
@@ -81,7 +81,7 @@ class ControlServer {
   void stop();
   // Keeps a connection for the last words.
   void keep(UniqueFd connection);
-  void say_last_words(const std::string& error);
+  void say_last_words(const std::string& error, const std::vector<std::string>& left_behind);
 
  private:
   ControlServer(std::string path, UniqueFd listener, UniqueFd stop_event, Handler handler);

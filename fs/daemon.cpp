@@ -152,6 +152,14 @@ void refuse_with(ControlReply& reply, const Refusal& why) {
 }
 
 // Why an order to the scrub was not followed, for ControlReply::refuse().
+// As the user knows it.
+std::string name_of(Filesystem& filesystem, DiskId id) {
+  for (const auto& disk : filesystem.pool().status()) {
+    if (disk.record.id == id) return fmt::format("disk {} ({})", id, disk.record.path);
+  }
+  return fmt::format("disk {}", id);  // removed meanwhile
+}
+
 std::string why_not(const std::string& command, Error refused) {
   if (refused.code == Code::kBusy) return "a scrub is running or paused already";
   if (refused.code == Code::kShutdown) return "the pool is being unmounted";
@@ -201,7 +209,7 @@ class Daemon {
   std::vector<std::string> notes_;  // from before there was a log
   bool mounted_ = false;
   // In the order in which they are made; they go in the reverse order.
-  bool left_behind_ = false;
+  std::vector<std::string> left_behind_;  // disks that kept us when everything else had ended
   std::unique_ptr<Executor> executor_;
   std::unique_ptr<Filesystem> filesystem_;
   std::unique_ptr<FuseSession> session_;
@@ -697,8 +705,8 @@ Outcome<void> Daemon::serve() {
   while (syncs_.load() != 0) std::this_thread::sleep_for(milliseconds{1});
   const Outcome<void> closed = close_pool();
   log_info("ended{}", closed ? "" : ": " + closed.error().what);
-  control_->say_last_words(closed ? "" : closed.error().what);
-  if (left_behind_) {
+  control_->say_last_words(closed ? "" : closed.error().what, left_behind_);
+  if (!left_behind_.empty()) {
     // Threads that a disk keeps may come back at any time and use what is left: nothing is destroyed.
     if (!closed) fmt::print(stderr, "dynamicfs: {}\n", closed.error().what);
     ::_exit(closed ? 0 : static_cast<int>(closed.error().code));
@@ -752,9 +760,11 @@ Outcome<void> Daemon::close_pool() {
     std::this_thread::sleep_for(milliseconds{10});
     kept = filesystem_->pool().kept_disks();
   }
-  for (const DiskId disk : kept) log_warning("disk {} does not answer: left behind", disk);
-  left_behind_ = !kept.empty();
-  if (!left_behind_) {
+  for (const DiskId disk : kept) {
+    left_behind_.push_back(name_of(*filesystem_, disk));
+    log_warning("{} does not answer: left behind", left_behind_.back());
+  }
+  if (left_behind_.empty()) {
     filesystem_.reset();
     executor_.reset();
   }

@@ -340,7 +340,16 @@ Outcome<void> unmount_pool(const std::string& mountpoint) {
         "What was synced is safe. Mount the pool again: it recovers by itself; the log in "
         "/var/log/dynamicfs says what happened."};
   }
-  if (process) wait_with_notice(process.get(), "Waiting for the daemon to end ...");
+  const auto left_behind = words->value("left_behind", std::vector<std::string>{});
+  for (const std::string& disk : left_behind) {
+    fmt::print(stderr,
+               "dynamicfs: {} does not answer and was left behind. Process {} may stay until it "
+               "answers or is unplugged.\n",
+               printable(disk), daemon->pid);
+  }
+  // The kernel keeps a process for as long as one of its threads waits for a disk.
+  if (process && left_behind.empty())
+    wait_with_notice(process.get(), "Waiting for the daemon to end ...");
   if (const std::string error = words->value("error", ""); !error.empty()) {
     return Refusal{ExitCode::kFailed, error, "The log in /var/log/dynamicfs says more."};
   }

@@ -85,12 +85,13 @@ def directory_disk(path):
 
 class StallingDisk(Disk):
     """A directory behind a small FUSE file system of its own, whose daemon can be stopped: then
-    nothing that was asked of the disk is answered, as by one that hangs.
+    nothing that was asked of the disk is answered, as by one that hangs. `behind` is where the
+    files are, if that matters.
     """
 
-    def __init__(self, workspace, path):
+    def __init__(self, workspace, path, behind=None):
         require("bindfs")
-        self.behind = path.with_name(path.name + ".behind")
+        self.behind = behind or path.with_name(path.name + ".behind")
         self.behind.mkdir(parents=True)
         path.mkdir()
         super().__init__(path, path / "dynamicfs.volume")
@@ -176,7 +177,7 @@ class Pool:
         return self
 
     def umount(self, timeout_s=120):
-        dynamicfs("umount", self.root, check=True, timeout_s=timeout_s)
+        return dynamicfs("umount", self.root, check=True, timeout_s=timeout_s)
 
     def remount(self):
         self.umount()
