@@ -224,8 +224,8 @@ Task<bool> Store::Impl::scrub_rows(std::shared_ptr<const PoolView> disks, const 
     for (std::size_t i = 0; i < parity; ++i) {
       if ((wrong >> i & 1) == 0) continue;
       const Place& place = group->places[data + i];
-      if (disks->find(place.disk)->stale_since.raw != 0) {
-        // It may have gone before this reached the medium.
+      if (stale) {
+        // One may have gone before this, or a block of the row that nobody names, reached its medium.
         ++counts->copies_outdated;
       } else {
         ++counts->copies_bad;

@@ -47,7 +47,8 @@ struct Store::Impl {
   ChunkTable chunks;
   Allocator allocator;
   Hedges hedges;
-  AsyncMutex reclaiming;  // one reclaim at a time
+  AsyncMutex reclaiming;                  // one reclaim at a time
+  std::atomic<std::int64_t> writes_left_out{0};  // see Store::writes_left_out()
 
   // Order: before the allocator's mutex and the pool's.
   mutable Mutex view_mutex;
@@ -77,9 +78,10 @@ struct Store::Impl {
 
   Task<Result<Written>> write(WriteHint hint, std::span<const std::byte> data);
   Task<Result<std::vector<Piece>>> allocate(Allocator::Request request);
+  bool leave_out(std::span<const DiskId> disks, std::shared_ptr<void>* held);
   Task<Result<void>> write_copies(std::shared_ptr<const PoolView> disks,
                                   std::span<const Piece> pieces, std::span<const std::byte> data,
-                                  scheduler::IoClass io_class);
+                                  scheduler::IoClass io_class, std::shared_ptr<void>* left_out);
   Task<Result<void>> promise(std::uint64_t blocks, journal::Policy policy);
 
   Task<Result<void>> read(const FileMap& map, InodeId inode, FileBlock first, Buffer& out,
@@ -117,8 +119,10 @@ struct Store::Impl {
   struct Columns;
   Task<Result<bool>> move_chunk(ChunkId chunk, std::optional<DiskId> off, bool only_to_emptier);
   bool beside_reads(const PoolView& disks);
-  Task<Result<void>> flush_new_places(const Allocator::Move* move);
-  Task<Result<void>> copy_chunk(const Allocator::Move* move);
+  Task<Result<void>> await_settled(const Allocator::Move* move);
+  Task<Result<void>> copy_chunk(std::shared_ptr<const PoolView> disks, const Allocator::Move* move);
+  Task<Result<void>> flush_new_places(std::shared_ptr<const PoolView> disks,
+                                      const Allocator::Move* move);
   Task<Result<void>> copy_rows(std::shared_ptr<const PoolView> disks, const Allocator::Move* move,
                                const BlockWords* needed, std::uint32_t row, std::uint32_t rows);
   Task<Result<void>> gather(std::shared_ptr<const PoolView> disks, const Allocator::Move* move,

@@ -281,6 +281,11 @@ Task<void> Filesystem::Impl::give_up(DiskId id) {
   tasks.leave();
 }
 
+Task<void> Filesystem::Impl::close_failed() {
+  co_await pool->close_failed();
+  tasks.leave();
+}
+
 // Which disks do not answer in time, and which do again. One that has hung is given up when every
 // file has a copy elsewhere; without one, waiting is all that is left.
 Task<void> Filesystem::Impl::watch_disks() {
@@ -309,6 +314,10 @@ Task<void> Filesystem::Impl::watch_disks() {
     if (disk->latency().suspect()) suspects.push_back(id);
   }
   store->note_suspects(std::move(suspects));
+  if (pool->has_failed_open()) {
+    tasks.enter();
+    spawn(close_failed());
+  }
   co_return;
 }
 

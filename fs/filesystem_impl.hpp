@@ -103,6 +103,7 @@ struct Filesystem::Impl {
   void begin_housekeeping();
   Task<void> tend();
   Task<void> watch_disks();
+  Task<void> close_failed();
   Task<void> check_disks();
   Task<void> check_disk(DiskId id, std::uint64_t bit);
   Task<void> give_up(DiskId id);

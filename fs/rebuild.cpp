@@ -70,7 +70,8 @@ void Rebuild::give_up_lost() {
     LockGuard lock(mutex_);
     for (const journal::DiskStatus& disk : fs_.pool->status()) {
       const bool away = disk.health == journal::DiskHealth::kMissing ||
-                        disk.health == journal::DiskHealth::kFailed;
+                        disk.health == journal::DiskHealth::kFailed ||
+                        disk.health == journal::DiskHealth::kOffline;
       if (!away || disk.record.leaving) {
         away_since_.erase(disk.record.id);
         continue;
@@ -272,6 +273,27 @@ RebuildReport Rebuild::report() const {
 
 Task<Result<DiskId>> Filesystem::add_disk(std::unique_ptr<scheduler::Disk> disk) {
   co_return co_await impl_->pool->add_disk(std::move(disk));
+}
+
+Task<Result<void>> Filesystem::take_offline(DiskId disk) {
+  journal::Pool& pool = *impl_->pool;
+  CO_TRY(impl_->writable());
+  if (pool.disk(disk) == nullptr) {
+    const std::vector<journal::DiskStatus> disks = pool.status();
+    const auto known = [&](const auto& status) { return status.record.id == disk; };
+    co_return error(std::ranges::any_of(disks, known) ? Code::kDiskGone : Code::kNotInPool,
+                    disk.raw);
+  }
+  if (!can_lose(disk)) co_return error(Code::kTooFewDisks, disk.raw);
+  // What is there already need not be looked for when it is back.
+  CO_TRY(co_await impl_->journal->drain());
+  if (!can_lose(disk)) co_return error(Code::kTooFewDisks, disk.raw);
+  co_return co_await pool.take_offline(disk);
+}
+
+Task<Result<DiskId>> Filesystem::return_disk(std::unique_ptr<scheduler::Disk> disk) {
+  CO_TRY(impl_->writable());
+  co_return co_await impl_->pool->return_disk(std::move(disk));
 }
 
 Task<Result<void>> Filesystem::remove_disk(DiskId disk, std::uint64_t* missing_bytes) {

@@ -283,6 +283,9 @@ Task<void> Scrub::check_doubtful() {
 Task<void> Scrub::run() {
   co_await fs_.executor.leave_driver_thread();
   const std::uint64_t clone_steps_before = fs_.clone_steps.sum();
+  const std::vector<const scheduler::Disk*> lacking = fs_.pool->stale_disks();
+  // Of writes that are under way, what is published behind the walk is not seen: a resync is to follow.
+  const bool all_to_be_seen = fs_.store->writes_left_out() == 0;
   first_walk_to_ = 0;
   survey();
   const bool everything = [this] {
@@ -322,7 +325,7 @@ Task<void> Scrub::run() {
     LockGuard lock(mutex_);
     const journal::ScrubCounts& counts = report_.counts;
     repaired = counts.copies_repaired != 0;
-    whole = !stopping_ && scope_ == ScrubScope::kAll && from_ <= kRootInode &&
+    whole = all_to_be_seen && !stopping_ && scope_ == ScrubScope::kAll && from_ <= kRootInode &&
             report_.errors == 0 && counts.blocks_lost == 0 && counts.blocks_unreadable == 0 &&
             counts.parity_skipped == 0 &&
             counts.copies_repaired >= counts.copies_bad + counts.copies_outdated;
@@ -346,7 +349,7 @@ Task<void> Scrub::run() {
   if (whole && !fs_.pool->read_only()) {
     // All that is older than the scrub has been read from every disk that is here; what is newer was
     // written to all of them (or is a clone, see above).
-    const Result<void> marked = co_await fs_.pool->mark_whole();
+    const Result<void> marked = co_await fs_.pool->mark_whole(lacking);
     marked.ignore("the disks stay marked as they were");
   }
 

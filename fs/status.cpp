@@ -105,7 +105,8 @@ struct Absences {
 Absences absences(const std::vector<DiskStatus>& disks, const journal::Policy& policy) {
   Absences out;
   for (const DiskStatus& disk : disks) {
-    if (disk.health == DiskHealth::kMissing || disk.health == DiskHealth::kFailed) {
+    if (disk.health == DiskHealth::kMissing || disk.health == DiskHealth::kFailed ||
+        disk.health == DiskHealth::kOffline) {
       out.away.push_back(&disk);
     } else if (disk.health == DiskHealth::kStale) {
       out.stale.push_back(&disk);
@@ -143,15 +144,21 @@ Json problems_json(Filesystem& filesystem, bool chosen_read_only,
     switch (disk.health) {
       case DiskHealth::kHealthy: break;
       case DiskHealth::kMissing:
-        problems.push_back(
-            fmt::format("{} is missing. Connect it and mount again; if it has moved, name its "
-                        "place with -o disk=PATH.",
-                        disk_name(disk)));
+        problems.push_back(fmt::format(
+            "{} is missing. Connect it, then 'dynamicfs disk online MOUNTPOINT {}', with its path "
+            "behind that if it has moved.",
+            disk_name(disk), disk.record.id));
         break;
       case DiskHealth::kFailed:
         problems.push_back(fmt::format(
-            "{} has failed{}{}. Check its cables and its health, then unmount and mount again.",
-            disk_name(disk), disk.reason.empty() ? "" : ": ", disk.reason));
+            "{} has failed{}{}. Check its cables and its health, then 'dynamicfs disk online "
+            "MOUNTPOINT {}'.",
+            disk_name(disk), disk.reason.empty() ? "" : ": ", disk.reason, disk.record.id));
+        break;
+      case DiskHealth::kOffline:
+        problems.push_back(fmt::format(
+            "{} was taken offline. 'dynamicfs disk online MOUNTPOINT {}' takes it back.",
+            disk_name(disk), disk.record.id));
         break;
       case DiskHealth::kStale:
         problems.push_back(fmt::format(

@@ -285,13 +285,14 @@ Task<bool> Journal::Impl::write_batch(Batch* batch) {
 Task<void> Journal::Impl::replace_members() {
   const std::vector<DiskId> wanted = pool.members_to_be();
   for (const DiskId id : wanted) {
-    if (log_set->has(id) || std::ranges::find(unfit, id) != unfit.end()) continue;
+    const scheduler::Disk* const disk = pool.disk(id);
+    if (log_set->has(id) || std::ranges::find(unfit, disk) != unfit.end()) continue;
     const bool copied = co_await copy_log(id);
     if (!copied) {
-      unfit.push_back(id);
+      unfit.push_back(disk);
       continue;
     }
-    const Result<void> adopted = co_await pool.adopt_member(id);
+    const Result<void> adopted = co_await pool.adopt_member(id, disk);
     if (!adopted.has_value()) co_return;
     metrics.members_replaced.add();
     log_info("disk {} keeps the journal from now on", id);

@@ -75,7 +75,7 @@ struct Journal::Impl {
   std::shared_ptr<const LogSet> log_set;
   std::uint64_t changes_seen = 0;  // Pool::changes() that `log_set` has seen settled
   Settle settle;
-  std::vector<DiskId> unfit;  // could not be given the log
+  std::vector<const scheduler::Disk*> unfit;  // could not be given the log
 
   mutable Mutex mutex;
   // Written under the mutex; read without it only as a hint.

@@ -99,6 +99,22 @@ class SimPool {
     return run(filesystem->add_disk(std::move(disk)));
   }
 
+  // A disk that is away comes back while the pool is mounted; what it had not flushed may be gone.
+  Result<DiskId> return_disk(std::size_t index) {
+    const std::string name = fmt::format("sim{}", index);
+    std::erase_if(disks, [&](scheduler::SimulatedDisk* disk) {
+      const bool away = disk->path() == name && disk->failed();
+      if (away) disk->power_cut();
+      return away;
+    });
+    auto disk = std::make_unique<scheduler::SimulatedDisk>(executor, name, media[index],
+                                                           seed_ * 1000 + index + 100 * ++opened_);
+    disks.push_back(disk.get());
+    const auto returned = run(filesystem->return_disk(std::move(disk)));
+    if (!returned.has_value()) disks.pop_back();
+    return returned;
+  }
+
   // For the next mount.
   void set_acl(bool on) { options_.acl = on; }
   void set_scrub_every(Duration every) { options_.scrub_every = every; }

@@ -25,6 +25,9 @@ What has to be copied is copied in the background, gives way to everything else,
 a crash or an unmount; 'dynamicfs disk status' shows how far it is. A disk that is removed may be taken
 away when it is not in 'dynamicfs status' any more.)";
 
+// The daemon lets go of a disk as soon as it has seen that it failed.
+constexpr Duration kLockPatience = std::chrono::seconds{3};
+
 struct Words {
   std::string mountpoint;
   std::string disk;
@@ -82,6 +85,40 @@ ExitCode remove_one(const Words& words) {
   fmt::print(
       "What is on disk {} goes to the others now. How far that is: dynamicfs disk status {}\n",
       words.disk, words.mountpoint);
+  return ExitCode::kOk;
+}
+
+ExitCode bring_online(const Words& words) {
+  // Where it is now, or was last.
+  std::string path = words.next;
+  if (path.empty()) {
+    auto answer = ask_of(words, {{"command", "status"}});
+    if (!answer) return refuse(answer.error());
+    const std::string disk = named(words.disk);
+    path = disk;
+    const fs::Json status = answer->value("status", fs::Json::object());
+    for (const fs::Json& one : status.value("disks", fs::Json::array())) {
+      const bool is_it =
+          fmt::format("{}", one.value("id", -1)) == disk || one.value("path", "") == disk;
+      if (!is_it) continue;
+      path = one.value("path", "");
+      const std::string state = one.value("state", "");
+      if (state != "missing" && state != "failed" && state != "offline") {
+        return refuse(fs::usage(
+            fmt::format("{} is disk {}, which is here already.", path, one.value("id", 0)),
+            "'dynamicfs status' shows which are not."));
+      }
+    }
+  }
+  path = fs::absolute_path(path);
+  // Here, and not in the daemon: what does not answer keeps whoever opens it.
+  const auto executor = make_thread_executor();
+  if (const auto probed = fs::probe_disk(*executor, path, kLockPatience); !probed)
+    return refuse(probed.error());
+  auto answer = ask_of(words, {{"command", "disk_online"}, {"path", path}});
+  if (!answer) return refuse(answer.error());
+  fmt::print("Disk {} is here again. What it has missed it gets by itself: dynamicfs status {}\n",
+             answer->value("disk", 0), words.mountpoint);
   return ExitCode::kOk;
 }
 
@@ -145,6 +182,15 @@ void add_disk_changes(CLI::App& disk, Action& action) {
     return order_of(given, {{"command", "disk_keep"}, {"disk", named(given.disk)}});
   });
   with_disk(keep, "DISK", words->disk, "Its number or path");
+  CLI::App* const offline = make(
+      "offline", "Let go of a disk for a while, if the others suffice", [](const Words& given) {
+        return order_of(given, {{"command", "disk_offline"}, {"disk", named(given.disk)}});
+      });
+  with_disk(offline, "DISK", words->disk, "Its number or path");
+  CLI::App* const online =
+      make("online", "Take a disk back that is offline, missing or failed", &bring_online);
+  with_disk(online, "DISK", words->disk, "Its number or path");
+  online->add_option("PATH", words->next, "Where it is now, if it has moved")->type_name("");
   CLI::App* const rebalance =
       make("rebalance", "Move data from fuller disks to emptier ones", [](const Words& given) {
         return order_of(given, {{"command", given.force ? "rebalance_stop" : "rebalance_start"}});
