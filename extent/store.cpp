@@ -39,15 +39,24 @@ std::shared_ptr<const PoolView> Store::Impl::look() {
     const TimePoint now = executor.now();
     changed |= std::erase_if(host_full, [&](const auto& entry) { return entry.second <= now; }) > 0;
   }
-  // One that stays after all, or has left.
   if (changed) {
-    std::erase_if(closed, [&](DiskId disk) DFS_NO_THREAD_SAFETY_ANALYSIS {
-      const PoolView::DiskEntry* const entry = view->find(disk);
-      return entry == nullptr || !entry->leaving;
-    });
+    look_for_closed();
     allocator.set_disks(view, left_alone(), closed);
   }
   return view;
+}
+
+void Store::Impl::look_for_closed() {
+  // One that stays after all, or has left.
+  std::erase_if(closed, [&](DiskId disk) DFS_NO_THREAD_SAFETY_ANALYSIS {
+    const PoolView::DiskEntry* const entry = view->find(disk);
+    return entry == nullptr || !entry->leaving;
+  });
+  for (std::size_t i = 0; i < view->disks.size(); ++i) {
+    const DiskId disk{static_cast<std::uint16_t>(i)};
+    if (view->disks[i].spare && std::ranges::find(closed, disk) == closed.end())
+      closed.push_back(disk);
+  }
 }
 
 bool Store::Impl::close_if_unused(DiskId disk) {
@@ -196,6 +205,7 @@ void Store::start(journal::Journal& journal) {
   {
     LockGuard lock(impl_->view_mutex);
     impl_->view = look_at(impl_->pool);
+    impl_->look_for_closed();
     impl_->allocator.set_disks(impl_->view, impl_->left_alone(), impl_->closed);
   }
   impl_->allocator.start();

@@ -47,7 +47,7 @@ struct Store::Impl {
   ChunkTable chunks;
   Allocator allocator;
   Hedges hedges;
-  AsyncMutex reclaiming;                  // one reclaim at a time
+  AsyncMutex reclaiming;                         // one reclaim at a time
   std::atomic<std::int64_t> writes_left_out{0};  // see Store::writes_left_out()
 
   // Order: before the allocator's mutex and the pool's.
@@ -58,7 +58,7 @@ struct Store::Impl {
   // ... and when that was last, for status and so that the log says it once in a while.
   std::vector<std::pair<DiskId, TimePoint>> last_full DFS_GUARDED_BY(view_mutex);
   std::vector<DiskId> suspects DFS_GUARDED_BY(view_mutex);
-  // Leaving, and nothing is put there any more in any case.
+  // Leaving, and nothing is put there any more in any case; or spare.
   std::vector<DiskId> closed DFS_GUARDED_BY(view_mutex);
   std::function<void(InodeId, FileBlock)> unrecoverable DFS_GUARDED_BY(view_mutex);
   // Rows with parity that a scrub has found wrong and could not judge, by group and row, and what is known of
@@ -68,6 +68,7 @@ struct Store::Impl {
 
   // The disks as they are now; tells the allocator when they have changed.
   std::shared_ptr<const PoolView> look();
+  void look_for_closed() DFS_REQUIRES(view_mutex);
   bool close_if_unused(DiskId disk);
   void note_host_full(DiskId disk);
   void note_suspects(std::vector<DiskId> disks);

@@ -7,8 +7,8 @@
 //   {"command": "scrub_start"} {"ok": true}; also scrub_pause, scrub_resume, and scrub_cancel, which
 //                             answers when the scrub has ended
 //   {"command": "scrub_status"} {"ok": true, "scrub": {...}}
-//   {"command": "disk_add", "path": ..., "size": N, "force": B}  {"ok": true, "disk": ID}; path is absolute, size is
-//                             there if it matters
+//   {"command": "disk_add", "path": ..., "size": N, "force": B, "spare": B}  {"ok": true, "disk": ID}; path is absolute,
+//                             size is there if it matters
 //   {"command": "disk_remove", "disk": ID or path} {"ok": true} when it has begun; also disk_keep
 //   {"command": "disk_offline", "disk": ID or path} {"ok": true} when it is closed
 //   {"command": "disk_online", "path": ...} {"ok": true, "disk": ID}

@@ -112,11 +112,12 @@ void DiskOrders::add(const Json& request, ControlReply reply) {
   // It may be slow, and others may ask meanwhile.
   outstanding_.fetch_add(1);
   DriverScope scope(executor_);
-  spawn(answer_added(std::move(*disk), std::move(reply)));
+  spawn(answer_added(std::move(*disk), request.value("spare", false), std::move(reply)));
 }
 
-Task<void> DiskOrders::answer_added(std::unique_ptr<scheduler::Disk> disk, ControlReply reply) {
-  const auto added = co_await filesystem_.add_disk(std::move(disk));
+Task<void> DiskOrders::answer_added(std::unique_ptr<scheduler::Disk> disk, bool spare,
+                                    ControlReply reply) {
+  const auto added = co_await filesystem_.add_disk(std::move(disk), spare);
   if (added) {
     reply.send({{"ok", true}, {"disk", added->raw}});
   } else if (added.error().code == Code::kReadOnly) {

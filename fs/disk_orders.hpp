@@ -31,7 +31,7 @@ class DiskOrders {
   std::optional<DiskId> find_disk(const std::string& named) const;
   bool is_in_tree(const std::string& path) const;
   void add(const Json& request, ControlReply reply);
-  Task<void> answer_added(std::unique_ptr<scheduler::Disk> disk, ControlReply reply);
+  Task<void> answer_added(std::unique_ptr<scheduler::Disk> disk, bool spare, ControlReply reply);
   void bring_online(const std::string& path, ControlReply reply);
   Task<void> answer_returned(std::unique_ptr<scheduler::Disk> disk, ControlReply reply);
   Task<void> follow(std::string command, std::optional<DiskId> disk, ControlReply reply);

@@ -383,7 +383,7 @@ class Filesystem {
   // Disks (fs/rebuild.hpp).
 
   // Pool::add_disk(). What is new goes there too; what is old only if rebalance() is asked for.
-  Task<Result<DiskId>> add_disk(std::unique_ptr<scheduler::Disk> disk);
+  Task<Result<DiskId>> add_disk(std::unique_ptr<scheduler::Disk> disk, bool spare = false);
   // Pool::take_offline(), when everything done before is durable. kTooFewDisks: what is on it cannot be done without.
   Task<Result<void>> take_offline(DiskId disk);
   // Pool::return_disk(). It gets what it has missed in the background.

@@ -55,6 +55,7 @@ Json disk_json(Filesystem& filesystem, const DiskStatus& disk, std::uint64_t use
               {"kind", present != nullptr ? kind_name(present->kind()) : "unknown"},
               {"state", is_suspect(present) ? "suspect" : journal::disk_health_name(disk.health)},
               {"member", disk.member},
+              {"spare", disk.record.spare},
               {"size_bytes", disk.record.size_bytes},
               {"used_bytes", used_bytes}};
   if (!disk.reason.empty()) out["reason"] = disk.reason;

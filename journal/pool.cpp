@@ -96,7 +96,7 @@ void Pool::Impl::update() {
     if (seat->here()) {
       here->push_back(seat->id);
       if (!superblock.find(seat->id)->leaving) stay->push_back(seat->id);
-    } else {
+    } else if (!superblock.find(seat->id)->spare) {
       ++lost;
     }
   }
@@ -607,8 +607,10 @@ bool Pool::degraded() const {
 
 bool Pool::can_lose(DiskId id) const {
   LockGuard lock(impl_->mutex);
-  const auto lost = std::ranges::count_if(
-      impl_->seats, [](const auto& seat) { return seat->health != DiskHealth::kHealthy; });
+  const auto lost =
+      std::ranges::count_if(impl_->seats, [this](const auto& seat) DFS_NO_THREAD_SAFETY_ANALYSIS {
+        return seat->health != DiskHealth::kHealthy && !impl_->superblock.find(seat->id)->spare;
+      });
   if (static_cast<unsigned>(lost) >= impl_->superblock.tolerance()) return false;
   return std::ranges::any_of(impl_->superblock.members, [&](DiskId member) {
     return member != id && impl_->seat(member) != nullptr && impl_->seat(member)->here();

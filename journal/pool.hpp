@@ -179,10 +179,11 @@ class Pool {
   // These lack nothing any more: kStale becomes kHealthy, durably. The caller has verified every copy on them that is
   // older than stale_disks() was asked, and flushed what it rewrote. One that has failed since, and come back, stays stale.
   Task<Result<void>> mark_whole(std::vector<const scheduler::Disk*> verified);
-  // A disk that belongs to nobody is part of the pool from now on, in a new epoch, durably, and empty. It belongs to
+  // A disk that belongs to nobody is part of the pool from now on, in a new epoch, durably, and empty. A spare takes nothing
+  // before another disk is lost, and is not missed when it is away. It belongs to
   // the pool if this fails behind its first superblock. Errors: kPoolExists: it is, or was, a pool's; kInvalid: too small, or the pool
   // has as many disks as it can; kReadOnly; as the disk, kDiskGone if it does not answer.
-  Task<Result<DiskId>> add_disk(std::unique_ptr<scheduler::Disk> disk);
+  Task<Result<DiskId>> add_disk(std::unique_ptr<scheduler::Disk> disk, bool spare = false);
   // Leaves the disk out from now on, as report_failure() does, and lets go of what the user named. The caller has seen
   // that it can be done without. kNotInPool; kDiskGone: it is not here; kReadOnly; kBusy: it is offline, but the device has
   // requests that it does not answer, so it stays open.
@@ -197,7 +198,7 @@ class Pool {
   // kNotInPool: it is no disk of this pool, or was removed; kSplitBrain: it was mounted without the others meanwhile;
   // kDiskRange: it has become smaller; kReadOnly; else as the disk and read_superblock().
   Task<Result<DiskId>> return_disk(std::unique_ptr<scheduler::Disk> disk);
-  // Durably: what is on this disk is to go elsewhere, or not. kWhileAway: only until it is found again at a
+  // Durably: what is on this disk is to go elsewhere, or not; either way it is no spare any more. kWhileAway: only until it is found again at a
   // mount. kNotInPool; kTooFewDisks: no disk would stay; kReadOnly.
   enum class Leaving : std::uint8_t { kNo, kYes, kWhileAway };
   Task<Result<void>> set_leaving(DiskId id, Leaving leaving);

@@ -45,10 +45,11 @@ Task<Result<void>> ask_returned(scheduler::Disk* disk, FoundSuperblock* out) {
 
 }  // namespace
 
-Task<Result<DiskId>> Pool::add_disk(std::unique_ptr<scheduler::Disk> disk) {
+Task<Result<DiskId>> Pool::add_disk(std::unique_ptr<scheduler::Disk> disk, bool spare) {
   Impl& impl = *impl_;
   // Nobody waits for a disk that is none of ours yet.
   DiskRecord record = new_record(impl.executor, DiskId{}, *disk);
+  record.leaving = record.spare = spare;
   Result<void> done =
       co_await within_limit(impl.executor, disk.get(), check_new_disk(disk.get()), kDiskPatience);
   if (done.has_value()) {
@@ -120,6 +121,7 @@ Task<Result<void>> Pool::set_leaving(DiskId id, Leaving leaving) {
         co_return error(Code::kTooFewDisks, width);
       record->leaving = leaving != Leaving::kNo;
       record->lost = leaving == Leaving::kWhileAway;
+      record->spare = false;
       impl.update();  // who looks at the disks looks again
     }
     stored = co_await impl.store(Impl::Copies::kBoth);

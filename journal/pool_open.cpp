@@ -393,7 +393,10 @@ Task<Result<std::unique_ptr<Pool>>> Pool::open(Executor& executor, Opening openi
   const unsigned tolerance = superblock.tolerance();
   const Error cause =
       damaged.empty() ? error(Code::kDiskMissing, missing.size()) : damaged.front().why;
-  if (missing.size() > tolerance) {
+  // A spare has nothing that could be missing.
+  const auto missed =
+      std::ranges::count_if(missing, [](const DiskRecord& record) { return !record.spare; });
+  if (static_cast<unsigned>(missed) > tolerance) {
     co_return refuse(problem, cause,
                      fmt::format("{} of {} disks {} missing, and {} {}: {}.{} Connect "
                                  "what is missing, or say where it is with -o disk=PATH.",

@@ -117,6 +117,8 @@ struct DiskRecord {
   // Everything on it is going elsewhere; then it is removed.
   bool leaving = false;
   bool lost = false;  // ... because it has been away for long, and only as long as it is
+  // With `leaving`: nothing is put there until another disk is lost, and it stays in the pool.
+  bool spare = false;
   bool operator==(const DiskRecord&) const = default;
 };
 

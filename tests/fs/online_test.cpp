@@ -303,4 +303,46 @@ TEST_SUITE("online") {
     test.check();
     test.check_without_each();
   }
+
+  TEST_CASE(
+      "a spare takes nothing, is not missed, and takes the place of the next disk that is lost") {
+    Used test(seed_from_environment(1), "replica:2", 3);
+    const auto room = [&] { return test.pool.fs().statfs().total_bytes; };
+    const auto spare_of = [&] { return test.pool.fs().pool().status().at(3).record.spare; };
+    const std::uint64_t room_before = room();
+    REQUIRE(test.pool.add_disk(96 * kMiB, true).has_value());
+    const DiskId spare{3};
+    CHECK(spare_of());
+    CHECK(room() == room_before);
+    test.work();
+    test.run_for(300);
+    test.rest();
+    test.sync();
+    test.run_for(60'000);
+    CHECK(test.pool.fs().store().chunks_on(spare).empty());
+    CHECK(test.pool.fs().rebuild_report().running == false);
+
+    // Away with another one, in a pool that can do without one.
+    REQUIRE(test.pool.unmount().has_value());
+    REQUIRE(test.pool.mount({1, 3}).has_value());
+    CHECK_FALSE(test.pool.fs().pool().read_only());
+    test.check();
+    REQUIRE(test.pool.unmount().has_value());
+    REQUIRE(test.pool.mount().has_value());
+    test.settle();
+    CHECK(spare_of());
+
+    test.offline(1);
+    test.work();
+    test.run_for(100);
+    test.rest();
+    while (test.pool.fs().pool().status().size() == 4) test.run_for(1000);
+    CHECK_FALSE(test.pool.fs().pool().status().at(2).record.spare);
+    CHECK_FALSE(test.pool.fs().store().chunks_on(spare).empty());
+    test.check();
+    test.pool.media.erase(test.pool.media.begin() + 1);
+    REQUIRE(test.pool.unmount().has_value());
+    REQUIRE(test.pool.mount().has_value());
+    test.check_without_each();
+  }
 }

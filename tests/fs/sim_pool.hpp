@@ -90,13 +90,13 @@ class SimPool {
   fs::Filesystem& fs() { return *filesystem; }
 
   // A new disk for what is mounted, and for the next mounts.
-  Result<DiskId> add_disk(std::uint64_t bytes) {
+  Result<DiskId> add_disk(std::uint64_t bytes, bool spare = false) {
     media.push_back(std::make_shared<scheduler::SimulatedMedia>(bytes));
     auto disk = std::make_unique<scheduler::SimulatedDisk>(
         executor, fmt::format("sim{}", media.size() - 1), media.back(),
         seed_ * 1000 + media.size() + 100 * ++opened_);
     disks.push_back(disk.get());
-    return run(filesystem->add_disk(std::move(disk)));
+    return run(filesystem->add_disk(std::move(disk), spare));
   }
 
   // A disk that is away comes back while the pool is mounted; what it had not flushed may be gone.

@@ -34,6 +34,7 @@ struct Words {
   std::string next;
   std::string size;
   bool force = false;
+  bool spare = false;
   bool json = false;
 };
 
@@ -55,8 +56,10 @@ ExitCode order_of(const Words& words, const fs::Json& request) {
 }
 
 fs::Outcome<std::string> ask_to_add(const Words& words, const std::string& path) {
-  fs::Json request{
-      {"command", "disk_add"}, {"path", fs::absolute_path(path)}, {"force", words.force}};
+  fs::Json request{{"command", "disk_add"},
+                   {"path", fs::absolute_path(path)},
+                   {"force", words.force},
+                   {"spare", words.spare}};
   if (!words.size.empty()) {
     const auto size = fs::parse_size(words.size);
     if (!size) {
@@ -71,6 +74,12 @@ fs::Outcome<std::string> ask_to_add(const Words& words, const std::string& path)
 ExitCode add_new(const Words& words) {
   auto added = ask_to_add(words, words.disk);
   if (!added) return refuse(added.error());
+  if (words.spare) {
+    fmt::print(
+        "{} is disk {} of the pool, a spare: it takes the place of the next disk that is lost.\n",
+        words.disk, *added);
+    return ExitCode::kOk;
+  }
   fmt::print(
       "{} is disk {} of the pool.\nWhat is there already stays where it is; to spread it: "
       "dynamicfs disk "
@@ -170,6 +179,7 @@ void add_disk_changes(CLI::App& disk, Action& action) {
   CLI::App* const add = make("add", "Make a disk part of the pool", &add_new);
   with_disk(add, "DISK", words->disk, "The new disk");
   with_size(add);
+  add->add_flag("--spare", words->spare, "Put nothing on it before another disk is lost");
   CLI::App* const remove = make(
       "remove", "Move what is on a disk to the others, then let it go; also of one that is away",
       &remove_one);
@@ -178,9 +188,10 @@ void add_disk_changes(CLI::App& disk, Action& action) {
   with_disk(replace, "DISK", words->disk, "The old one: its number or path");
   with_disk(replace, "NEW", words->next, "The new disk");
   with_size(replace);
-  CLI::App* const keep = make("keep", "Call a removal off", [](const Words& given) {
-    return order_of(given, {{"command", "disk_keep"}, {"disk", named(given.disk)}});
-  });
+  CLI::App* const keep =
+      make("keep", "Call a removal off, or put a spare to use", [](const Words& given) {
+        return order_of(given, {{"command", "disk_keep"}, {"disk", named(given.disk)}});
+      });
   with_disk(keep, "DISK", words->disk, "Its number or path");
   CLI::App* const offline = make(
       "offline", "Let go of a disk for a while, if the others suffice", [](const Words& given) {
