@@ -83,7 +83,8 @@ Task<void> Store::Impl::read_places(std::shared_ptr<const PoolView> disks,
     }
     out->unreadable = true;
     if (failure.code != Code::kDiskGone) continue;
-    const auto reported = co_await pool.report_failure(move->from[places[i]].disk, failure);
+    const auto reported =
+        co_await pool.report_failure(move->from[places[i]].disk, failure, &group.disk(i));
     reported.ignore("the other places decide");
   }
 }
@@ -205,7 +206,7 @@ Task<Result<void>> Store::Impl::copy_rows(std::shared_ptr<const PoolView> disks,
       note_host_full(disk);
       co_return Code::kNoSpace;
     }
-    const auto reported = co_await pool.report_failure(disk, failure);
+    const auto reported = co_await pool.report_failure(disk, failure, &writes.disk(i));
     reported.ignore("somewhere else, then");
     co_return error(Code::kDiskGone);
   }
@@ -266,7 +267,7 @@ Task<Result<void>> Store::Impl::flush_new_places(std::shared_ptr<const PoolView>
   for (std::size_t i = 0; i < flushed.size(); ++i) {
     const Error failure = flushes.error(i);
     if (failure.code == Code::kOk) continue;
-    const auto reported = co_await pool.report_failure(flushed[i], failure);
+    const auto reported = co_await pool.report_failure(flushed[i], failure, &flushes.disk(i));
     reported.ignore("somewhere else, then");
     co_return error(Code::kDiskGone);
   }

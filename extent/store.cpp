@@ -269,10 +269,8 @@ std::optional<journal::Policy> Store::layout(ChunkId chunk) const {
 }
 std::size_t Store::copies(ChunkId chunk) const { return impl_->allocator.copies(chunk); }
 bool Store::close_if_unused(DiskId disk) { return impl_->close_if_unused(disk); }
-std::int64_t Store::writes_left_out() const {
-  std::atomic_thread_fence(std::memory_order_seq_cst);
-  return impl_->writes_left_out.load(std::memory_order_seq_cst);
-}
+std::uint64_t Store::writes_mark() { return impl_->writers.current(); }
+bool Store::writes_ended(std::uint64_t mark) { return impl_->writers.try_advance() >= mark; }
 
 std::vector<ChunkId> Store::misplaced_chunks() const {
   impl_->look();

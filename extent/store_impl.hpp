@@ -47,8 +47,8 @@ struct Store::Impl {
   ChunkTable chunks;
   Allocator allocator;
   Hedges hedges;
-  AsyncMutex reclaiming;                         // one reclaim at a time
-  std::atomic<std::int64_t> writes_left_out{0};  // see Store::writes_left_out()
+  AsyncMutex reclaiming;  // one reclaim at a time
+  EpochTracker writers;   // see Store::writes_ended()
 
   // Order: before the allocator's mutex and the pool's.
   mutable Mutex view_mutex;
@@ -79,10 +79,9 @@ struct Store::Impl {
 
   Task<Result<Written>> write(WriteHint hint, std::span<const std::byte> data);
   Task<Result<std::vector<Piece>>> allocate(Allocator::Request request);
-  bool leave_out(std::span<const DiskId> disks, std::shared_ptr<void>* held);
   Task<Result<void>> write_copies(std::shared_ptr<const PoolView> disks,
                                   std::span<const Piece> pieces, std::span<const std::byte> data,
-                                  scheduler::IoClass io_class, std::shared_ptr<void>* left_out);
+                                  scheduler::IoClass io_class);
   Task<Result<void>> promise(std::uint64_t blocks, journal::Policy policy);
 
   Task<Result<void>> read(const FileMap& map, InodeId inode, FileBlock first, Buffer& out,
@@ -95,7 +94,8 @@ struct Store::Impl {
                      MappingSet& set);
   void verify(const PoolView& disks, ReadPlan& plan, const Fetch& fetch, InodeId inode,
               std::vector<Fetch>& again);
-  void give_up(const FileMap& map, ReadPlan& plan, const Fetch& fetch, InodeId inode);
+  void give_up(const PoolView& disks, const FileMap& map, ReadPlan& plan, const Fetch& fetch,
+               InodeId inode);
   void count_damage(const ReadPlan& plan, const Fetch& fetch, InodeId inode);
   void tell_lost(const ReadPlan& plan, InodeId inode);
   Task<void> reconstruct(std::shared_ptr<const PoolView> disks, ReadPlan* plan, Fetch fetch,

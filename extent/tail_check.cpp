@@ -82,7 +82,7 @@ Task<void> complete_copies(journal::Pool& pool, std::shared_ptr<const PoolView> 
   co_await group.run();
   for (std::size_t i = 0; i < ids.size(); ++i) {
     if (group.error(i).code == Code::kOk || is_host_full(group.error(i))) continue;
-    const auto reported = co_await pool.report_failure(ids[i], group.error(i));
+    const auto reported = co_await pool.report_failure(ids[i], group.error(i), &group.disk(i));
     reported.ignore("the other copies decide");
   }
 }

@@ -56,6 +56,7 @@ Task<Result<Written>> Store::Impl::write(WriteHint hint, std::span<const std::by
   if (pool.read_only() || journal->stopped()) co_return Code::kReadOnly;
   const auto blocks = static_cast<std::uint32_t>(data.size() / kBlockBytes);
   Written written;
+  written.pin = writers.pin();
   written.crcs.resize(blocks);
   crc32c_blocks(data, written.crcs);
 
@@ -78,9 +79,7 @@ Task<Result<Written>> Store::Impl::write(WriteHint hint, std::span<const std::by
     if (!allocated.has_value()) co_return allocated.error();
     written.pieces = std::move(allocated).value();
     std::shared_ptr<const PoolView> disks = look();
-    written.left_out.reset();
-    const auto stored =
-        co_await write_copies(disks, written.pieces, data, hint.io_class, &written.left_out);
+    const auto stored = co_await write_copies(disks, written.pieces, data, hint.io_class);
     if (stored.has_value()) {
       metrics.data_bytes_written.add(data.size());
       written.striped = std::ranges::any_of(written.pieces, [&](const Piece& piece) {
@@ -116,27 +115,12 @@ Task<Result<std::vector<Piece>>> Store::Impl::allocate(Allocator::Request reques
   }
 }
 
-// Notes that these disks lack what is being written, until *held goes. False: one of them is here again, and would
-// lack it without that being known.
-bool Store::Impl::leave_out(std::span<const DiskId> disks, std::shared_ptr<void>* held) {
-  if (*held == nullptr) {
-    writes_left_out.fetch_add(1, std::memory_order_seq_cst);
-    *held = std::shared_ptr<void>(&writes_left_out, [](void* count) {
-      static_cast<std::atomic<std::int64_t>*>(count)->fetch_sub(1, std::memory_order_seq_cst);
-    });
-  }
-  // Either we see the disk that comes back, or whoever brings it what it lacks sees us.
-  std::atomic_thread_fence(std::memory_order_seq_cst);
-  return std::ranges::all_of(disks, [this](DiskId disk) { return pool.disk(disk) == nullptr; });
-}
-
 // Success: every piece has a complete copy, and one on every disk that is healthy now; what lies in
 // parity groups is complete with its parity.
 Task<Result<void>> Store::Impl::write_copies(std::shared_ptr<const PoolView> disks,
                                              std::span<const Piece> pieces,
                                              std::span<const std::byte> data,
-                                             scheduler::IoClass io_class,
-                                             std::shared_ptr<void>* left_out) {
+                                             scheduler::IoClass io_class) {
   struct Copy {
     std::size_t piece;
     DiskId disk;
@@ -144,7 +128,6 @@ Task<Result<void>> Store::Impl::write_copies(std::shared_ptr<const PoolView> dis
   scheduler::IoGroup group;
   Stripes stripes;
   std::vector<Copy> copies;
-  std::vector<DiskId> away;
   std::vector<std::size_t> missing(pieces.size(), 1);  // how many copies it takes
   std::size_t offset = 0;
   for (std::size_t i = 0; i < pieces.size();) {
@@ -170,10 +153,7 @@ Task<Result<void>> Store::Impl::write_copies(std::shared_ptr<const PoolView> dis
     for (std::size_t at = 0; at < places; ++at) {
       const Place& place = striped ? chunk->group()->places[at] : chunk->places[at];
       const PoolView::DiskEntry* const entry = disks->find(place.disk);
-      if (entry == nullptr || entry->disk == nullptr) {
-        away.push_back(place.disk);
-        continue;
-      }
+      if (entry == nullptr || entry->disk == nullptr) continue;
       group.write(
           *entry->disk, io_class, PoolView::offset_of(*entry, place.slot, piece.block),
           striped ? std::span<const std::byte>{columns[at], piece.count * kBlockBytes} : part);
@@ -182,7 +162,6 @@ Task<Result<void>> Store::Impl::write_copies(std::shared_ptr<const PoolView> dis
     offset += bytes;
     i += count;
   }
-  if (!away.empty() && !leave_out(away, left_out)) co_return error(Code::kDiskGone);
   co_await group.run();
 
   Error first_failure = error(Code::kDiskGone);
@@ -199,7 +178,7 @@ Task<Result<void>> Store::Impl::write_copies(std::shared_ptr<const PoolView> dis
       needs_elsewhere = true;
       continue;
     }
-    const auto outcome = co_await pool.report_failure(copies[i].disk, failure);
+    const auto outcome = co_await pool.report_failure(copies[i].disk, failure, &group.disk(i));
     outcome.ignore("asked for below: read_only() says whether the pool can go on");
   }
   if (pool.read_only()) co_return Code::kReadOnly;
@@ -207,16 +186,13 @@ Task<Result<void>> Store::Impl::write_copies(std::shared_ptr<const PoolView> dis
   if (needs_elsewhere) co_return Code::kNoSpace;
 
   // A copy counts if its disk is still there; one may have failed in another's hands, and even be back.
-  away.clear();
   for (std::size_t i = 0; i < copies.size(); ++i) {
     std::size_t& wanted = missing[copies[i].piece];
-    if (group.error(i).code != Code::kOk || pool.disk(copies[i].disk) != &group.disk(i)) {
-      away.push_back(copies[i].disk);
-    } else if (wanted > 0) {
+    if (wanted > 0 && group.error(i).code == Code::kOk &&
+        pool.disk(copies[i].disk) == &group.disk(i)) {
       --wanted;
     }
   }
-  if (!away.empty() && !leave_out(away, left_out)) co_return error(Code::kDiskGone);
   if (std::ranges::any_of(missing, [](std::size_t wanted) { return wanted > 0; }))
     co_return first_failure;
   co_return Result<void>{};

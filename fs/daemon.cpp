@@ -139,14 +139,6 @@ std::string redirect_log(const Uuid& pool) {
   return path;
 }
 
-// As the user knows it.
-std::string name_of(Filesystem& filesystem, DiskId id) {
-  for (const auto& disk : filesystem.pool().status()) {
-    if (disk.record.id == id) return fmt::format("disk {} ({})", id, disk.record.path);
-  }
-  return fmt::format("disk {}", id);  // removed meanwhile
-}
-
 // Why an order to the scrub was not followed, for ControlReply::refuse().
 std::string why_not(const std::string& command, Error refused) {
   if (refused.code == Code::kBusy) return "a scrub is running or paused already";
@@ -567,6 +559,7 @@ Outcome<void> Daemon::serve() {
   session_->stop();
   session_->drain();
   control_->stop();
+  disk_orders_->stop();
   alarm_.reset();
   while (syncs_.load() != 0) std::this_thread::sleep_for(milliseconds{1});
   const Outcome<void> closed = close_pool();
@@ -621,15 +614,15 @@ Outcome<void> Daemon::close_pool() {
   const auto unmounted = block_on(*executor_, filesystem_->unmount());
   // A read that was left behind for a quicker copy comes back by itself, as a rule.
   const auto patience = std::chrono::steady_clock::now() + kKeptPatience;
-  std::vector<DiskId> kept = filesystem_->pool().kept_disks();
-  while (!kept.empty() && std::chrono::steady_clock::now() < patience) {
+  const auto look = [this] {
+    left_behind_ = filesystem_->pool().kept_disks();
+    if (disk_orders_ != nullptr && disk_orders_->is_opening())
+      left_behind_.push_back("a disk that was to be online again");
+    return !left_behind_.empty();
+  };
+  while (look() && std::chrono::steady_clock::now() < patience)
     std::this_thread::sleep_for(milliseconds{10});
-    kept = filesystem_->pool().kept_disks();
-  }
-  for (const DiskId disk : kept) {
-    left_behind_.push_back(name_of(*filesystem_, disk));
-    log_warning("{} does not answer: left behind", left_behind_.back());
-  }
+  for (const std::string& disk : left_behind_) log_warning("{} does not answer: left behind", disk);
   if (left_behind_.empty()) {
     filesystem_.reset();
     executor_.reset();

@@ -5,6 +5,8 @@
 
 #include <chrono>
 #include <filesystem>
+#include <set>
+#include <thread>
 
 #include <fmt/format.h>
 
@@ -46,7 +48,7 @@ Refusal refuse_return(const std::string& path, Error why) {
           ExitCode::kFailed, fmt::format("{} is smaller than it was.", path),
           "Give it the size it had, or remove the disk from the pool: 'dynamicfs disk remove'."};
     case Code::kReadOnly:
-      return {ExitCode::kFailed, "The pool is read-only, because too much is missing.",
+      return {ExitCode::kFailed, "The pool is read-only.",
               "Unmount it, connect the disks, and mount it again."};
     default: return {ExitCode::kFailed, fmt::format("{}: {}.", path, describe(why)), ""};
   }
@@ -55,8 +57,10 @@ Refusal refuse_return(const std::string& path, Error why) {
 }  // namespace
 
 bool DiskOrders::takes(const std::string& command) {
-  return command.starts_with("disk_") || command == "rebalance_start" ||
-         command == "rebalance_stop" || command == "rebuild_pause" || command == "rebuild_resume";
+  static const std::set<std::string> kOrders = {
+      "disk_add",        "disk_remove",    "disk_keep",     "disk_offline",  "disk_online",
+      "rebalance_start", "rebalance_stop", "rebuild_pause", "rebuild_resume"};
+  return kOrders.contains(command);
 }
 
 void DiskOrders::answer(const Json& request, ControlReply reply) {
@@ -64,7 +68,11 @@ void DiskOrders::answer(const Json& request, ControlReply reply) {
   if (command == "disk_add") {
     add(request, std::move(reply));
   } else if (command == "disk_online") {
-    bring_online(request.value("path", ""), std::move(reply));
+    opening_.fetch_add(1);
+    std::thread([this, path = request.value("path", ""), reply = std::move(reply)]() mutable {
+      open_returned(path, std::move(reply));
+      opening_.fetch_sub(1);
+    }).detach();
   } else {
     outstanding_.fetch_add(1);
     DriverScope scope(executor_);
@@ -119,7 +127,7 @@ Task<void> DiskOrders::answer_added(std::unique_ptr<scheduler::Disk> disk, bool 
                                     ControlReply reply) {
   const auto added = co_await filesystem_.add_disk(std::move(disk), spare);
   if (added) {
-    reply.send({{"ok", true}, {"disk", added->raw}});
+    reply.send({{"ok", true}, {"disk", added->raw}, {"spare", spare}});
   } else if (added.error().code == Code::kReadOnly) {
     reply.refuse("the pool is read-only");
   } else if (added.error().code == Code::kInvalid) {
@@ -130,8 +138,13 @@ Task<void> DiskOrders::answer_added(std::unique_ptr<scheduler::Disk> disk, bool 
   outstanding_.fetch_sub(1);
 }
 
-// The command has looked at it already, so it answers, as a rule.
-void DiskOrders::bring_online(const std::string& path, ControlReply reply) {
+void DiskOrders::stop() {
+  LockGuard lock(mutex_);
+  stopped_ = true;
+}
+
+// In a thread of its own. The command has looked at it already, so it answers, as a rule.
+void DiskOrders::open_returned(const std::string& path, ControlReply reply) {
   auto probed = probe_disk(executor_, path, kReturnPatience);
   if (!probed) {
     reply.refuse(probed.error());
@@ -146,7 +159,11 @@ void DiskOrders::bring_online(const std::string& path, ControlReply reply) {
     reply.refuse(refuse_return(path, disk.error()));
     return;
   }
-  outstanding_.fetch_add(1);
+  {
+    LockGuard lock(mutex_);
+    if (stopped_) return;
+    outstanding_.fetch_add(1);
+  }
   DriverScope scope(executor_);
   spawn(answer_returned(std::move(*disk), std::move(reply)));
 }

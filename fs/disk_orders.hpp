@@ -1,7 +1,7 @@
 // What the command asks of the disks of a mounted pool: `dynamicfs disk ...`, answered by the daemon.
 //
-// Threads  answer() is called on the control server's thread and may take as long as the disk that it opens; the answer comes
-//          from any thread.
+// Threads  answer() is called on the control server's thread and may take as long as a new disk; the answer comes from any
+//          thread. A disk that comes back is opened in a thread of its own, which it may keep.
 // Locks    None.
 #pragma once
 
@@ -11,6 +11,7 @@
 #include <string>
 
 #include "base/executor.hpp"
+#include "base/mutex.hpp"
 #include "fs/control.hpp"
 #include "fs/filesystem.hpp"
 #include "fs/status.hpp"
@@ -25,6 +26,10 @@ class DiskOrders {
       : executor_(executor), filesystem_(filesystem), facts_(facts), outstanding_(outstanding) {}
 
   static bool takes(const std::string& command);
+  // Nothing begins any more.
+  void stop();
+  // A disk that was to come back has not been opened yet; its thread may use this for as long as it takes.
+  bool is_opening() const { return opening_.load() != 0; }
   void answer(const Json& request, ControlReply reply);
 
  private:
@@ -32,7 +37,7 @@ class DiskOrders {
   bool is_in_tree(const std::string& path) const;
   void add(const Json& request, ControlReply reply);
   Task<void> answer_added(std::unique_ptr<scheduler::Disk> disk, bool spare, ControlReply reply);
-  void bring_online(const std::string& path, ControlReply reply);
+  void open_returned(const std::string& path, ControlReply reply);
   Task<void> answer_returned(std::unique_ptr<scheduler::Disk> disk, ControlReply reply);
   Task<void> follow(std::string command, std::optional<DiskId> disk, ControlReply reply);
 
@@ -40,6 +45,9 @@ class DiskOrders {
   Filesystem& filesystem_;
   const MountFacts& facts_;
   std::atomic<int>& outstanding_;
+  std::atomic<int> opening_{0};
+  Mutex mutex_;
+  bool stopped_ DFS_GUARDED_BY(mutex_) = false;
 };
 
 }  // namespace dynamicfs::fs

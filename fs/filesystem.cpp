@@ -254,7 +254,7 @@ Task<void> Filesystem::Impl::check_disk(DiskId id, std::uint64_t bit) {
     check.check(*disk, scheduler::IoClass::kWrite);
     co_await check.run();
     if (!check.result()) {
-      const Result<void> reported = co_await pool->report_failure(id, check.error(0));
+      const Result<void> reported = co_await pool->report_failure(id, check.error(0), disk);
       reported.ignore("the pool says so itself");
     }
   }
@@ -275,8 +275,8 @@ bool Filesystem::Impl::can_lose(DiskId id) const {
 bool Filesystem::can_lose(DiskId id) const { return impl_->can_lose(id); }
 
 // Not inside watch_disks(): the epoch without it is written to disks that may hang too.
-Task<void> Filesystem::Impl::give_up(DiskId id) {
-  const Result<void> given_up = co_await pool->report_failure(id, error(Code::kDiskHung));
+Task<void> Filesystem::Impl::give_up(DiskId id, const scheduler::Disk* disk) {
+  const Result<void> given_up = co_await pool->report_failure(id, error(Code::kDiskHung), disk);
   given_up.ignore("the pool says so itself");
   tasks.leave();
 }
@@ -308,7 +308,7 @@ Task<void> Filesystem::Impl::watch_disks() {
         if (!can_lose(id)) break;
         metrics.disks_hung.add();
         tasks.enter();
-        spawn(give_up(id));
+        spawn(give_up(id, disk));
         continue;
     }
     if (disk->latency().suspect()) suspects.push_back(id);

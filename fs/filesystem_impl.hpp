@@ -106,7 +106,7 @@ struct Filesystem::Impl {
   Task<void> close_failed();
   Task<void> check_disks();
   Task<void> check_disk(DiskId id, std::uint64_t bit);
-  Task<void> give_up(DiskId id);
+  Task<void> give_up(DiskId id, const scheduler::Disk* disk);
   bool can_lose(DiskId id) const;
 
   // Helpers.

@@ -90,6 +90,10 @@ void Rebuild::give_up_lost() {
 }
 
 Task<void> Rebuild::mark_lost(DiskId disk) {
+  if (fs_.pool->disk(disk) != nullptr) {  // it has just come back
+    fs_.tasks.leave();
+    co_return;
+  }
   const std::vector<journal::DiskStatus> disks = fs_.pool->status();
   const auto spare = std::ranges::find_if(disks, [](const journal::DiskStatus& one) {
     return one.record.spare && one.health == journal::DiskHealth::kHealthy;

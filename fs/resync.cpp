@@ -14,7 +14,7 @@ constexpr std::size_t kResyncTasks = 4;
 // After a pass that was cut short, and after one that has left something: then another disk has to come, as a rule.
 constexpr Duration kAfterOneCutShort = std::chrono::minutes{1};
 constexpr Duration kAfterOneThatLeftSomething = std::chrono::hours{1};
-constexpr Duration kLeftOutStep = std::chrono::milliseconds{10};
+constexpr Duration kWritesStep = std::chrono::milliseconds{10};
 
 }  // namespace
 
@@ -76,8 +76,9 @@ Task<void> Resync::run() {
   co_await fs_.executor.leave_driver_thread();
   log_info("resync: disks that were away get what they have missed");
   const std::vector<const scheduler::Disk*> lacking = fs_.pool->stale_disks();
-  // Of writes that were under way then, what is published behind the walk would not be seen.
-  while (fs_.store->writes_left_out() != 0 && go_on()) co_await fs_.executor.sleep(kLeftOutStep);
+  // Of what was being written then, the walk would not see what is published behind it.
+  const std::uint64_t mark = fs_.store->writes_mark();
+  while (!fs_.store->writes_ended(mark) && go_on()) co_await fs_.executor.sleep(kWritesStep);
   const std::uint64_t clone_steps_before = fs_.clone_steps.sum();
   bad_ = repaired_ = failures_ = 0;
   walk_.begin();

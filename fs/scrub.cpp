@@ -15,6 +15,7 @@ namespace {
 constexpr std::size_t kBytesInFlight = 8 * kMiB;
 constexpr std::size_t kWorkersMax = 4;
 // How often it is noted how far a scrub is: a superblock is written for it.
+constexpr Duration kWritesPause = std::chrono::milliseconds{10};
 constexpr Duration kNoteEvery = std::chrono::minutes{5};
 constexpr std::int64_t kNanosecondsPerSecond = 1'000'000'000;
 
@@ -284,8 +285,10 @@ Task<void> Scrub::run() {
   co_await fs_.executor.leave_driver_thread();
   const std::uint64_t clone_steps_before = fs_.clone_steps.sum();
   const std::vector<const scheduler::Disk*> lacking = fs_.pool->stale_disks();
-  // Of writes that are under way, what is published behind the walk is not seen: a resync is to follow.
-  const bool all_to_be_seen = fs_.store->writes_left_out() == 0;
+  // Of what is being written now, the walk does not see what is published behind it.
+  const std::uint64_t mark = fs_.store->writes_mark();
+  const auto unseen = [&] { return !lacking.empty() && !fs_.store->writes_ended(mark); };
+  while (unseen() && co_await go_on()) co_await fs_.executor.sleep(kWritesPause);
   first_walk_to_ = 0;
   survey();
   const bool everything = [this] {
@@ -325,7 +328,7 @@ Task<void> Scrub::run() {
     LockGuard lock(mutex_);
     const journal::ScrubCounts& counts = report_.counts;
     repaired = counts.copies_repaired != 0;
-    whole = all_to_be_seen && !stopping_ && scope_ == ScrubScope::kAll && from_ <= kRootInode &&
+    whole = !stopping_ && scope_ == ScrubScope::kAll && from_ <= kRootInode &&
             report_.errors == 0 && counts.blocks_lost == 0 && counts.blocks_unreadable == 0 &&
             counts.parity_skipped == 0 &&
             counts.copies_repaired >= counts.copies_bad + counts.copies_outdated;

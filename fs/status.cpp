@@ -106,6 +106,7 @@ struct Absences {
 Absences absences(const std::vector<DiskStatus>& disks, const journal::Policy& policy) {
   Absences out;
   for (const DiskStatus& disk : disks) {
+    if (disk.record.spare) continue;  // nothing lies there
     if (disk.health == DiskHealth::kMissing || disk.health == DiskHealth::kFailed ||
         disk.health == DiskHealth::kOffline) {
       out.away.push_back(&disk);
@@ -241,7 +242,7 @@ Json problems_json(Filesystem& filesystem, bool chosen_read_only,
                     damaged.size(), damaged.size() == 1 ? "" : "s"));
   }
   const std::size_t metadata_copies = filesystem.metadata_copies();
-  const std::size_t here = filesystem.pool().healthy()->size();
+  const std::size_t here = filesystem.pool().staying()->size();
   if (metadata_copies != 0 && metadata_copies < std::min<std::size_t>(2, here)) {
     problems.push_back(
         "The metadata has one copy only, for want of room. Make room on another disk, or delete "

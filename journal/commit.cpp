@@ -402,7 +402,8 @@ Task<bool> Journal::Impl::run(IoGroup& group, const std::vector<DiskId>& ids) {
   for (std::size_t i = 0; i < ids.size(); ++i) {
     if (group.error(i).code == Code::kOk) continue;
     good = false;
-    const Result<void> reported = co_await pool.report_failure(ids[i], group.error(i));
+    const Result<void> reported =
+        co_await pool.report_failure(ids[i], group.error(i), &group.disk(i));
     reported.ignore("read_only() is asked before the next attempt");
   }
   co_return good;

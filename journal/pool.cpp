@@ -331,11 +331,12 @@ Task<Result<void>> Pool::begin(LogFound found) {
   co_return stored;
 }
 
-Task<Result<void>> Pool::report_failure(DiskId id, Error cause) {
+Task<Result<void>> Pool::report_failure(DiskId id, Error cause, const scheduler::Disk* from) {
   Impl& impl = *impl_;
   Seat* const seat = impl.seat(id);
   DFS_ASSERT(seat != nullptr);
-  const bool fresh = seat->disk != nullptr && impl.note_failed(*seat, cause);
+  const bool is_another = from != nullptr && seat->disk.get() != from;
+  const bool fresh = seat->disk != nullptr && !is_another && impl.note_failed(*seat, cause);
   co_await settled();
   if (fresh) impl.tell_listeners();
   if (read_only()) co_return Code::kReadOnly;
@@ -470,7 +471,8 @@ Task<ScrubCounts> Pool::scrub_superblocks() {
     if (seat->here()) {
       bad = co_await impl.bad_copies(*seat, scheduler::IoClass::kBackground);
       if (!bad.has_value()) {
-        const Result<void> reported = co_await report_failure(seat->id, bad.error());
+        const Result<void> reported =
+            co_await report_failure(seat->id, bad.error(), seat->disk.get());
         reported.ignore("its copies are skipped");
       }
     }
@@ -607,11 +609,14 @@ bool Pool::degraded() const {
 
 bool Pool::can_lose(DiskId id) const {
   LockGuard lock(impl_->mutex);
-  const auto lost =
-      std::ranges::count_if(impl_->seats, [this](const auto& seat) DFS_NO_THREAD_SAFETY_ANALYSIS {
-        return seat->health != DiskHealth::kHealthy && !impl_->superblock.find(seat->id)->spare;
-      });
-  if (static_cast<unsigned>(lost) >= impl_->superblock.tolerance()) return false;
+  const DiskRecord* const record = impl_->superblock.find(id);
+  if (record == nullptr) return false;
+  std::size_t lost = 0;  // of the others
+  for (const auto& seat : impl_->seats) {
+    const bool counts = seat->id != id && !impl_->superblock.find(seat->id)->spare;
+    lost += counts && seat->health != DiskHealth::kHealthy ? 1 : 0;
+  }
+  if (!record->spare && lost >= impl_->superblock.tolerance()) return false;
   return std::ranges::any_of(impl_->superblock.members, [&](DiskId member) {
     return member != id && impl_->seat(member) != nullptr && impl_->seat(member)->here();
   });
@@ -619,11 +624,11 @@ bool Pool::can_lose(DiskId id) const {
 
 bool Pool::read_only() const { return impl_->read_only.load(std::memory_order_acquire); }
 
-std::vector<DiskId> Pool::kept_disks() {
-  std::vector<DiskId> kept;
+std::vector<std::string> Pool::kept_disks() {
+  std::vector<std::string> kept;
   const std::vector<Seat*> seats = impl_->all_seats_ever();
   for (const Seat* const seat : seats) {
-    if (seat->disk != nullptr && seat->disk->kept()) kept.push_back(seat->id);
+    if (seat->disk != nullptr && seat->disk->kept()) kept.push_back(seat->disk->path());
   }
   if (kept.empty()) return kept;
   for (const Seat* const seat : seats) {

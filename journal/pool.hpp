@@ -152,7 +152,8 @@ class Pool {
   // this completes; every caller that reports the same disk waits for that. `stale_since` becomes
   // the last durable LSN. Errors: kReadOnly if too much is lost now. Before begin() the disk is
   // only left out: begin() makes that durable.
-  Task<Result<void>> report_failure(DiskId id, Error cause);
+  // `from`: what answered so, if the caller knows: of a disk that has come back since, nothing is noted.
+  Task<Result<void>> report_failure(DiskId id, Error cause, const scheduler::Disk* from = nullptr);
   // Called after each membership change, on some thread, with no lock held.
   void on_change(std::function<void()> listener);
 
@@ -231,7 +232,7 @@ class Pool {
   Task<ScrubCounts> scrub_superblocks();
   // Disks that would keep the destructor waiting. If there are any, lets go of the locks of all
   // others: the caller is about to end the process without it.
-  std::vector<DiskId> kept_disks();
+  std::vector<std::string> kept_disks();  // their paths
   // Remembers where disks are found now; written with the next superblock.
   void set_path(DiskId id, std::string path);
 

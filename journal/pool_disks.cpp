@@ -61,8 +61,7 @@ Task<Result<DiskId>> Pool::add_disk(std::unique_ptr<scheduler::Disk> disk, bool 
     done = co_await impl.take_disk(&disk, &record);
   }
   impl.tell_listeners();
-  // The disk may go here: not in one of its own threads.
-  co_await impl.executor.leave_driver_thread();
+  co_await impl.let_go_of(&disk);
   CO_TRY(done);
   co_return record.id;
 }
@@ -115,6 +114,8 @@ Task<Result<void>> Pool::set_leaving(DiskId id, Leaving leaving) {
       DFS_ASSERT(impl.begun);
       DiskRecord* const record = impl.superblock.find(id);
       if (record == nullptr) co_return error(Code::kNotInPool, id.raw);
+      // It has come back meanwhile.
+      if (leaving == Leaving::kWhileAway && impl.seat(id)->here()) co_return Code::kBusy;
       const auto stay = std::ranges::count_if(*impl.staying, [&](DiskId one) { return one != id; });
       const unsigned width = impl.superblock.policy.width();
       if (leaving != Leaving::kNo && static_cast<std::size_t>(stay) < width)
@@ -142,7 +143,10 @@ Task<Result<void>> Pool::remove_disk(DiskId id) {
       DFS_ASSERT(impl.begun);
       seat = impl.seat(id);  // another one if the disk has come back
       Superblock& superblock = impl.superblock;
-      if (superblock.find(id) == nullptr) co_return error(Code::kNotInPool, id.raw);
+      const DiskRecord* const record = superblock.find(id);
+      if (record == nullptr) co_return error(Code::kNotInPool, id.raw);
+      // It is to stay after all.
+      if (!record->leaving || record->spare) co_return Code::kBusy;
       const bool keeps_log = std::ranges::any_of(superblock.members, [&](DiskId member) {
         return member != id && impl.seat(member)->here();
       });
@@ -167,8 +171,9 @@ Task<Result<void>> Pool::remove_disk(DiskId id) {
     if (wiped.has_value()) {
       // Whoever still reads there with an older look at the disks finds the data elsewhere.
       seat->disk->fail();
-      seat->disk->unlock();
       co_await close_failed();
+      const auto guard = co_await impl.closing.acquire();
+      if (!seat->closed.load()) seat->disk->unlock();
     } else {
       log_warning("{} has left the pool, but its superblocks cannot be overwritten: {}",
                   seat->disk->path(), describe(wiped.error()));
@@ -225,10 +230,26 @@ Task<Result<DiskId>> Pool::return_disk(std::unique_ptr<scheduler::Disk> disk) {
     done = co_await impl.take_back(&disk, &found);
   }
   impl.tell_listeners();
-  // The disk may go here: not in one of its own threads.
-  co_await impl.executor.leave_driver_thread();
+  co_await impl.let_go_of(&disk);
   CO_TRY(done);
   co_return found.superblock.this_disk;
+}
+
+// One that was not taken, if there is one, goes here, or stays for as long as the kernel keeps it.
+Task<void> Pool::Impl::let_go_of(std::unique_ptr<scheduler::Disk>* disk) {
+  if (*disk == nullptr) co_return;
+  if (!(*disk)->kept()) {
+    // Its threads end here: not in one of them.
+    co_await executor.leave_driver_thread();
+    disk->reset();
+    co_return;
+  }
+  (*disk)->fail();
+  auto seat = std::make_unique<Seat>();
+  seat->id = DiskId{kDiskIdsMax};
+  seat->disk = std::move(*disk);
+  LockGuard lock(mutex);
+  removed.push_back(std::move(seat));
 }
 
 Result<void> Pool::Impl::may_return(const scheduler::Disk& disk, const FoundSuperblock& found) {

@@ -103,6 +103,7 @@ struct Pool::Impl {
   Task<Result<void>> take_disk(std::unique_ptr<scheduler::Disk>* disk, DiskRecord* record);
   Task<Result<void>> take_back(std::unique_ptr<scheduler::Disk>* disk,
                                const FoundSuperblock* found);
+  Task<void> let_go_of(std::unique_ptr<scheduler::Disk>* disk);
   // Why the disk with this superblock cannot take its seat again, if it cannot.
   Result<void> may_return(const scheduler::Disk& disk, const FoundSuperblock& found)
       DFS_REQUIRES(mutex);

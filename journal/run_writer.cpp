@@ -89,11 +89,7 @@ struct RunWriter::Impl : std::enable_shared_from_this<RunWriter::Impl> {
       lost.push_back(std::move(*it));
       copies.erase(it);
     }
-    // Not of one that has come back.
-    const bool is_another = pool.disk(disk) != nullptr && pool.disk(disk) != begun_on.at(disk);
-    if (!is_another) {
-      CO_TRY(co_await pool.report_failure(disk, cause));
-    }
+    CO_TRY(co_await pool.report_failure(disk, cause, begun_on.at(disk)));
     if (copies.empty()) co_return error(Code::kDiskGone, disk.raw);
     co_return Result<void>{};
   }

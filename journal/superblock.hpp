@@ -29,9 +29,9 @@
 
 namespace dynamicfs::journal {
 
-// 5: parity groups. 4: blocks may be shared, inodes have flags. 3: a checkpoint is several runs, with an index and a filter each. Nobody has
+// 6: spare disks. 5: parity groups. 4: blocks may be shared, inodes have flags. 3: a checkpoint is several runs, with an index and a filter each. Nobody has
 // pools of an older format, so they are refused.
-inline constexpr std::uint32_t kFormatVersion = 5;
+inline constexpr std::uint32_t kFormatVersion = 6;
 // The oldest that is read; a mount for writing makes of a pool one of kFormatVersion.
 inline constexpr std::uint32_t kFormatVersionOldest = 3;
 

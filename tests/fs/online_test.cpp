@@ -224,16 +224,49 @@ TEST_SUITE("online") {
       REQUIRE(done.has_value());
       written = std::move(*done);
     }
-    CHECK(test.pool.fs().store().writes_left_out() == 1);
     test.online(1);
     test.run_for(180'000);
     CHECK(test.health(1) == journal::DiskHealth::kStale);
     test.pool.fs().store().discard(*written);
     written.reset();
-    CHECK(test.pool.fs().store().writes_left_out() == 0);
     test.settle();
     test.check();
     test.check_without_each();
+  }
+
+  TEST_CASE("a disk that has come back may go again before it has everything") {
+    Used test(seed_from_environment(1), "replica:2");
+    test.offline(1);
+    test.work();
+    test.run_for(50);
+    test.rest();
+    test.online(1);
+    CHECK(test.health(1) == journal::DiskHealth::kStale);
+    test.offline(1);
+    test.online(1);
+    test.settle();
+    test.check();
+  }
+
+  TEST_CASE(
+      "what an answer says of a disk that was there before is not held against the one that is") {
+    Used test(seed_from_environment(1), "replica:2");
+    journal::Pool& pool = test.pool.fs().pool();
+    const scheduler::Disk* const before = pool.disk(DiskId{1});
+    test.offline(1);
+    test.online(1);
+    const Result<void> late =
+        test.pool.run(pool.report_failure(DiskId{1}, error(Code::kDiskGone), before));
+    CHECK(late.has_value());
+    CHECK(pool.disk(DiskId{1}) != nullptr);
+    const Result<void> gone = test.pool.run(pool.remove_disk(DiskId{1}));
+    REQUIRE(!gone.has_value());
+    CHECK(gone.error().code == Code::kBusy);
+    const Result<void> lost =
+        test.pool.run(pool.set_leaving(DiskId{1}, journal::Pool::Leaving::kWhileAway));
+    REQUIRE(!lost.has_value());
+    CHECK(lost.error().code == Code::kBusy);
+    test.settle();
   }
 
   TEST_CASE("what cannot be done without stays online") {

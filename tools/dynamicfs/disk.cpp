@@ -68,6 +68,11 @@ fs::Outcome<std::string> ask_to_add(const Words& words, const std::string& path)
     request["size"] = *size;
   }
   fs::Json answer = TRY(ask_of(words, request));
+  if (words.spare && !answer.value("spare", false)) {
+    fmt::print(stderr,
+               "dynamicfs: the pool was mounted by an older dynamicfs, which knows no spares: it "
+               "is a disk like the others.\n");
+  }
   return fmt::format("{}", answer.value("disk", 0));
 }
 
@@ -122,8 +127,13 @@ ExitCode bring_online(const Words& words) {
   path = fs::absolute_path(path);
   // Here, and not in the daemon: what does not answer keeps whoever opens it.
   const auto executor = make_thread_executor();
-  if (const auto probed = fs::probe_disk(*executor, path, kLockPatience); !probed)
-    return refuse(probed.error());
+  auto probed = fs::probe_disk(*executor, path, kLockPatience);
+  if (!probed) return refuse(probed.error());
+  const std::string found = fmt::format("{}", probed->superblock.this_disk);
+  if (words.disk != found && words.disk.find_first_not_of("0123456789") == std::string::npos) {
+    return refuse(fs::usage(fmt::format("{} is disk {}, not disk {}.", path, found, words.disk),
+                            "'dynamicfs status' shows their numbers."));
+  }
   auto answer = ask_of(words, {{"command", "disk_online"}, {"path", path}});
   if (!answer) return refuse(answer.error());
   fmt::print("Disk {} is here again. What it has missed it gets by itself: dynamicfs status {}\n",
