@@ -215,6 +215,8 @@ bool MatrixRun::try_mount() {
     }
     device_.clear();
     if (beyond() && mounted.error().code == Code::kDiskMissing) return false;
+    // A stronger policy is already what the superblock tolerates, and the runs have the copies of the weaker one still.
+    if (beyond() && in_force_.size() > 1 && mounted.error().code == Code::kCorrupt) return false;
     fail(fmt::format("cannot be mounted: {} {}", describe(mounted.error()), pool_->problem.text));
   }
 }

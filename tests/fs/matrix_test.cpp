@@ -71,6 +71,25 @@ TEST_SUITE("matrix") {
           counts.cuts, counts.recoveries_cut, counts.rebuilt, counts.without})
       CHECK(count > 0);
   }
+
+  TEST_CASE("seeds that have found something once") {
+    const Quiet quiet;
+    MatrixCounts counts;
+    for (const std::uint64_t seed :
+         {47u, 256u, 797u, 1007u, 2578u, 6999u, 23400u, 23435u, 32091u, 101395u}) {
+      CAPTURE(seed);
+      MatrixRun run(seed, counts);
+      std::string what;
+      try {
+        run.run();
+      } catch (const Violation& violation) {
+        what = violation.what();
+      }
+      INFO(what);
+      INFO(run.story());
+      CHECK(what.empty());
+    }
+  }
 }
 
 }  // namespace dynamicfs::test

@@ -173,22 +173,6 @@ TEST_SUITE("journal members") {
     CHECK_FALSE(pool.pool->degraded());
   }
 
-  TEST_CASE("a disk that has not heard of an epoch that was only announced lacks nothing") {
-    for (std::uint64_t index = 0; index < 24; ++index) {
-      CAPTURE(index);
-      Started pool{3};
-      REQUIRE(pool.append_and_sync("one").has_value());
-      pool.disks[2]->faults().fail = fail_every(scheduler::IoOp::kWrite, Code::kDiskWrite);
-      pool.cut_at_operation(index);
-      // It may reach the others, and a superblock say that the third is out, before the power goes.
-      pool.append_and_sync("two").ignore("either way");
-      pool.on_new_disk = nullptr;
-      pool.boot_with({true, true, false});
-      CHECK(pool.health(0) == DiskHealth::kHealthy);
-      CHECK(pool.health(1) == DiskHealth::kHealthy);
-    }
-  }
-
   TEST_CASE("a disk that was set back to an older state is stale since then") {
     Started pool{2};
     REQUIRE(pool.append_and_sync("one").has_value());
