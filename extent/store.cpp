@@ -71,7 +71,9 @@ bool Store::Impl::close_if_unused(DiskId disk) {
   return allocator.is_unused(disk);
 }
 
-// A disk that leaves, or is suspect, is better than a missing copy: it is left alone only if the rest suffices.
+// A disk that leaves, or is suspect, is better than a missing copy: it is left alone only if the rest suffices. One that leaves
+// has to be emptied while there are hardly others, so the second copy that a run wants is no reason to keep it, but what
+// the policies ask for is: then another disk has been lost meanwhile.
 std::vector<DiskId> Store::Impl::left_alone() const {
   std::vector<DiskId> disks;
   for (const auto& [disk, until] : host_full) disks.push_back(disk);
@@ -93,7 +95,8 @@ std::vector<DiskId> Store::Impl::left_alone() const {
     if (view->find(id)->leaving) leaving.push_back(id);
   }
   const std::size_t staying = view->healthy->size() - leaving.size();
-  leave_alone_too(leaving, std::min(copies, std::max<std::size_t>(staying, 1)));
+  const std::size_t asked = std::min<std::size_t>(pool.tolerance() + 1, view->healthy->size());
+  leave_alone_too(leaving, std::max(asked, std::min(copies, std::max<std::size_t>(staying, 1))));
   leave_alone_too(suspects, wanted);
   return disks;
 }

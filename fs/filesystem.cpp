@@ -329,6 +329,12 @@ Task<void> Filesystem::Impl::tend() {
     const Result<void> result = co_await journal->drain();
     result.ignore("the journal has stopped and said so; every later sync reports it");
   }
+  // One that keeps the log may have left or failed since the last commit.
+  const std::uint64_t changes = pool->changes();
+  if (members_settled_at != changes) {
+    const Result<void> settled = co_await journal->settle_members();
+    if (settled.has_value()) members_settled_at = changes;
+  }
   co_await store->reclaim();
   if (run_is_thin() && store->full_disks().empty()) {
     run_thin.store(true);

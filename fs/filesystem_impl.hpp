@@ -347,6 +347,7 @@ struct Filesystem::Impl {
   std::atomic<bool> checkpointing{false};
   std::atomic<bool> closing{false};
   std::atomic<bool> run_thin{false};
+  std::uint64_t members_settled_at = 0;  // Pool::changes(); tend() alone
   std::atomic<bool> metadata_full{false};  // the last checkpoint did not find room
   std::atomic<bool> merging{false};
   std::atomic<TimePoint> merge_again_at{TimePoint{}};

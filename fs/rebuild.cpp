@@ -265,6 +265,8 @@ Task<void> Rebuild::let_go() {
     const Result<void> removed = co_await fs_.pool->remove_disk(id);
     if (removed.has_value()) {
       log_info("disk {} ({}) has left the pool", id, disk.record.path);
+      const Result<void> kept = co_await fs_.journal->settle_members();
+      kept.ignore("the journal has stopped and said so");
       continue;
     }
     log_warning("disk {} ({}) cannot leave the pool: {}", id, disk.record.path,

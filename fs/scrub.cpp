@@ -286,8 +286,8 @@ Task<void> Scrub::run() {
   const std::uint64_t clone_steps_before = fs_.clone_steps.sum();
   const std::vector<const scheduler::Disk*> lacking = fs_.pool->stale_disks();
   // Of what is being written now, the walk does not see what is published behind it.
-  const std::uint64_t mark = fs_.store->writes_mark();
-  const auto unseen = [&] { return !lacking.empty() && !fs_.store->writes_ended(mark); };
+  const std::uint64_t being_written = fs_.store->writes_mark();
+  const auto unseen = [&] { return !lacking.empty() && !fs_.store->writes_ended(being_written); };
   while (unseen() && co_await go_on()) co_await fs_.executor.sleep(kWritesPause);
   first_walk_to_ = 0;
   survey();

@@ -35,7 +35,7 @@ Journal::Impl::Work Journal::Impl::next_work() const {
   for (const CommitWaiter* const waiter : waiters) {
     if (waiter->until == CommitWaiter::Until::kIdle || satisfied(*waiter)) continue;
     wanted = true;
-    mark_wanted = mark_wanted || waiter->until == CommitWaiter::Until::kCovered;
+    mark_wanted = mark_wanted || waiter->until != CommitWaiter::Until::kDurable;
   }
   if (wanted && ring.last() > taken) return Work::kRecords;
   return mark_wanted ? Work::kMark : Work::kNone;

@@ -19,9 +19,10 @@ namespace dynamicfs::journal {
 
 // Somebody who waits for the commit loop; lives in the waiting coroutine's frame.
 struct CommitWaiter {
-  enum class Until : std::uint8_t { kDurable, kCovered, kIdle };
+  enum class Until : std::uint8_t { kDurable, kCovered, kBatch, kIdle };
   Until until = Until::kDurable;
-  Lsn target;
+  Lsn target;           // kDurable, kCovered
+  BatchSequence batch;  // kBatch: it is on its way or there
   std::coroutine_handle<> handle;
   bool failed = false;
 };
@@ -93,7 +94,7 @@ struct Journal::Impl {
   }
 
   // Waits until `waiter` is satisfied, committing if nobody is.
-  Task<Result<void>> wait(CommitWaiter::Until until, Lsn target);
+  Task<Result<void>> wait(CommitWaiter::Until until, Lsn target, BatchSequence batch = {});
   bool satisfied(const CommitWaiter& waiter) const DFS_REQUIRES(mutex);
   // Room that came back goes to those who wait for it, first come first served.
   void give_back(std::uint32_t records, std::uint64_t bytes);

@@ -452,8 +452,12 @@ Task<Result<unsigned>> Pool::Impl::bad_copies(Seat& seat, scheduler::IoClass io_
     if (failure.code == Code::kOk) {
       const Result<Superblock> decoded = decode(copy_of(copy));
       LockGuard lock(mutex);
-      good =
-          decoded.has_value() && decoded->pool == superblock.pool && decoded->this_disk == seat.id;
+      // The two newest have been written to each disk that is here, one to each place: an older one
+      // says that a write has been lost.
+      const bool written = begun && !read_only.load(std::memory_order_acquire);
+      good = decoded.has_value() && decoded->pool == superblock.pool &&
+             decoded->this_disk == seat.id &&
+             (!written || decoded->sequence + 1 >= superblock.sequence);
     }
     if (!good) bad |= 1U << copy;
   }

@@ -31,6 +31,7 @@ struct SimPoolOptions {
   unsigned checkpoint_log_percent = fs::FilesystemOptions{}.checkpoint_log_percent;
   std::uint64_t small_run_bytes = fs::FilesystemOptions{}.small_run_bytes;
   std::uint64_t metadata_memory_bytes = fs::FilesystemOptions{}.metadata_memory_bytes;
+  Duration rebuild_after = fs::FilesystemOptions{}.rebuild_after;
 };
 
 inline SimPoolOptions one_disk(std::uint64_t bytes) {
@@ -87,6 +88,12 @@ class SimPool {
     drop();
   }
 
+  // The daemon is killed, and the machine goes on.
+  void kill() {
+    for (scheduler::SimulatedDisk* disk : disks) disk->kill();
+    drop();
+  }
+
   fs::Filesystem& fs() { return *filesystem; }
 
   // A new disk for what is mounted, and for the next mounts.
@@ -96,7 +103,11 @@ class SimPool {
         executor, fmt::format("sim{}", media.size() - 1), media.back(),
         seed_ * 1000 + media.size() + 100 * ++opened_);
     disks.push_back(disk.get());
-    return run(filesystem->add_disk(std::move(disk), spare));
+    if (on_open) on_open(media.size() - 1, *disk);
+    scheduler::SimulatedDisk* const added = disk.get();
+    Result<DiskId> id = run(filesystem->add_disk(std::move(disk), spare));
+    if (!id.has_value()) std::erase(disks, added);  // it may be gone
+    return id;
   }
 
   // A disk that is away comes back while the pool is mounted; what it had not flushed may be gone.
@@ -266,7 +277,7 @@ class SimPool {
   std::vector<scheduler::SimulatedDisk*> disks;  // those of the current mount
   std::unique_ptr<fs::Filesystem> filesystem;
   journal::Pool::Problem problem;
-  // Called for each disk of the next mount, before anything is read.
+  // Called for each disk of the next mount, and each that is added, before anything is read.
   std::function<void(std::size_t index, scheduler::SimulatedDisk&)> on_open;
   // What stands between the file system and each disk of the next mount.
   std::function<std::unique_ptr<scheduler::Disk>(std::unique_ptr<scheduler::SimulatedDisk>,
@@ -362,6 +373,7 @@ class SimPool {
     options.scrub_every = options_.scrub_every;
     options.small_run_bytes = options_.small_run_bytes;
     options.metadata_memory_bytes = options_.metadata_memory_bytes;
+    options.rebuild_after = options_.rebuild_after;
     CO_TRY_ASSIGN(filesystem, co_await fs::Filesystem::mount(executor, std::move(pool), options));
     co_return {};
   }
