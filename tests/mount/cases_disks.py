@@ -659,7 +659,7 @@ def hung_disk(bench):
         expect_degraded(pool, slow)
         expect_files(files, "without it")
         said = pool.umount().err
-        expect(f"{slow.path}) does not answer and was left behind" in said, f"umount says: {said}")
+        expect(f"{slow.path} does not answer and was left behind" in said, f"umount says: {said}")
     finally:
         command("fsfreeze", "--unfreeze", host)
     pool.mount()
