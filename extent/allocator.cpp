@@ -326,7 +326,7 @@ std::uint32_t Allocator::take_from(Layout& layout, Chunk& chunk, std::uint32_t c
 
 // Compaction.
 
-std::vector<ChunkId> Allocator::drain_sparse(bool in_any_case) {
+std::vector<ChunkId> Allocator::drain_sparse(Drain why) {
   LockGuard lock(mutex_);
   std::vector<journal::Policy> policies;
   for (const auto& groups : groups_) policies.push_back(groups->policy);
@@ -335,13 +335,14 @@ std::vector<ChunkId> Allocator::drain_sparse(bool in_any_case) {
         policies, [&](journal::Policy policy) { return policy.of_copies() == layout->policy; });
     if (!of_groups) policies.push_back(layout->policy);
   }
-  for (const journal::Policy policy : policies) drain_sparse(policy, in_any_case);
+  for (const journal::Policy policy : policies) drain_sparse(policy, why);
   std::ranges::sort(draining_);
   return draining_;
 }
 
 // Those that were written under one policy, its copies as well as its groups.
-void Allocator::drain_sparse(journal::Policy policy, bool in_any_case) {
+void Allocator::drain_sparse(journal::Policy policy, Drain why) {
+  const bool in_any_case = why != Drain::kWhenShort;
   Layout& layout = layout_of(policy);
   std::vector<Candidate> all;
   for (std::size_t id = 0; id < disks_.size(); ++id) {
@@ -362,6 +363,16 @@ void Allocator::drain_sparse(journal::Policy policy, bool in_any_case) {
       }
     }
   }
+  if (why == Drain::kForRoom) {
+    // What has a place on a disk that is away is in no list.
+    chunks_.for_each([&](Chunk& chunk) DFS_NO_THREAD_SAFETY_ANALYSIS {
+      if (chunk.group() == nullptr && chunk.layout == layout.policy && !chunk.fillable &&
+          chunk.stage == ChunkStage::kSealed && !chunk.moving && chunk.held_blocks() > 0 &&
+          chunk.held_blocks() <= kSlotBlocks / 2 && !shared_.contains(chunk.id.raw)) {
+        sparse.push_back(&chunk);
+      }
+    });
+  }
   std::ranges::sort(sparse, {}, [](const Chunk* chunk) { return chunk->held_blocks(); });
   // As many as what they hold has room outside of them, until a fifth of the slots would be free.
   const std::uint64_t kept = kept_blocks(layout);
@@ -372,27 +383,32 @@ void Allocator::drain_sparse(journal::Policy policy, bool in_any_case) {
   while (count < sparse.size()) {
     const Chunk& next = *sparse[count];
     if (!in_any_case && (soon_free + gain) * kShortOfSlots / 2 > total) break;
-    if (room < next.free_blocks() + held + next.held_blocks() + kept) break;
-    room -= next.free_blocks();
+    const std::uint64_t lost = next.fillable ? next.free_blocks() : 0;
+    if (room < lost + held + next.held_blocks() + kept) break;
+    room -= lost;
     held += next.held_blocks();
     ++count;
     gain = count - ceil_div(held, kSlotBlocks);
   }
-  const std::uint64_t worthwhile = std::max<std::uint64_t>(1, total / kWorthwhile);
+  std::uint64_t least = std::max<std::uint64_t>(1, total / kWorthwhile);
+  if (in_any_case) least = why == Drain::kAll ? 0 : 1;
   if (policy.kind == journal::Policy::Kind::kErasure) {
     const std::size_t width = width_of(policy);
     const std::uint64_t wanted =
         in_any_case ? ~std::uint64_t{0} : total * 2 / kShortOfSlots * width;
-    const std::uint64_t least = in_any_case ? 1 : worthwhile * width;
-    gain += ceil_div(drain_groups(groups_of(policy), least, wanted), width);
+    const std::uint64_t slots = in_any_case ? 1 : least * width;
+    const std::uint64_t given_up =
+        drain_groups(groups_of(policy), slots, wanted, why == Drain::kForRoom);
+    gain += ceil_div(given_up, width);
   }
-  if (!in_any_case && gain < worthwhile) return;
+  if (gain < least) return;
   for (std::size_t i = 0; i < count; ++i) {
     Chunk& chunk = *sparse[i];
-    chunk.list->remove(chunk);
     chunk.draining = true;
-    layout.draining.push_back(chunk);
     draining_.push_back(chunk.id);
+    if (chunk.list == nullptr) continue;
+    chunk.list->remove(chunk);
+    layout.draining.push_back(chunk);
   }
 }
 

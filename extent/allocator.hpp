@@ -142,9 +142,9 @@ class Allocator {
 
   // Sealed chunks that share no block and are at most half full, whose contents find room in other chunks and whose slots
   // would make up at least 1/64 of all there are, ascending; nothing is put into them until
-  // stop_draining(), as long as there is room elsewhere. None while more than a tenth of the slots
-  // is free or about to be, unless `in_any_case`; then also however little there is to gain.
-  std::vector<ChunkId> drain_sparse(bool in_any_case);
+  // stop_draining(), as long as there is room elsewhere. Unless `why` is another: none while more than a tenth of the
+  // slots is free or about to be.
+  std::vector<ChunkId> drain_sparse(Drain why);
   // What they still hold.
   std::uint64_t draining_blocks() const;
   void stop_draining();
@@ -290,7 +290,7 @@ class Allocator {
   std::size_t promise_width() const DFS_REQUIRES(mutex_);
   std::uint64_t kept_blocks(const Layout& layout) const DFS_REQUIRES(mutex_);
   std::uint64_t spare_chunks(const Layout& layout) const DFS_REQUIRES(mutex_);
-  void drain_sparse(journal::Policy policy, bool in_any_case) DFS_REQUIRES(mutex_);
+  void drain_sparse(journal::Policy policy, Drain why) DFS_REQUIRES(mutex_);
   bool can_open(Layout& layout, bool may_take_promises) DFS_REQUIRES(mutex_);
   bool holds_promises() const DFS_REQUIRES(mutex_);
   std::uint64_t promised_elsewhere() const DFS_REQUIRES(mutex_);
@@ -331,8 +331,8 @@ class Allocator {
   bool can_open(Groups& groups, const Request& request) DFS_REQUIRES(mutex_);
   ParityGroup& open(Groups& groups, ChunkLog& log) DFS_REQUIRES(mutex_);
   void seal(Groups& groups, ParityGroup*& group) DFS_REQUIRES(mutex_);
-  std::uint64_t drain_groups(Groups& groups, std::uint64_t slots_least, std::uint64_t slots_wanted)
-      DFS_REQUIRES(mutex_);
+  std::uint64_t drain_groups(Groups& groups, std::uint64_t slots_least, std::uint64_t slots_wanted,
+                             bool also_lost) DFS_REQUIRES(mutex_);
   ParityGroup& add_group(const ChunkPut& change) DFS_REQUIRES(mutex_);
   void note_rows_given(Chunk& column, std::uint32_t first, std::uint32_t count)
       DFS_REQUIRES(mutex_);

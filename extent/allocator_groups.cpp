@@ -295,15 +295,16 @@ std::optional<journal::Policy> Allocator::layout(ChunkId chunk) const {
 }
 
 // The sparsest sealed groups, until `slots_wanted` would be gained by emptying them; none if less than
-// `slots_least` would. Returns how many would be. What they hold finds room in rows elsewhere.
+// `slots_least` would. Returns how many would be. What they hold finds room in rows elsewhere. `also_lost`: likewise of those
+// with a place on a disk that is away.
 std::uint64_t Allocator::drain_groups(Groups& groups, std::uint64_t slots_least,
-                                      std::uint64_t slots_wanted) {
+                                      std::uint64_t slots_wanted, bool also_lost) {
   const std::uint32_t width = groups.policy.copies_or_data;
   std::vector<ParityGroup*> sparse;
   for (const auto& [first, group] : parity_groups_) {
     // Also those without a free row: every row may hold a block, and few blocks be in use.
-    if (group->policy != groups.policy || group->open || group->removed || !group->fillable ||
-        group->draining) {
+    if (group->policy != groups.policy || group->open || group->removed || group->moving ||
+        group->draining || (!group->fillable && !also_lost)) {
       continue;
     }
     const bool shares =
@@ -323,8 +324,9 @@ std::uint64_t Allocator::drain_groups(Groups& groups, std::uint64_t slots_least,
     const ParityGroup& next = *sparse[count];
     // Rows that are taken out of reach, and those that what is in them needs elsewhere.
     const std::uint64_t rows = ceil_div(held + next.held_blocks(), width);
-    if (room < next.free_rows() + rows) break;
-    room -= next.free_rows();
+    const std::uint64_t lost = next.fillable ? next.free_rows() : 0;
+    if (room < lost + rows) break;
+    room -= lost;
     held += next.held_blocks();
     ++count;
     gain = (count - std::min<std::uint64_t>(count, ceil_div(held, width * kSlotBlocks))) *
@@ -335,7 +337,7 @@ std::uint64_t Allocator::drain_groups(Groups& groups, std::uint64_t slots_least,
     ParityGroup& group = *sparse[i];
     if (group.list != nullptr) group.list->remove(group);
     group.draining = true;
-    if (group.free_rows() > 0) groups.draining.push_back(group);
+    if (group.fillable && group.free_rows() > 0) groups.draining.push_back(group);
     for (const Chunk* const column : group.columns) draining_.push_back(column->id);
   }
   return gain;

@@ -26,6 +26,13 @@ struct RoomWithout {
   unsigned widest = 0;             // so many disks some chunk asks for
 };
 
+// Why sparse chunks are given up.
+enum class Drain {
+  kWhenShort,  // few slots are free, and so are as many as are worth it
+  kForRoom,    // somebody needs slots that are not there: whatever gives back one
+  kAll,        // however little there is to gain
+};
+
 struct Candidate {
   DiskId disk;
   std::uint64_t free_slots = 0;

@@ -258,9 +258,9 @@ Task<Result<void>> Store::promise(std::uint64_t blocks, journal::Policy policy) 
 
 void Store::unpromise(std::uint64_t blocks) { impl_->allocator.unpromise(blocks); }
 
-std::vector<ChunkId> Store::drain_sparse(bool in_any_case) {
+std::vector<ChunkId> Store::drain_sparse(Drain why) {
   impl_->look();
-  return impl_->allocator.drain_sparse(in_any_case);
+  return impl_->allocator.drain_sparse(why);
 }
 void Store::stop_draining() { impl_->allocator.stop_draining(); }
 std::uint64_t Store::draining_blocks() const { return impl_->allocator.draining_blocks(); }

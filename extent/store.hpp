@@ -192,7 +192,7 @@ class Store final : public journal::SlotSource {
 
   // Chunks worth emptying, ascending, and nothing new is put there while there is room elsewhere
   // (Allocator::drain_sparse). The caller moves what mappings have there, then says stop_draining().
-  std::vector<ChunkId> drain_sparse(bool in_any_case);
+  std::vector<ChunkId> drain_sparse(Drain why);
   // What they still hold.
   std::uint64_t draining_blocks() const;
   void stop_draining();

@@ -69,7 +69,11 @@ void Compaction::end() { task_.end(fs_.tasks); }
 
 bool Compaction::go_on() const {
   return !fs_.closing.load(std::memory_order_acquire) && fs_.growable().has_value() &&
-         !fs_.journal->stopped() && !fs_.pool->degraded();
+         !fs_.journal->stopped() && (!fs_.pool->degraded() || is_making_room());
+}
+
+bool Compaction::is_making_room() const {
+  return making_room_.load() && fs_.pool->staying()->size() >= fs_.pool->policy().width();
 }
 
 // What is not newer was there kQuiet ago, and has not changed since.
@@ -107,19 +111,23 @@ void Compaction::tend() {
   const TimePoint now = fs_.executor.now();
   bool due = false;
   Purpose purpose;
-  purpose.reencode = fs_.pool->reencoding() && now >= reencode_at_.load();
+  const bool degraded = fs_.pool->degraded();
+  purpose.reencode = !degraded && fs_.pool->reencoding() && now >= reencode_at_.load();
   if (quiet.raw != 0) {
-    {
+    if (!degraded) {
       LockGuard lock(mutex_);
       due = std::ranges::any_of(
           noted_, [&](const auto& noted) { return now - noted.second >= 2 * kQuiet; });
     }
     if (now >= sweep_again_at_.load()) {
-      purpose.sparse = fs_.store->drain_sparse(false);
+      using extent::Drain;
+      purpose.sparse =
+          fs_.store->drain_sparse(making_room_.load() ? Drain::kForRoom : Drain::kWhenShort);
+      if (purpose.sparse.empty()) making_room_.store(false);
       sweep_again_at_.store(now + kSweepInterval);
     }
     // What was written before the mount, or was too much to be noted.
-    if (!purpose.any() && now >= restripe_at_.load() &&
+    if (!degraded && !purpose.any() && now >= restripe_at_.load() &&
         (striping(fs_.pool->policy()) || fs_.store->has_groups())) {
       purpose.restripe = fs_.store->copied_blocks() > copied_before_ + kWindowBlocks;
       restripe_at_.store(now + kRestripeInterval);
@@ -134,8 +142,10 @@ void Compaction::tend() {
 
 Task<void> Compaction::run(Purpose purpose) {
   co_await fs_.executor.leave_driver_thread();
-  co_await tend_noted();
+  if (!fs_.pool->degraded()) co_await tend_noted();
+  const bool makes_room = !purpose.sparse.empty();
   if (purpose.any()) co_await sweep(std::move(purpose), quiet_since());
+  if (makes_room) making_room_.store(false);
   end();
 }
 
@@ -145,7 +155,7 @@ Task<Result<void>> Compaction::compact() {
   const Result<void> drained = co_await fs_.journal->drain();
   co_await fs_.store->reclaim();
   if (drained.has_value()) {
-    Purpose purpose{.sparse = fs_.store->drain_sparse(true)};
+    Purpose purpose{.sparse = fs_.store->drain_sparse(extent::Drain::kAll)};
     purpose.reencode = fs_.pool->reencoding();
     co_await sweep(std::move(purpose), Generation{fs_.journal->appended().raw});
   }

@@ -17,8 +17,8 @@
 //          if the mapping is still what was read, all of it data; otherwise somebody has changed it, and
 //          nothing is moved. So INV-2, INV-3 and INV-6 hold as for any write, a crash leaves the old place
 //          or the new, and data is never put behind the end of a file.
-// Copies   While a disk is away nothing is moved, and never to fewer copies than there were, unless the policy asks
-//          for fewer.
+// Copies   While a disk is away nothing is moved, but to make room for what it had (make_room()), and never to fewer
+//          copies than there were, unless the policy asks for fewer.
 // Pace     One piece of at most a window at a time; the disks' queues do the rest.
 // Threads  Every method may be called from any thread.
 // Locks    mutex_ is a leaf, never held across a suspension.
@@ -52,6 +52,9 @@ class Compaction {
   // `known`: it was before.
   void note_policy(bool known);
   ReencodeReport report() const;
+  // What was on a lost disk has no room on the others: the next sweep empties sparse chunks however many slots are free,
+  // also while disks are away, if the others are enough for new data.
+  void make_room() { making_room_.store(true); }
   // Starts what is due, if anything. Called every commit interval, inside a DriverScope.
   void tend();
   // Everything that can be done now, due or not; completes when it has ended. kBusy: one is under way, or
@@ -102,6 +105,7 @@ class Compaction {
   bool begin();
   void end();
   bool go_on() const;
+  bool is_making_room() const;
   Task<void> run(Purpose purpose);
   Task<void> tend_noted();
   Task<void> sweep(Purpose purpose, Generation quiet);
@@ -124,6 +128,7 @@ class Compaction {
 
   Filesystem::Impl& fs_;
   SoleTask task_;
+  std::atomic<bool> making_room_{false};  // until such a sweep has ended
   // Of the task that is active.
   std::atomic<TimePoint> sweep_again_at_{TimePoint{}};
   std::atomic<TimePoint> restripe_at_{TimePoint{}};

@@ -162,6 +162,7 @@ class Daemon {
   Outcome<void> check_surroundings();
   Outcome<void> open_pool(StartReport& report);
   Outcome<void> check_mountpoint();
+  bool is_of_this_pool(const std::string& disk);
   Outcome<void> clear_mountpoint();
   Outcome<void> enter_tree();
   Outcome<void> start_control();
@@ -271,6 +272,13 @@ Outcome<void> Daemon::open_pool(StartReport& report) {
   return {};
 }
 
+// Whether a mount that was made by this disk is none of another pool. A disk that has left its pool since is of none.
+bool Daemon::is_of_this_pool(const std::string& disk) {
+  if (disk == request_.disk || std::ranges::count(known_paths_, disk) > 0) return true;
+  const auto probed = probe_disk(*executor_, disk, Duration::zero());
+  return !probed && probed.error().code == ExitCode::kNotADisk;
+}
+
 // Checked once the disks are known: a dead mount of this pool may be replaced, one of another may
 // not.
 Outcome<void> Daemon::check_mountpoint() {
@@ -278,10 +286,7 @@ Outcome<void> Daemon::check_mountpoint() {
   if (probe.state == MountpointState::kUsable) return {};
   if (probe.state == MountpointState::kDead) {
     const auto entry = mounted_at(facts_.mountpoint);
-    const bool ours =
-        entry && entry->type == kMountType &&
-        (entry->source == request_.disk || std::ranges::count(known_paths_, entry->source) > 0);
-    if (ours) return {};
+    if (entry && entry->type == kMountType && is_of_this_pool(entry->source)) return {};
   }
   return refuse_mountpoint(facts_.mountpoint, probe);
 }

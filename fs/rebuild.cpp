@@ -117,8 +117,12 @@ bool Rebuild::may_be_made_anew(DiskId disk) const {
   if (fs_.pool->staying()->size() < fs_.pool->policy().width()) return false;
   const extent::RoomWithout without = fs_.store->room_without(disk);
   if (without.room_bytes >= without.needed_bytes) return true;
-  log_warning("disk {} is lost, and what it had is not made anew: that takes {} MiB more", disk,
-              (without.needed_bytes - without.room_bytes) / kMiB);
+  log_warning(
+      "disk {} is lost, and what it had is not made anew: that takes {} MiB more. Files are packed "
+      "closer to make "
+      "room; add a disk if it stays",
+      disk, (without.needed_bytes - without.room_bytes) / kMiB);
+  fs_.compaction->make_room();
   return false;
 }
 

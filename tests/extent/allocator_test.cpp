@@ -417,7 +417,7 @@ TEST_SUITE("allocator") {
 
   TEST_CASE_FIXTURE(Thinned, "sparse chunks are given up when slots are short, and filled last") {
     const std::uint64_t before = free_blocks();
-    const std::vector<ChunkId> sparse = allocator.drain_sparse(false);
+    const std::vector<ChunkId> sparse = allocator.drain_sparse(Drain::kWhenShort);
     REQUIRE(sparse.size() >= 4);
     CHECK(std::ranges::is_sorted(sparse));
     CHECK(free_blocks() == before);
@@ -443,7 +443,7 @@ TEST_SUITE("allocator") {
   }
 
   TEST_CASE_FIXTURE(Thinned, "a chunk that has been emptied is removed, and its slots are free") {
-    const std::vector<ChunkId> sparse = allocator.drain_sparse(false);
+    const std::vector<ChunkId> sparse = allocator.drain_sparse(Drain::kWhenShort);
     REQUIRE(!sparse.empty());
     const std::size_t removed = log.removes.size();
     std::vector<Piece> held;
@@ -461,7 +461,7 @@ TEST_SUITE("allocator") {
     drain();
     CHECK(log.removes.size() == removed + sparse.size());
     allocator.stop_draining();
-    CHECK(allocator.drain_sparse(false).empty());
+    CHECK(allocator.drain_sparse(Drain::kWhenShort).empty());
   }
 
   TEST_CASE_FIXTURE(Space, "a chunk that is sparse but for what is pending takes no part") {
@@ -474,7 +474,7 @@ TEST_SUITE("allocator") {
     }
     allocator.free(gone, Lsn{++log.lsn});
     CHECK(allocator.has_pending());
-    CHECK(allocator.drain_sparse(true).empty());
+    CHECK(allocator.drain_sparse(Drain::kAll).empty());
     CHECK(allocate(1, kSingle, 1, 0, 1).empty());
     allocator.stop_draining();
     drain();
@@ -507,8 +507,8 @@ TEST_SUITE("allocator") {
     }
     allocator.free(gone, Lsn{++log.lsn});
     drain();
-    CHECK(allocator.drain_sparse(false).empty());
-    CHECK(!allocator.drain_sparse(true).empty());
+    CHECK(allocator.drain_sparse(Drain::kWhenShort).empty());
+    CHECK(!allocator.drain_sparse(Drain::kAll).empty());
   }
 
   TEST_CASE_FIXTURE(Space, "a shared block is free when its last mapping is gone, and not before") {
@@ -579,7 +579,7 @@ TEST_SUITE("allocator") {
 
   TEST_CASE_FIXTURE(Thinned, "a chunk that shares a block is not given up") {
     const auto gives_up = [&] {
-      std::vector<ChunkId> given_up = allocator.drain_sparse(true);
+      std::vector<ChunkId> given_up = allocator.drain_sparse(Drain::kAll);
       allocator.stop_draining();
       return given_up;
     };

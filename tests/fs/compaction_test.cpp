@@ -329,7 +329,7 @@ TEST_SUITE("compaction") {
       Sparse test(seed);
       test.thin_out();
       if (draining) {
-        REQUIRE(test.pool.fs().store().drain_sparse(true).size() > 3);
+        REQUIRE(test.pool.fs().store().drain_sparse(extent::Drain::kAll).size() > 3);
       }
       int again = test.files;
       for (;; ++again) {

@@ -204,6 +204,34 @@ def killed(bench):
 
 
 @case(
+    GROUP,
+    "the disk a pool was mounted by leaves, the daemon is killed: the next mount takes the place, another pool does not",
+    where=OWN_POOLS,
+    timeout_s=120,
+)
+def mounted_by_one_that_left(bench):
+    images = [image_disk(bench.scratch / f"d{i}.img", 160 * MIB) for i in range(2)]
+    pool = bench.pool("pool", images, "single").mount()
+    fill(pool.root / "photos", bench.rng, count=5)
+    before = snapshot(pool.root)
+    disk(pool, "remove", "0")
+    wait_for_rest(pool)
+    expect_equal(numbers(pool), [1], "disks when the first has left")
+    pool.kill()
+    other = image_disk(bench.scratch / "other.img", 160 * MIB)
+    dynamicfs("create", other.path, "--size", "160M", check=True)
+    # As long as its disk says whose it is, a dead mount is kept from others.
+    dynamicfs("mount", images[1].path, pool.root, check=True)
+    pool.kill()
+    refused = dynamicfs("mount", other.path, pool.root)
+    expect_equal(refused.code, 11, f"exit code of {refused}")
+    pool.disks = images[1:]
+    pool.mount()
+    expect_same(before, snapshot(pool.root), "after the kill")
+    pool.umount()
+
+
+@case(
     GROUP, "a disk without room for what is elsewhere is not let go, and status says how much", where=OWN_POOLS
 )
 def too_full(bench):
