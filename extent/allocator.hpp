@@ -232,6 +232,12 @@ class Allocator {
   RowFound find_row(ChunkId first, std::uint32_t row) const;
   std::optional<journal::Policy> layout(ChunkId chunk) const;  // see Store
   std::size_t copies(ChunkId chunk) const;
+  // Where a chunk was that cannot be read any more: its places, or those of its group, of which `tolerance` may be gone.
+  struct Lost {
+    std::vector<DiskId> gone;
+    std::size_t tolerance = 0;
+  };
+  std::optional<Lost> lost(ChunkId chunk) const;
   std::uint64_t copied_blocks() const;  // likewise
   bool has_groups() const;
 

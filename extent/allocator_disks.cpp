@@ -605,6 +605,31 @@ std::size_t Allocator::copies(ChunkId chunk) const {
   return found->group() != nullptr ? found->group()->policy.tolerance() + 1 : found->places.size();
 }
 
+std::optional<Allocator::Lost> Allocator::lost(ChunkId chunk) const {
+  LockGuard lock(mutex_);
+  const Chunk* const found = chunks_.find(chunk);
+  if (found == nullptr) return std::nullopt;
+  const auto is_gone = [&](const Place& place)
+                           DFS_NO_THREAD_SAFETY_ANALYSIS { return !view_->is_healthy(place.disk); };
+  // A column that is here is read without the others.
+  if (!std::ranges::all_of(found->places, is_gone)) return std::nullopt;
+  const ParityGroup* const group = found->group();
+  Lost out;
+  const auto take = [&](const auto& places) {
+    for (const Place& place : places) {
+      if (is_gone(place)) out.gone.push_back(place.disk);
+    }
+    out.tolerance = group != nullptr ? group->policy.tolerance() : places.size() - 1;
+  };
+  if (group != nullptr) {
+    take(group->places);
+  } else {
+    take(found->places);
+  }
+  if (out.gone.size() <= out.tolerance) return std::nullopt;
+  return out;
+}
+
 std::uint64_t Allocator::map_bytes() const {
   // A tree's node: three pointers and a colour beside the element.
   constexpr std::size_t kSetNodeBytes = heap_bytes(4 * sizeof(void*) + sizeof(SlotId));

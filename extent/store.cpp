@@ -271,6 +271,18 @@ std::optional<journal::Policy> Store::layout(ChunkId chunk) const {
   return impl_->allocator.layout(chunk);
 }
 std::size_t Store::copies(ChunkId chunk) const { return impl_->allocator.copies(chunk); }
+bool Store::lost_before_durable(const Mapping& mapping) const {
+  impl_->look();
+  const std::optional<Allocator::Lost> lost = impl_->allocator.lost(mapping.chunk);
+  if (!lost) return false;
+  // It could be read until the last one that it could not do without went. Those that were away at the mount went first.
+  std::vector<Lsn> durable;
+  for (const DiskId disk : lost->gone)
+    durable.push_back(impl_->pool.durable_at_loss(disk).value_or(Lsn{}));
+  std::ranges::sort(durable);
+  const Lsn last = durable[lost->tolerance];
+  return last.raw != 0 && mapping.generation.raw > last.raw;
+}
 bool Store::close_if_unused(DiskId disk) { return impl_->close_if_unused(disk); }
 std::uint64_t Store::writes_mark() { return impl_->writers.current(); }
 bool Store::writes_ended(std::uint64_t mark) { return impl_->writers.try_advance() >= mark; }

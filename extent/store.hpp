@@ -205,6 +205,9 @@ class Store final : public journal::SlotSource {
   // How many copies a chunk has, on disks that are here or not; of a column as many as its parity is worth.
   // Only for one that a mapping or a write names.
   std::size_t copies(ChunkId chunk) const;
+  // Data that cannot be read, because too many disks have gone since the mount, and that was not durable when they
+  // went.
+  bool lost_before_durable(const Mapping& mapping) const;
 
   // Chunks that lack places, or have some on disks that are leaving the pool, a group by its first column; how many
   // places those are, in bytes; all with a place on this disk.

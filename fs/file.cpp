@@ -325,6 +325,28 @@ void Filesystem::Impl::discard_edges(const Edit& plan) {
   }
 }
 
+Task<Result<void>> Filesystem::Impl::walk_data(Inode& inode, scheduler::IoClass io_class,
+                                               std::function<bool(const extent::Mapping&)> look) {
+  extent::MappingSet set;
+  for (std::uint64_t window = 0; window != ~std::uint64_t{0};) {
+    const std::uint64_t from = window;
+    CO_TRY_ASSIGN(window, co_await load_some_windows(inode, window, io_class));
+    const std::uint64_t end =
+        std::min(window, ceil_div(inode.size_bytes.load(std::memory_order_acquire), kWindowBytes));
+    for (std::uint64_t at = from; at < end; ++at) {
+      const std::optional<FileBlock> data = inode.map->next_data(FileBlock{at * kWindowBlocks});
+      if (!data || data->raw / kWindowBlocks >= end) break;
+      at = data->raw / kWindowBlocks;
+      set.clear();
+      inode.map->snapshot(FileBlock{at * kWindowBlocks}, kWindowBlocks, set);
+      for (const extent::Mapping& mapping : set.mappings) {
+        if (mapping.kind == extent::MappingKind::kData && !look(mapping)) co_return Result<void>{};
+      }
+    }
+  }
+  co_return Result<void>{};
+}
+
 // Prepares the edges, then publishes the edit and `change` as one record. `*again` is set when the
 // file changed meanwhile and the caller must plan anew.
 Task<Result<void>> Filesystem::Impl::edit(InodeRef inode, Edit plan, AttributeChange change,

@@ -547,9 +547,29 @@ Task<Result<void>> Filesystem::fsync(InodeId id) {
   const InodeRef inode = impl_->inodes.find(id);
   const std::uint64_t lsn = inode ? inode->last_lsn.load(std::memory_order_acquire) : 0;
   CO_TRY(co_await impl_->journal->sync(Lsn{lsn}));
+  const std::uint32_t losses = impl_->pool->losses();
+  if (inode && inode->losses_seen.load(std::memory_order_acquire) != losses) {
+    CO_TRY(co_await impl_->check_unsynced(*inode));
+    inode->losses_seen.store(losses, std::memory_order_release);
+  }
   impl_->metrics.fsync_latency_us.record(
       static_cast<std::uint64_t>((impl_->executor.now() - start).count() / 1000));
   co_return {};
+}
+
+// The pool may go on without a disk that this file could not do without: then what had not been flushed there is gone.
+Task<Result<void>> Filesystem::Impl::check_unsynced(Inode& inode) {
+  if (!inode.is_regular()) co_return Result<void>{};
+  bool lost = false;
+  const auto look = [&](const extent::Mapping& mapping) {
+    lost = store->lost_before_durable(mapping);
+    return !lost;
+  };
+  CO_TRY(co_await walk_data(inode, scheduler::IoClass::kRead, look));
+  if (!lost) co_return Result<void>{};
+  log_error("inode {}: what was written to it last was on a disk that has gone, and is lost",
+            inode.id);
+  co_return error(Code::kDiskGone, inode.id.raw);
 }
 
 Task<Result<void>> Filesystem::sync() {

@@ -3,6 +3,7 @@
 // scrub. Private to them.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <optional>
 #include <set>
@@ -207,6 +208,11 @@ struct Filesystem::Impl {
   Task<Result<std::uint64_t>> load_some_windows(
       Inode& inode, std::uint64_t window,
       scheduler::IoClass io_class = scheduler::IoClass::kCritical);
+  // Calls `look` for what is data of the file, until it says no.
+  Task<Result<void>> walk_data(Inode& inode, scheduler::IoClass io_class,
+                               std::function<bool(const extent::Mapping&)> look);
+  // For fsync(): kDiskGone if what is not durable of the file cannot be read any more.
+  Task<Result<void>> check_unsynced(Inode& inode);
   // All windows that these blocks touch are in memory; `count` ~0: to the end.
   MaybeTask<Result<void>> load_windows(Inode& inode, FileBlock first, std::uint64_t count);
   Task<Result<void>> read_windows(Inode& inode, FileBlock first, std::uint64_t count);
@@ -347,7 +353,7 @@ struct Filesystem::Impl {
   std::atomic<bool> checkpointing{false};
   std::atomic<bool> closing{false};
   std::atomic<bool> run_thin{false};
-  std::uint64_t members_settled_at = 0;  // Pool::changes(); tend() alone
+  std::uint64_t members_settled_at = 0;    // Pool::changes(); tend() alone
   std::atomic<bool> metadata_full{false};  // the last checkpoint did not find room
   std::atomic<bool> merging{false};
   std::atomic<TimePoint> merge_again_at{TimePoint{}};

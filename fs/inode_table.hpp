@@ -48,6 +48,8 @@ struct Inode {
   std::atomic<bool> stored{false};
   // The newest record that concerns this inode: what fsync waits for.
   std::atomic<std::uint64_t> last_lsn{0};
+  // So many disks had gone (Pool::losses()) when fsync() last saw that nothing of it went with them.
+  std::atomic<std::uint32_t> losses_seen{0};
   // Written under the mutex; read without it to decide whether a write needs the mutex at all.
   std::atomic<std::uint64_t> size_bytes{0};
   std::atomic<std::int64_t> atime_ns{0};

@@ -54,30 +54,16 @@ Task<Result<PolicyReport>> Filesystem::policy_report(InodeId id) {
   report.policy = impl_->policy_of(*inode);
   report.own = inode->own_policy.load(std::memory_order_acquire) != 0;
   if (!inode->is_regular()) co_return report;
-  extent::MappingSet set;
-  for (std::uint64_t window = 0; window != ~std::uint64_t{0};) {
-    const std::uint64_t from = window;
-    CO_TRY_ASSIGN(
-        window, co_await impl_->load_some_windows(*inode, window, scheduler::IoClass::kBackground));
-    const std::uint64_t end =
-        std::min(window, ceil_div(inode->size_bytes.load(std::memory_order_acquire), kWindowBytes));
-    for (std::uint64_t at = from; at < end; ++at) {
-      const std::optional<FileBlock> data = inode->map->next_data(FileBlock{at * kWindowBlocks});
-      if (!data || data->raw / kWindowBlocks >= end) break;
-      at = data->raw / kWindowBlocks;
-      set.clear();
-      inode->map->snapshot(FileBlock{at * kWindowBlocks}, kWindowBlocks, set);
-      for (const extent::Mapping& mapping : set.mappings) {
-        if (mapping.kind != extent::MappingKind::kData) continue;
-        const std::optional<journal::Policy> layout = impl_->store->layout(mapping.chunk);
-        if (!layout) continue;
-        auto known = std::ranges::find(report.layouts, *layout,
-                                       &std::pair<journal::Policy, std::uint64_t>::first);
-        if (known == report.layouts.end()) known = report.layouts.insert(known, {*layout, 0});
-        known->second += std::uint64_t{mapping.count} * kBlockBytes;
-      }
-    }
-  }
+  const auto count = [&](const extent::Mapping& mapping) {
+    const std::optional<journal::Policy> layout = impl_->store->layout(mapping.chunk);
+    if (!layout) return true;
+    auto known = std::ranges::find(report.layouts, *layout,
+                                   &std::pair<journal::Policy, std::uint64_t>::first);
+    if (known == report.layouts.end()) known = report.layouts.insert(known, {*layout, 0});
+    known->second += std::uint64_t{mapping.count} * kBlockBytes;
+    return true;
+  };
+  CO_TRY(co_await impl_->walk_data(*inode, scheduler::IoClass::kBackground, count));
   co_return report;
 }
 

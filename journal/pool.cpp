@@ -134,6 +134,7 @@ bool Pool::Impl::note_failed(Seat& seat, Error cause) {
     seat.reason = offline ? "" : describe(cause);
     seat.failed_after = last;
     update();
+    losses.fetch_add(1, std::memory_order_acq_rel);
   }
   log_warning("disk {} ({}) {}: {}; {}", seat.id, seat.disk->path(),
               cause.code == Code::kDiskOffline ? "is left out" : "has failed", describe(cause),
@@ -609,6 +610,17 @@ bool Pool::degraded() const {
   LockGuard lock(impl_->mutex);
   return std::ranges::any_of(impl_->seats,
                              [](const auto& seat) { return seat->health != DiskHealth::kHealthy; });
+}
+
+std::uint32_t Pool::losses() const { return impl_->losses.load(std::memory_order_acquire); }
+
+std::optional<Lsn> Pool::durable_at_loss(DiskId id) const {
+  LockGuard lock(impl_->mutex);
+  const auto at = std::ranges::find(impl_->seats, id, [](const auto& seat) { return seat->id; });
+  if (at == impl_->seats.end() || (*at)->here()) return std::nullopt;
+  const bool gone_since =
+      (*at)->health == DiskHealth::kFailed || (*at)->health == DiskHealth::kOffline;
+  return gone_since ? std::optional{(*at)->failed_after} : std::nullopt;
 }
 
 bool Pool::can_lose(DiskId id) const {

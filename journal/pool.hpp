@@ -139,6 +139,11 @@ class Pool {
   std::vector<DiskId> members_to_be() const;
   std::vector<DiskStatus> status() const;
   bool degraded() const;  // any disk missing, failed or stale
+  // How many disks have gone, for whatever reason, since the pool was opened: grows when one does.
+  std::uint32_t losses() const;
+  // Of a disk that has gone since the pool was opened, and is not back: what was durable when it went, with all data on
+  // it. What is newer may not be there even if it comes back.
+  std::optional<Lsn> durable_at_loss(DiskId id) const;
   // As far as the tolerance and the members tell, everything can still be read and written without it.
   bool can_lose(DiskId id) const;
   // More disks lost than the metadata tolerates, or no member left: nothing may be written any more.

@@ -67,6 +67,7 @@ struct Pool::Impl {
   AsyncMutex writing;  // serialises whoever writes superblocks
   AsyncMutex closing;  // one closes failed disks
   std::atomic<std::uint64_t> changes{0};
+  std::atomic<std::uint32_t> losses{0};  // Pool::losses()
   std::atomic<bool> read_only{false};
   std::atomic<std::uint32_t> policy;  // as the superblock has it: Policy::packed()
   // By id, also of disks that have been removed: they stay as long as the pool is open.

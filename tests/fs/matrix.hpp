@@ -48,6 +48,7 @@ struct MatrixCounts {
   std::uint64_t cuts = 0;
   std::uint64_t recoveries_cut = 0;
   std::uint64_t rebuilt = 0;  // disks that have left, lost or drained
+  std::uint64_t told = 0;     // fsyncs that said so of a file of which something was lost
   std::uint64_t without = 0;  // mounts without as many disks as are tolerated, in the end
 };
 
@@ -171,10 +172,11 @@ class MatrixRun {
   std::set<std::size_t> lacking_;  // of these and those: the pool has gone on without it
   std::set<std::size_t> left_;     // the pool
   // More was lost than is tolerated of some files, and the pool goes on, as its metadata and other files tolerate it. What
-  // changed since the last sync may have been on that disk alone, perhaps in its cache, and be gone for good; a
-  // sync behind that succeeds all the same, and is not counted here.
+  // changed since the last sync may have been on that disk alone, perhaps in its cache, and be gone for good. An fsync of
+  // such a file says so; a sync of everything does not, and is not counted here.
   bool risky_ = false;
   std::set<std::string> at_risk_;  // those files, at the next mount
+  std::set<std::string> kept_;     // those of which an fsync has said since that nothing is lost
   std::uint64_t operations_ = 0;
   std::vector<Doom> dooms_;
   Stop stop_;

@@ -312,6 +312,7 @@ std::string MatrixRun::any_file() {
 void MatrixRun::step(const std::string& name, Tree next,
                      const std::function<Result<void>()>& real) {
   if (stop_.done) return;
+  kept_.erase(name);
   timeline_.begin(std::move(next));
   const Result<void> done = real();
   if (done.has_value()) {
@@ -350,10 +351,15 @@ void MatrixRun::sync(const std::string& name) {
   const bool all = name.empty() || chance(50);
   const Result<void> done = all ? pool_->run(pool_->fs().sync()) : pool_->fsync(name);
   if (done.has_value()) {
-    if (risky_) return;
+    if (risky_) {
+      if (!all) kept_.insert(name);
+      return;
+    }
     // What one file has had done to it, and so everything before.
     const auto changed = changed_by_.find(name);
     timeline_.sync(all ? before : changed == changed_by_.end() ? 0 : changed->second);
+  } else if (risky_ && !all && done.error().code == Code::kDiskGone) {
+    ++counts_.told;
   } else if (!stop_.done && !beyond()) {
     fail(fmt::format("sync fails: {} ({})", describe(done.error()), state()));
   }
@@ -448,10 +454,12 @@ void MatrixRun::remove_what_is_gone() {
   timeline_.sync();
   risky_ = false;
   at_risk_.clear();
+  kept_.clear();
 }
 
 void MatrixRun::verify_recovered(const char* where) {
   if (risky_) at_risk_.merge(timeline_.unsynced());
+  for (const std::string& name : kept_) at_risk_.erase(name);
   const std::optional<FoundTree> read = look(where);
   if (!read && beyond()) return;
   if (!read) fail("stopped before its time");

@@ -247,6 +247,48 @@ TEST_SUITE("policies") {
     CHECK(library.set("more", "replica:5").error() == error(Code::kTooFewDisks, 5));
   }
 
+  TEST_CASE(
+      "fsync does not say that data is safe which a disk took along that the pool can do without") {
+    Library library(seed_from_environment(15), "single");
+    SimPool& pool = library.pool;
+    REQUIRE(pool.mkdir("safe").has_value());
+    REQUIRE(library.set("safe", "replica:2").has_value());
+    REQUIRE(pool.mkdir("lone").has_value());
+    library.add("lone", 8);
+    library.sync();
+    const std::map<std::string, std::string> durable = library.files;
+    library.add("lone", 8);
+    library.add("safe", 8);
+    pool.disks[1]->fail();
+    const auto is_there = [&](const std::string& name) { return pool.read(name).has_value(); };
+    int told = 0;
+    int gone_later = 0;
+    for (const auto& [name, text] : library.files) {
+      CAPTURE(name);
+      if (durable.contains(name)) continue;
+      const Result<void> synced = pool.fsync(name);
+      CHECK(synced.has_value() == is_there(name));
+      // It stays so, until what is lost is written anew.
+      CHECK(pool.fsync(name).has_value() == synced.has_value());
+      if (synced.has_value()) continue;
+      CHECK(synced.error().code == Code::kDiskGone);
+      CHECK_FALSE(name.starts_with("safe/"));
+      ++told;
+      REQUIRE(pool.write(name, 0, text).has_value());
+      CHECK(pool.fsync(name).has_value());
+    }
+    CHECK_FALSE(pool.fs().pool().read_only());
+    for (const auto& [name, text] : durable) {
+      CHECK(pool.fsync(name).has_value());
+      if (is_there(name)) continue;
+      ++gone_later;
+      library.files.erase(name);
+    }
+    CHECK(told > 0);
+    CHECK(gone_later > 0);
+    for (const auto& [name, text] : library.files) CHECK((pool.read(name).value() == text));
+  }
+
   TEST_CASE("an empty promise of many copies keeps nobody from room that is there") {
     Library library(seed_from_environment(13), "replica:2", 3, 64 * kMiB);
     REQUIRE(library.pool.create("wide").has_value());
