@@ -8,8 +8,12 @@
 namespace dynamicfs::fs {
 namespace {
 
-// At once: while one is written the next is read. More would only make the queues longer.
-constexpr std::size_t kWorkers = 4;
+// So many for each disk that stays, by how many of them one reads at once. A worker that copies is at one disk at a time, reading
+// or writing: with as many as disks they would wait for one another, for of a closed network of M equal servers N
+// customers keep N / (N + M - 1) busy (Buzen 1973). More would only take memory, a MiB for each disk that one reads.
+constexpr std::size_t kWorkersPerDisk = 4;
+constexpr std::size_t kWorkersMin = 4;
+constexpr std::size_t kWorkersMax = 16;
 // After a pass that could not do a thing.
 constexpr Duration kAgainAfter = std::chrono::minutes{1};
 // Disks are balanced when their use differs by no more than this, in percent of a disk. A guess: less is not worth moving.
@@ -160,7 +164,7 @@ Task<void> Rebuild::run() {
       idle = steps_.empty();
     }
     std::vector<Task<Result<void>>> workers;
-    for (std::size_t i = 0; i < kWorkers; ++i) workers.push_back(work());
+    for (std::size_t i = 0; i < worker_count(); ++i) workers.push_back(work());
     const std::vector<Result<void>> ended = co_await when_all(std::move(workers));
     for (const Result<void>& one : ended) one.ignore("what could not be moved is counted");
     bool balanced = false;
@@ -189,6 +193,14 @@ Task<void> Rebuild::run() {
   }
   again_at_.store(left && idle ? fs_.executor.now() + kAgainAfter : TimePoint{});
   end();
+}
+
+std::size_t Rebuild::worker_count() const {
+  const journal::Policy policy = fs_.pool->policy();
+  const std::size_t read_at_once =
+      policy.kind == journal::Policy::Kind::kErasure ? policy.copies_or_data : 1;
+  const std::size_t wanted = kWorkersPerDisk * fs_.pool->staying()->size() / read_at_once;
+  return std::clamp(wanted, kWorkersMin, kWorkersMax);
 }
 
 Task<Result<void>> Rebuild::work() {

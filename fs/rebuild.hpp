@@ -51,6 +51,7 @@ class Rebuild {
   Task<void> mark_lost(DiskId disk);
   bool may_be_made_anew(DiskId disk) const;
   Task<void> run();
+  std::size_t worker_count() const;
   Task<Result<void>> work();
   std::vector<Step> plan() const;
   Task<void> let_go();

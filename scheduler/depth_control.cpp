@@ -47,12 +47,6 @@ IoClass DepthControl::urgent(TimePoint now) const {
   return IoClass::kBackground;
 }
 
-TimePoint DepthControl::others_seen() const {
-  TimePoint seen = last_seen_[0];
-  for (std::size_t i = 1; i + 1 < kIoClasses; ++i) seen = std::max(seen, last_seen_[i]);
-  return seen;
-}
-
 bool DepthControl::mixed(TimePoint now) const {
   return std::ranges::count_if(last_seen_, [now](TimePoint seen) { return now - seen < kWindow; }) >
          1;

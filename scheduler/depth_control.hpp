@@ -37,6 +37,12 @@ class DepthControl {
   void seen(IoClass io_class, TimePoint now) {
     last_seen_[static_cast<std::size_t>(io_class)] = now;
   }
+  // A request of this class has come.
+  void came(IoClass io_class, TimePoint now) {
+    if (io_class == IoClass::kBackground) return;
+    if (now >= others_came_ + kOthersStay) others_since_ = now;
+    others_came_ = now;
+  }
   // One that is less urgent than urgent() could not start because of depth(), and of nothing else.
   void held_back() { held_back_ = true; }
   // A request has come back; `request.started` is when the device got it.
@@ -44,13 +50,19 @@ class DepthControl {
 
   // The most urgent class with requests lately (in the last 100 ms).
   IoClass urgent(TimePoint now) const;
-  // When requests more urgent than background were there last.
-  TimePoint others_seen() const;
+  // Until when background has company: more urgent requests have come for kOthersBegin, and the last less than
+  // kOthersStay ago. Past: it has none.
+  TimePoint others_until() const {
+    return others_came_ - others_since_ < kOthersBegin ? TimePoint{} : others_came_ + kOthersStay;
+  }
   // At how many requests at the device those less urgent than that may no longer start. `max` while
   // one class is alone.
   unsigned depth(TimePoint now) const { return mixed(now) ? depth_ : options_.max; }
 
  private:
+  // The commit of what background itself has done comes alone. After the last of several the next may come.
+  static constexpr Duration kOthersBegin = std::chrono::milliseconds{200};
+  static constexpr Duration kOthersStay = std::chrono::seconds{1};
   // Latency in relation to the same without company, in steps of an eighth; the last is "more".
   static constexpr std::size_t kRatios = 48;
   static constexpr std::size_t kKinds = 4 * 16;  // operation x size
@@ -64,6 +76,8 @@ class DepthControl {
   std::size_t median_ = 0;  // ... because of this
   TimePoint hold_until_{};  // shrinking is of no use before
   std::array<TimePoint, kIoClasses> last_seen_;
+  TimePoint others_came_{Duration{std::chrono::hours{-24}}};
+  TimePoint others_since_{};
   std::array<double, kKinds> base_ns_{};  // 0: not known
   TimePoint window_start_{};
   std::array<unsigned, kRatios> ratios_{};

@@ -35,8 +35,6 @@ constexpr std::uint64_t kRotationalRequestCost = kMiB;
 // at most. Spinning disks are the faster the more they have to choose from.
 constexpr Duration kInside = milliseconds{20};
 constexpr Duration kRotationalInside = milliseconds{100};
-// So long after the last more urgent request background is still paced: the next may come.
-constexpr Duration kOthersStay = std::chrono::seconds{1};
 constexpr Duration kPaceMax = std::chrono::seconds{1};
 constexpr Duration kRateWindow = std::chrono::seconds{1};
 constexpr double kRateFades = 0.995;  // each window: a device may have become slower for good
@@ -69,6 +67,7 @@ IoQueue::IoQueue(IoQueueOptions options)
 }
 
 void IoQueue::push(IoRequest& request, TimePoint now) {
+  control_.came(request.io_class, now);
   request.arrival = now;
   request.next = nullptr;
   request.held_back = false;
@@ -164,7 +163,7 @@ bool IoQueue::is_owed(std::size_t queue) const {
 
 bool IoQueue::is_paced(std::size_t queue, TimePoint now) const {
   return pacing_ && queue == index(IoClass::kBackground) && now < background_from_ &&
-         now < control_.others_seen() + kOthersStay && !is_owed(queue);
+         now < control_.others_until() && !is_owed(queue);
 }
 
 // A background request has come back.
@@ -232,7 +231,7 @@ std::optional<TimePoint> IoQueue::paced_until(TimePoint now) {
   see_waiting(now);
   const std::size_t background = index(IoClass::kBackground);
   if (queues_[background].head == nullptr || !is_paced(background, now)) return std::nullopt;
-  return std::min(background_from_, control_.others_seen() + kOthersStay);
+  return std::min(background_from_, control_.others_until());
 }
 
 bool IoQueue::completed(const IoRequest& request, TimePoint now) {

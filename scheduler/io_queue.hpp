@@ -12,7 +12,7 @@
 //             times its cost has gone to more urgent ones: background after 19 times.
 // Pace        What background has had of the device's time beside more urgent classes it waits out:
 //             with a limit of a fifth, four times as long. Its long transfers then meet few of the
-//             others' short ones. It gets all when nobody else has come for a while, and what it is
+//             others' short ones. It gets all when nobody else has come for a second, or only now and then, and what it is
 //             owed in any case. Where a device hands out its bandwidth in slices, a transfer may take
 //             next to no time and use up what comes after it: so it counts at least as what it costs
 //             at the rate the device has shown in a second that it was busy for.

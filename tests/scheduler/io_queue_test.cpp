@@ -49,6 +49,15 @@ struct Queue {
     at_device.push_back(request);
     return static_cast<int>(request->tag);
   }
+  // Reads that come one by one for so long, from now on.
+  void read_for(Duration time) {
+    for (const TimePoint end = now + time; now <= end; now = now + milliseconds{50}) {
+      push(IoClass::kRead, now.since_origin);
+      const IoRequest* const read = queue.pop(now);
+      REQUIRE(read->io_class == IoClass::kRead);
+      queue.completed(*read, now);
+    }
+  }
   // How many of `count` requests of this class may be at the device together.
   unsigned started(IoClass io_class, unsigned count) {
     for (unsigned i = 0; i < count; ++i) push(io_class);
@@ -207,26 +216,49 @@ TEST_SUITE("io_queue") {
 
   TEST_CASE("background waits four times as long as it was at the device, while others are there") {
     Queue q;
-    const int first = q.push(IoClass::kBackground);
-    const int second = q.push(IoClass::kBackground);
+    q.read_for(milliseconds{200});
+    const Duration base = q.now.since_origin + milliseconds{300};
+    const int first = q.push(IoClass::kBackground, base);
+    const int second = q.push(IoClass::kBackground, base);
     CHECK(q.pop() == first);
-    CHECK(q.pop() == second);  // nobody else: no pace
-    q.now = TimePoint{milliseconds{20}};
+    CHECK(q.pop() == second);  // nothing has come back: no pace
+    q.now = TimePoint{base + milliseconds{20}};
     q.complete(IoClass::kBackground);  // 20 ms beside one other: 10 ms of its own
     q.complete(IoClass::kBackground);  // 20 ms
     CHECK_FALSE(q.queue.paced_until(q.now).has_value());
-    const int third = q.push(IoClass::kBackground, milliseconds{20});
-    const int read = q.push(IoClass::kRead, milliseconds{20});
+    const int third = q.push(IoClass::kBackground, base + milliseconds{20});
+    const int read = q.push(IoClass::kRead, base + milliseconds{20});
     CHECK(q.pop() == read);
     CHECK(q.pop() == -1);
     CHECK_FALSE(q.queue.startable(q.now));
-    CHECK(q.queue.paced_until(q.now) == TimePoint{milliseconds{20 + 4 * 20}});
-    CHECK_FALSE(q.queue.startable(TimePoint{milliseconds{99}}));
-    q.now = TimePoint{milliseconds{100}};
+    CHECK(q.queue.paced_until(q.now) == TimePoint{base + milliseconds{20 + 4 * 20}});
+    CHECK_FALSE(q.queue.startable(TimePoint{base + milliseconds{99}}));
+    q.now = TimePoint{base + milliseconds{100}};
     CHECK_FALSE(q.queue.paced_until(q.now).has_value());
     CHECK(q.pop() == third);
     q.complete(IoClass::kBackground);  // in no time
     CHECK_FALSE(q.queue.paced_until(q.now).has_value());
+  }
+
+  TEST_CASE("one that comes now and then is no company: background has no pace beside it") {
+    Queue q;
+    for (int i = 0; i < 10; ++i) {
+      const int commit = q.push(IoClass::kCritical, q.now.since_origin + std::chrono::seconds{1});
+      const int moved = q.push(IoClass::kBackground, q.now.since_origin);
+      CHECK(q.pop() == commit);
+      CHECK(q.pop() == moved);
+      // However long it takes.
+      q.now = q.now + milliseconds{800};
+      q.complete(IoClass::kCritical);
+      q.complete(IoClass::kBackground);
+      const int next = q.push(IoClass::kBackground, q.now.since_origin);
+      CHECK_FALSE(q.queue.paced_until(q.now).has_value());
+      CHECK(q.pop() == next);
+      q.complete(IoClass::kBackground);
+    }
+    q.read_for(milliseconds{200});
+    q.push(IoClass::kBackground, q.now.since_origin);
+    CHECK(q.queue.paced_until(q.now).has_value());
   }
 
   TEST_CASE("a transfer that took no time counts as what it costs at the rate of a busy second") {
@@ -242,6 +274,7 @@ TEST_SUITE("io_queue") {
       if (busy_before) {
         for (int i = 0; i < 300; ++i) serve(milliseconds{10});
       }
+      q.read_for(milliseconds{200});
       serve(microseconds{100});
       q.push_sized(IoClass::kBackground, kMiB);
       q.push(IoClass::kRead, q.now.since_origin);
@@ -263,6 +296,8 @@ TEST_SUITE("io_queue") {
       Queue q;
       const int first = q.push(IoClass::kBackground);
       CHECK(q.pop() == first);
+      q.now = TimePoint{milliseconds{750}};
+      q.read_for(milliseconds{200});
       q.now = TimePoint{std::chrono::seconds{1}};
       q.complete(IoClass::kBackground);
       const int second = q.push(IoClass::kBackground, std::chrono::seconds{1});
