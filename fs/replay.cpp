@@ -17,6 +17,7 @@ Task<Result<void>> Filesystem::Impl::load_pool_state() {
                             journal::RunCursor::Mode::kStream};
   while (true) {
     CO_TRY_ASSIGN(const bool more, co_await cursor.next());
+    salvage.space_map_damaged = !cursor.lost().empty();
     if (!more) co_return Result<void>{};
     CO_TRY_ASSIGN(const Key key, parse_key(cursor.key()));
     switch (key.tag) {
@@ -32,7 +33,12 @@ Task<Result<void>> Filesystem::Impl::load_pool_state() {
       case KeyTag::kPoolChunk: {
         CO_TRY_ASSIGN(const extent::ChunkState chunk, extent::decode_chunk_state(cursor.value()));
         if (key.rest.size() != 4) co_return Code::kFormatInvalid;
-        CO_TRY(store->load(ChunkId{from_big_endian<std::uint32_t>(key.rest)}, chunk));
+        const Result<void> loaded =
+            store->load(ChunkId{from_big_endian<std::uint32_t>(key.rest)}, chunk);
+        if (loaded.has_value()) break;
+        if (!options.salvage) co_return loaded.error();
+        // Where its blocks lie is enough to read them, and any column of a group knows that.
+        if (!store->replay(chunk.put).has_value()) ++salvage.chunks_lost;
         break;
       }
       case KeyTag::kPoolOrphan: {
@@ -162,10 +168,15 @@ Task<Result<void>> Filesystem::Impl::apply_record(Lsn lsn, std::span<const std::
     changes.push_back({type, body});
     return Result<void>{};
   }));
+  Result<void> outcome;
   for (const Change& change : changes) {
-    CO_TRY(co_await apply_change(lsn, change.type, change.body));
+    const Result<void> applied = co_await apply_change(lsn, change.type, change.body);
+    if (applied.has_value()) continue;
+    if (!options.salvage) co_return applied.error();
+    note_failed_change(change.type, change.body);
+    outcome = applied;
   }
-  co_return Result<void>{};
+  co_return outcome;
 }
 
 namespace {
@@ -285,7 +296,7 @@ Task<Result<void>> Filesystem::Impl::put_extents(Lsn lsn, extent::ExtentPut chan
     log_error("inode {}: {}", change.inode, describe(live.error()));
     co_return live;
   }
-  if (!live.has_value()) {
+  if (!live.has_value() && !options.salvage) {
     load_problems.push_back(
         fmt::format("inode {} {} (chunk {})", change.inode,
                     shares ? "shares blocks that are nobody's" : "has blocks that are not its own",

@@ -1,0 +1,422 @@
+// Mounts for `extract`: pools that no other mount takes, with disks away, the log or the runs damaged.
+// What is said without a doubt is right; what is missing is in doubt, or an error.
+#include <doctest/doctest.h>
+
+#include <map>
+#include <optional>
+#include <random>
+#include <set>
+
+#include "journal/run_set.hpp"
+#include "tests/fs/cold_metadata.hpp"
+#include "tests/support/seed.hpp"
+
+namespace dynamicfs::test {
+namespace {
+
+SimPoolOptions single_disks(std::size_t count) {
+  return {.disk_bytes = std::vector<std::uint64_t>(count, 96 * kMiB),
+          .policy = {.kind = journal::Policy::Kind::kReplica, .copies_or_data = 1}};
+}
+
+Result<void> salvage_mount(SimPool& pool, const std::vector<std::size_t>& away = {}) {
+  pool.set_salvage(true);
+  return pool.mount(away);
+}
+
+// A tree of which this knows what should be in it.
+class Tree {
+ public:
+  Tree(SimPool& pool, std::uint64_t seed) : pool_(pool), random_(seed) {
+    for (int i = 0; i < kDirectories; ++i) REQUIRE(pool_.mkdir(directory(i)).has_value());
+  }
+  static std::string directory(int number) { return fmt::format("directory-{}", number); }
+
+  void make(int count) {
+    for (int i = 0; i < count; ++i) {
+      const std::string path =
+          fmt::format("{}/a-name-of-some-length-{}", directory(pick(kDirectories)), ++made_);
+      REQUIRE(pool_.create(path).has_value());
+      files_[path] = {};
+      write(path);
+    }
+  }
+  void change(int count) {
+    for (int i = 0; i < count; ++i) {
+      const auto at = std::next(files_.begin(), pick(static_cast<int>(files_.size())));
+      const std::string path = at->first;
+      switch (pick(4)) {
+        case 0: {
+          REQUIRE(pool_.unlink(path).has_value());
+          files_.erase(path);
+          break;
+        }
+        case 1: {
+          const std::string other =
+              fmt::format("{}/another-name-{}", directory(pick(kDirectories)), ++made_);
+          REQUIRE(pool_.rename(path, other).has_value());
+          files_[other] = files_[path];
+          files_.erase(path);
+          break;
+        }
+        default: write(path);
+      }
+    }
+  }
+
+  const std::map<std::string, std::string>& files() const { return files_; }
+
+ private:
+  static constexpr int kDirectories = 4;
+
+  int pick(int bound) { return static_cast<int>(random_() % static_cast<unsigned>(bound)); }
+  // A few bytes, in one of three windows.
+  void write(const std::string& path) {
+    const std::size_t at = static_cast<std::size_t>(pick(20) == 0 ? pick(3) : 0) * kWindowBytes;
+    const std::string text = pattern(random_(), 100);
+    REQUIRE(pool_.write(path, at, text).has_value());
+    std::string& content = files_[path];
+    content.resize(std::max(content.size(), at + text.size()), '\0');
+    content.replace(at, text.size(), text);
+  }
+
+  SimPool& pool_;
+  std::mt19937_64 random_;
+  std::map<std::string, std::string> files_;
+  int made_ = 0;
+};
+
+// Looks at everything, and finds what is neither right nor in doubt.
+class Verdict {
+ public:
+  explicit Verdict(SimPool& pool) : pool_(pool) {
+    lost_runs_ = pool_.fs().salvage_report().runs_lost != 0;
+  }
+
+  void judge(const Tree& tree) {
+    std::map<std::string, std::map<std::string, InodeId>> listed;
+    for (const auto& [path, content] : tree.files()) {
+      const std::string directory = path.substr(0, path.find('/'));
+      if (!listed.contains(directory)) listed[directory] = list(directory);
+      const auto found = listed[directory].find(path.substr(path.find('/') + 1));
+      if (found == listed[directory].end()) {
+        ++missing;
+        if (!in_doubt(directory)) wrong.push_back(path + " is missing");
+      } else {
+        look(path, found->second, content);
+        listed[directory].erase(found);
+      }
+    }
+    for (const auto& [directory, names] : listed) {
+      for (const auto& [name, inode] : names) {
+        if (!in_doubt(directory)) wrong.push_back(directory + "/" + name + " should not be there");
+      }
+    }
+  }
+
+  std::vector<std::string> wrong;
+  std::size_t right = 0;
+  std::size_t missing = 0;
+  std::size_t doubtful = 0;
+
+ private:
+  std::map<std::string, InodeId> list(const std::string& directory) {
+    std::map<std::string, InodeId> names;
+    const auto id = pool_.resolve(directory);
+    if (!id.has_value()) {
+      unlisted_.insert(directory);
+      return names;
+    }
+    directories_[directory] = *id;
+    const Result<void> read = pool_.run(read_all(&pool_.fs(), *id, &names));
+    if (!read.has_value()) unlisted_.insert(directory);
+    return names;
+  }
+  static Task<Result<void>> read_all(fs::Filesystem* filesystem, InodeId id,
+                                     std::map<std::string, InodeId>* names) {
+    const auto sink = [names](const fs::DirectoryEntry& entry) {
+      if (entry.name != "." && entry.name != "..") (*names)[std::string{entry.name}] = entry.inode;
+      return true;
+    };
+    co_return co_await filesystem->readdir(id, 0, false, sink);
+  }
+  bool in_doubt(const std::string& directory) {
+    if (lost_runs_ || unlisted_.contains(directory)) return true;
+    return pool_.fs().salvage_doubt(directories_.at(directory)).any();
+  }
+
+  void look(const std::string& path, InodeId id, const std::string& content) {
+    const auto attributes = pool_.run(pool_.fs().getattr(id));
+    if (!attributes.has_value()) {
+      ++missing;
+      return;
+    }
+    // As extract does: all data is looked for, then what is unknown is known.
+    std::uint64_t at = 0;
+    std::map<std::uint64_t, std::uint64_t> data;
+    while (true) {
+      const auto found = pool_.run(pool_.fs().seek(id, at, fs::SeekKind::kData));
+      if (!found.has_value()) break;
+      at = *pool_.run(pool_.fs().seek(id, *found, fs::SeekKind::kHole));
+      data[*found] = at;
+      if (at >= attributes->size_bytes) break;
+    }
+    const fs::SalvageDoubt doubt = pool_.fs().salvage_doubt(id);
+    if (doubt.any()) ++doubtful;
+    if (doubt.outdated || doubt.changes || lost_runs_) return;
+    if (attributes->size_bytes != content.size())
+      return wrong.push_back(path + " has another size");
+    std::string expected = content;
+    for (const auto& [first, end] : doubt.windows) {
+      const std::size_t from = first * kWindowBytes;
+      for (std::size_t i = from; i < std::min<std::size_t>(end * kWindowBytes, content.size());
+           ++i) {
+        const auto behind = data.upper_bound(i);
+        if (behind == data.begin() || std::prev(behind)->second <= i) expected[i] = '\0';
+      }
+    }
+    const auto found = pool_.read(path);
+    if (!found.has_value() || *found != expected)
+      return wrong.push_back(path + " has other content");
+    ++right;
+  }
+
+  SimPool& pool_;
+  bool lost_runs_ = false;
+  std::map<std::string, InodeId> directories_;
+  std::set<std::string> unlisted_;
+};
+
+std::vector<journal::RunRef> runs_of(SimPool& pool) {
+  return pool.fs().pool().superblock().manifest.runs;
+}
+
+using Media = std::vector<std::shared_ptr<scheduler::SimulatedMedia>>;
+
+Media copy_of(const Media& media) {
+  Media copies;
+  for (const auto& one : media)
+    copies.push_back(std::make_shared<scheduler::SimulatedMedia>(one->clone()));
+  return copies;
+}
+
+// Where every copy of every block of the runs lies, told by the pool as long as it is mounted.
+struct RunBlocks {
+  explicit RunBlocks(SimPool& pool) {
+    for (const journal::RunRef& run : runs_of(pool)) {
+      for (std::uint64_t block = 0; block < run.blocks(); ++block) {
+        auto& copies = places[{run.id, block}];
+        for (const journal::RunCopy& copy : run.copies) {
+          copies.emplace_back(copy.disk.raw, journal::run_offset(pool.fs().pool(), copy,
+                                                                 block * journal::kRunBlockBytes));
+        }
+      }
+      entry_blocks[run.id] = run.entry_blocks;
+    }
+  }
+  void spoil(Media& media, std::uint64_t run, std::uint64_t block) const {
+    for (const auto& [disk, offset] : places.at({run, block})) media[disk]->flip(offset + 100, 3);
+  }
+  std::map<std::pair<std::uint64_t, std::uint64_t>,
+           std::vector<std::pair<std::size_t, std::uint64_t>>>
+      places;
+  std::map<std::uint64_t, std::uint64_t> entry_blocks;
+};
+
+}  // namespace
+
+TEST_SUITE("salvage") {
+  TEST_CASE("with more disks away than the policy tolerates only this mount goes on, read-only") {
+    const Quiet quiet;
+    SimPool pool(21, single_disks(3));
+    pool.format();
+    REQUIRE(pool.mount().has_value());
+    for (int i = 0; i < 30; ++i) {
+      REQUIRE(pool.create(fmt::format("f{}", i)).has_value());
+      REQUIRE(pool.write(fmt::format("f{}", i), 0, pattern(i, 40'000)).has_value());
+    }
+    REQUIRE(pool.unmount().has_value());
+    int read = 0;
+    for (std::size_t away = 0; away < 3; ++away) {
+      pool.set_salvage(false);
+      CHECK(pool.mount({away}).error().code == Code::kDiskMissing);
+      REQUIRE(salvage_mount(pool, {away}).has_value());
+      CHECK(pool.create("new").error().code == Code::kReadOnly);
+      for (int i = 0; i < 30; ++i) {
+        const auto text = pool.read(fmt::format("f{}", i));
+        if (text.has_value()) {
+          CHECK(*text == pattern(i, 40'000));
+          ++read;
+        } else {
+          CHECK(text.error().code == Code::kDiskGone);
+        }
+      }
+      CHECK_FALSE(pool.fs().salvage_report().any());
+      REQUIRE(pool.unmount().has_value());
+    }
+    CHECK(read > 30);  // each file is missing once or twice
+    CHECK(read <= 60);
+  }
+
+  TEST_CASE(
+      "without a member of the newest epoch the runs are all there is, and the log is told as "
+      "lost") {
+    const Quiet quiet;
+    SimPool pool(22, {.disk_bytes = std::vector<std::uint64_t>(4, 96 * kMiB),
+                      .policy = {.kind = journal::Policy::Kind::kReplica, .copies_or_data = 3}});
+    pool.format();
+    REQUIRE(pool.mount().has_value());
+    REQUIRE(pool.create("old").has_value());
+    checkpoint(pool);
+    REQUIRE(pool.create("new").has_value());
+    REQUIRE(pool.run(pool.fs().sync()).has_value());
+    const std::vector<DiskId> members = pool.fs().pool().members();
+    REQUIRE(members.size() == 3);
+    const auto copies = runs_of(pool).front().copies;
+    std::vector<std::size_t> away;
+    for (const DiskId id : members) away.push_back(id.raw);
+    const bool has_run = std::ranges::any_of(copies, [&](const journal::RunCopy& copy) {
+      return std::ranges::find(members, copy.disk) == members.end();
+    });
+    pool.power_cut();
+    CHECK_FALSE(pool.mount(away).has_value());
+    REQUIRE(salvage_mount(pool, away).has_value());
+    CHECK(pool.fs().mount_report().journal.damaged.raw != 0);
+    CHECK(pool.resolve("old").has_value() == has_run);
+    CHECK(pool.fs().salvage_report().runs_lost == (has_run ? 0 : 1));
+    CHECK_FALSE(pool.resolve("new").has_value());
+  }
+
+  TEST_CASE(
+      "a journal damaged in the middle is replayed up to there, and after an orderly unmount "
+      "nothing is lost") {
+    const Quiet quiet;
+    SimPool pool(23, single_disks(1));
+    pool.format();
+    REQUIRE(pool.mount().has_value());
+    for (int i = 0; i < 20; ++i) {
+      REQUIRE(pool.create(fmt::format("f{}", i)).has_value());
+      REQUIRE(pool.run(pool.fs().sync()).has_value());
+    }
+    pool.power_cut();
+    // Batches of 4 KiB, one behind the other.
+    const Media whole = copy_of(pool.media);
+    std::size_t least = 20;
+    for (std::uint64_t block = 0; block < 20; ++block) {
+      pool.media = copy_of(whole);
+      pool.media[0]->flip(journal::kJournalOffset + block * kBlockBytes + 200, 1);
+      REQUIRE(salvage_mount(pool).has_value());
+      std::size_t there = 0;
+      while (there < 20 && pool.resolve(fmt::format("f{}", there)).has_value()) ++there;
+      for (std::size_t i = there; i < 20; ++i)
+        CHECK_FALSE(pool.resolve(fmt::format("f{}", i)).has_value());
+      const bool damaged = pool.fs().mount_report().journal.damaged.raw != 0;
+      CAPTURE(block);
+      CAPTURE(there);
+      CHECK((damaged || there == 20));
+      least = std::min(least, there);
+      REQUIRE(pool.unmount().has_value());
+    }
+    CHECK(least < 5);
+    pool.media = whole;
+    pool.set_salvage(false);
+    REQUIRE(pool.mount().has_value());
+    REQUIRE(pool.unmount().has_value());
+    REQUIRE(salvage_mount(pool).has_value());
+    CHECK(pool.fs().mount_report().journal.damaged.raw == 0);
+    CHECK(pool.resolve("f19").has_value());
+  }
+
+  TEST_CASE("whatever metadata is damaged, what is not in doubt is right") {
+    const Quiet quiet;
+    const std::uint64_t seed = seed_from_environment(24);
+    CAPTURE(seed);
+    SimPool pool(seed, many_runs());
+    pool.format();
+    REQUIRE(pool.mount().has_value());
+    Tree tree(pool, seed);
+    tree.make(1200);
+    checkpoint(pool);
+    for (int round = 0; round < 3; ++round) {
+      tree.change(60);
+      tree.make(20);
+      checkpoint(pool);
+    }
+    tree.change(40);
+    REQUIRE(pool.run(pool.fs().sync()).has_value());
+    const RunBlocks blocks(pool);
+    REQUIRE(blocks.entry_blocks.size() >= 2);
+    pool.power_cut();
+    const Media whole = copy_of(pool.media);
+    std::mt19937_64 random(seed);
+    std::size_t in_doubt = 0;
+    std::size_t missing = 0;
+    std::size_t right = 0;
+    for (std::uint64_t attempt = 0; attempt < scaled(40); ++attempt) {
+      pool.media = copy_of(whole);
+      // First each block of each run alone, also those of index and filter; then some together.
+      std::string spoiled;
+      const std::size_t count = attempt < blocks.places.size() ? 1 : 1 + random() % 3;
+      for (std::size_t i = 0; i < count; ++i) {
+        const std::size_t which = count == 1 ? attempt : random() % blocks.places.size();
+        const auto& [run, block] =
+            std::next(blocks.places.begin(), static_cast<long>(which % blocks.places.size()))
+                ->first;
+        blocks.spoil(pool.media, run, block);
+        spoiled += fmt::format("block {} of run {} ({} of entries), ", block, run,
+                               blocks.entry_blocks.at(run));
+      }
+      CAPTURE(spoiled);
+      REQUIRE(salvage_mount(pool).has_value());
+      Verdict verdict(pool);
+      verdict.judge(tree);
+      const std::string first = verdict.wrong.empty() ? "" : verdict.wrong.front();
+      INFO(verdict.wrong.size(), " of ", tree.files().size(), " wrong: ", first);
+      CHECK(verdict.wrong.empty());
+      in_doubt += verdict.doubtful;
+      missing += verdict.missing;
+      right += verdict.right;
+      pool.power_cut();
+    }
+    // It was not for nothing, and not everything is given up.
+    CHECK(in_doubt > 0);
+    CHECK(missing > 100);
+    CHECK(right > 10 * missing);
+  }
+
+  TEST_CASE("a run of which nothing is left is told, and what the others know is there") {
+    const Quiet quiet;
+    SimPool pool(25, many_runs());
+    pool.format();
+    REQUIRE(pool.mount().has_value());
+    REQUIRE(pool.create("old").has_value());
+    REQUIRE(pool.write("old", 0, "old content").has_value());
+    checkpoint(pool);
+    REQUIRE(pool.create("new").has_value());
+    checkpoint(pool);
+    const std::vector<journal::RunRef> runs = runs_of(pool);
+    REQUIRE(runs.size() == 2);
+    const RunBlocks blocks(pool);
+    REQUIRE(pool.unmount().has_value());
+    for (std::uint64_t block = 0; block < runs[0].blocks(); ++block)
+      blocks.spoil(pool.media, runs[0].id, block);
+    CHECK(pool.mount().error().code == Code::kCorrupt);
+    REQUIRE(salvage_mount(pool).has_value());
+    CHECK(pool.fs().salvage_report().runs_lost == 1);
+    CHECK(*pool.read("old") == "old content");
+    CHECK_FALSE(pool.resolve("new").has_value());
+  }
+
+  TEST_CASE("a doubt about windows is kept as ranges that do not touch") {
+    fs::SalvageDoubt doubt;
+    for (const auto& [from, end] : std::vector<std::pair<std::uint64_t, std::uint64_t>>{
+             {5, 6}, {1, 2}, {6, 8}, {3, 3}, {2, 3}, {20, 30}, {22, 25}, {7, 9}}) {
+      doubt.add_windows(from, end);
+    }
+    CHECK(doubt.windows ==
+          std::vector<std::pair<std::uint64_t, std::uint64_t>>{{1, 3}, {5, 9}, {20, 30}});
+    CHECK(doubt.any());
+  }
+}
+
+}  // namespace dynamicfs::test
