@@ -292,7 +292,9 @@ Task<Result<void>> Recovery::end_log() {
       !mutated(Mutant::kBelieveTail)) {
     const std::size_t records = newest_->records.size();
     recovered_.report.records_checked = records;
-    CO_TRY_ASSIGN(const std::size_t whole, co_await replay_.count_whole(newest_->records));
+    Result<std::size_t> counted = co_await replay_.count_whole(newest_->records);
+    if (!counted.has_value() && replay_.salvage) counted = records;
+    CO_TRY_ASSIGN(const std::size_t whole, counted);
     DFS_ASSERT(whole <= records);
     // Completing copies of data may have cost a disk, which must not be a member then.
     CO_TRY(co_await write_repairs());
