@@ -452,6 +452,31 @@ TEST_SUITE("salvage") {
     CHECK(doubted_in_vain < 20);
   }
 
+  TEST_CASE("a file of which attributes are lost is in doubt, and the others are there") {
+    const Quiet quiet;
+    SimPool pool(27, many_runs());
+    pool.format();
+    REQUIRE(pool.mount().has_value());
+    REQUIRE(pool.create("f").has_value());
+    const InodeId id = *pool.resolve("f");
+    for (int i = 0; i < 80; ++i) {
+      const auto set = pool.run(pool.fs().setxattr(id, fmt::format("user.{:02}", i),
+                                                   pattern(i, 1000), fs::XattrMode::kEither));
+      REQUIRE(set.has_value());
+    }
+    checkpoint(pool);
+    const journal::RunRef run = runs_of(pool).front();
+    REQUIRE(run.entry_blocks >= 3);
+    const RunBlocks blocks(pool);
+    REQUIRE(pool.unmount().has_value());
+    blocks.spoil(pool.media, run.id, 1);
+    REQUIRE(salvage_mount(pool).has_value());
+    CHECK(*pool.run(pool.fs().getxattr(id, "user.00")) == pattern(0, 1000));
+    CHECK_FALSE(pool.run(pool.fs().getxattr(id, "user.50")).has_value());
+    CHECK(pool.fs().salvage_doubt(id).outdated);
+    CHECK_FALSE(pool.fs().salvage_doubt(kRootInode).outdated);
+  }
+
   TEST_CASE("a run of which nothing is left is told, and what the others know is there") {
     const Quiet quiet;
     SimPool pool(25, many_runs());
