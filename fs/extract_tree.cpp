@@ -233,8 +233,8 @@ Result<void> ExtractTree::take(int parent, std::string name, InodeId id, const O
     return {};
   }
   const bool again = !meet(id);
-  if (again && attributes.nlink > 1 && target_ != nullptr &&
-      target_->link_known(id, parent, name, path_)) {
+  if (again && attributes.nlink > 1 &&
+      (target_ == nullptr || target_->link_known(id, parent, name, path_))) {
     ++counts_.links;
     events_.on_name(path_, attributes);
     return {};

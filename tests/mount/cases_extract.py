@@ -273,6 +273,34 @@ def one_of_three(bench):
 
 @case(
     GROUP,
+    "erasure coding with one disk gone gives everything, with two what is on the third",
+    where=OWN_POOLS,
+    timeout_s=120,
+)
+def erasure(bench):
+    disks = [image_disk(bench.scratch / f"disk-{letter}.img", DISK_BYTES) for letter in "abc"]
+    pool = bench.pool("pool", disks, "ec:2+1").mount()
+    contents = {f"file-{number}": bench.random_bytes(5 * MIB + 17) for number in range(4)}
+    for name, content in contents.items():
+        (pool.root / name).write_bytes(content)
+    dynamicfs("sync", pool.root, check=True)
+    pool.kill()
+    dynamicfs("umount", pool.root, check=True)
+    whole, came = 4 * (5 * MIB + 17), 0
+    for disk in disks:
+        out = Extracted(bench, [other for other in disks if other is not disk], EXIT_DEGRADED, "--no-search")
+        for name, content in contents.items():
+            expect_equal(out.expect_file(name, content), len(content), f"bytes of {name}")
+        out = Extracted(bench, [disk], EXIT_AT_RISK, "--no-search")
+        sizes = [out.expect_file(name, content) for name, content in contents.items()]
+        expect(None not in sizes and sum(sizes) < whole, f"{sizes} came out of one disk")
+        came += sum(sizes)
+    # Each block is a column of one disk, but for what is kept in two copies.
+    expect(whole <= came < whole + whole // 2, f"{came} of {whole} bytes came out of the three together")
+
+
+@case(
+    GROUP,
     "of rotten copies the good one comes out; without one the bytes are named, and there is a hole",
     where=OWN_POOLS,
     timeout_s=200,
