@@ -254,9 +254,10 @@ std::string ExtractReport::screen() const {
   if (exit_code() == ExitCode::kAtRisk) {
     out += "Something could not be recovered: the lines above say what.\n";
   } else if (exit_code() == ExitCode::kDegraded) {
-    out += "Everything came out, but for what the notes say.\n";
+    out += fmt::format("{}, but for what the notes say.\n",
+                       to.empty() ? "All names are there" : "Everything came out");
   } else {
-    out += "Everything came out.\n";
+    out += to.empty() ? "All names are there.\n" : "Everything came out.\n";
   }
   return out;
 }

@@ -22,7 +22,7 @@ constexpr std::size_t kNamesAtOnce = 512;
 constexpr std::uint64_t kWindowsAtOnce = 8;
 constexpr const char* kNamelessDirectory = "dynamicfs-nameless";
 
-std::string reason(const Error& error) {
+std::string why_lost(const Error& error) {
   switch (error.code) {
     case Code::kDiskGone: return "it is on disks that are not here";
     case Code::kCorrupt: return "no good copy of it is left";
@@ -120,7 +120,7 @@ Result<void> ExtractTree::run() {
   } else {
     path_ = "/";
     tell_missing(fmt::format("the root directory cannot be read: {}",
-                             root.has_value() ? "it is none" : reason(root.error())));
+                             root.has_value() ? "it is none" : why_lost(root.error())));
     path_.clear();
     names_lost_ = true;
     frame.id = {};
@@ -175,7 +175,7 @@ void ExtractTree::list(Frame& frame) {
     names_lost_ = true;
     tell({.kind = ExtractLoss::Kind::kDoubtful,
           .path = path_.empty() ? "/" : path_,
-          .why = fmt::format("names in it cannot be read: {}", reason(listed.error())),
+          .why = fmt::format("names in it cannot be read: {}", why_lost(listed.error())),
           .size_bytes = 0,
           .ranges = {}});
     return;
@@ -196,7 +196,7 @@ void ExtractTree::list_wanted(Frame& frame) {
     const std::size_t above = path_.size();
     path_ += "/" + name;
     tell_missing(found.error().code == Code::kNotFound ? "there is nothing of this name"
-                                                       : reason(found.error()));
+                                                       : why_lost(found.error()));
     path_.resize(above);
   }
 }
@@ -209,7 +209,7 @@ Result<void> ExtractTree::take(int parent, std::string name, InodeId id, const O
   if (!found.has_value()) {
     names_lost_ = true;
     meet(id);
-    tell_missing(reason(found.error()));
+    tell_missing(why_lost(found.error()));
     return {};
   }
   const Attributes& attributes = *found;
@@ -243,7 +243,7 @@ Result<void> ExtractTree::take(int parent, std::string name, InodeId id, const O
                                                   : take_other(parent, name, id, attributes);
   if (!outcome.has_value()) {
     if (ExtractTarget::is_end(outcome.error())) return outcome;
-    tell_missing(fmt::format("it cannot be made: {}", reason(outcome.error())));
+    tell_missing(fmt::format("it cannot be made: {}", why_lost(outcome.error())));
     return {};
   }
   if (!again && attributes.nlink > 1 && target_ != nullptr) target_->remember(id, parent, name);
@@ -263,8 +263,8 @@ Result<void> ExtractTree::enter(int parent, const std::string& name, std::size_t
     Result<UniqueFd> made = target_->make_directory(parent, name);
     if (!made.has_value()) {
       if (ExtractTarget::is_end(made.error())) return made.error();
-      tell_missing(
-          fmt::format("it cannot be made, and nothing in it comes out: {}", reason(made.error())));
+      tell_missing(fmt::format("it cannot be made, and nothing in it comes out: {}",
+                               why_lost(made.error())));
       return {};
     }
     frame.fd = std::move(made).value();
@@ -353,7 +353,7 @@ Result<void> ExtractTree::copy_data(int file, InodeId id, std::uint64_t size, Ex
     const Result<std::uint64_t> data = wait(fs_.seek(id, at, SeekKind::kData));
     if (!data.has_value() && data.error().code == Code::kNoDevice) break;
     if (!data.has_value()) {
-      add_range(loss, at, size, reason(data.error()));
+      add_range(loss, at, size, why_lost(data.error()));
       return {};
     }
     const Result<std::uint64_t> hole = wait(fs_.seek(id, *data, SeekKind::kHole));
@@ -391,7 +391,7 @@ Result<void> ExtractTree::copy_range(int file, InodeId id, std::uint64_t from, s
 Result<void> ExtractTree::copy_readable(int file, InodeId id, std::uint64_t from, std::uint64_t to,
                                         Error failure, ExtractLoss& loss) {
   if (align_down(from, kBlockBytes) + kBlockBytes >= to) {
-    add_range(loss, from, to, reason(failure));
+    add_range(loss, from, to, why_lost(failure));
     return {};
   }
   const std::uint64_t middle = align_down(from + (to - from) / 2 + kBlockBytes - 1, kBlockBytes);
