@@ -81,10 +81,16 @@ void judge_metadata(ExtractReport& report, const Filesystem& filesystem) {
         how_many(log.records_failed, "record", "records")));
   }
   if (log.records_dropped != 0) {
-    report.remarks.push_back(
-        fmt::format("The last {} of the journal came without their data, as after a power cut, and "
-                    "count for nothing.",
-                    how_many(log.records_dropped, "record", "records")));
+    const bool whole = std::ranges::all_of(report.disks, [](const journal::DiskStatus& disk) {
+      return disk.health == journal::DiskHealth::kHealthy;
+    });
+    // With a disk gone the data may have been there, and the changes acknowledged.
+    (whole ? report.remarks : report.problems)
+        .push_back(fmt::format(
+            "The last {} of the journal came without their data, as after a power cut, and "
+            "count for nothing{}.",
+            how_many(log.records_dropped, "record", "records"),
+            whole ? "" : ": files that were synced last may be missing, or as they were before"));
   }
   const SalvageReport salvage = filesystem.salvage_report();
   if (salvage.runs_lost != 0) {
@@ -130,6 +136,17 @@ void judge_target(ExtractReport& report) {
   }
 }
 
+// Disks that were here at the beginning, and are not now.
+void judge_failures(ExtractReport& report, const std::vector<journal::DiskStatus>& now) {
+  for (std::size_t i = 0; i < now.size(); ++i) {
+    if (now[i].health != journal::DiskHealth::kFailed) continue;
+    report.problems.push_back(
+        fmt::format("Disk {} ({}) has failed meanwhile: {}. What is missing may come out when it "
+                    "is connected again.",
+                    now[i].record.id, printable(now[i].record.path), now[i].reason));
+  }
+}
+
 // What is only there once it has been read.
 void judge(ExtractReport& report, Filesystem& filesystem) {
   judge_metadata(report, filesystem);
@@ -148,7 +165,13 @@ void run_tree(Executor& executor, Filesystem& filesystem, ExtractTarget* target,
   const Result<void> walked = tree.run();
   report.counts = tree.counts();
   if (target != nullptr) {
-    target->end();
+    const Result<void> kept = target->end();
+    if (!kept.has_value()) {
+      report.problems.push_back(fmt::format(
+          "{} could not write everything that it had taken ({}): compare what came out, "
+          "or begin again with another place.",
+          printable(report.to), std::strerror(kept.error().sys_errno)));
+    }
     report.not_kept = target->not_kept();
   }
   if (walked.has_value()) return;
@@ -218,6 +241,7 @@ Outcome<ExtractReport> extract_pool(const ExtractRequest& request, const Extract
   }
   Filesystem& filesystem = **mounted;
   run_tree(*executor, filesystem, target.get(), request, hooks, report);
+  judge_failures(report, filesystem.pool().status());
   report.disks = filesystem.pool().status();
   judge(report, filesystem);
   block_on(*executor, filesystem.unmount()).ignore("nothing was written");

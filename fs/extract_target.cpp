@@ -101,7 +101,7 @@ Outcome<std::unique_ptr<ExtractTarget>> ExtractTarget::open(const std::string& p
   return std::unique_ptr<ExtractTarget>{new ExtractTarget{path, std::move(root)}};
 }
 
-ExtractTarget::~ExtractTarget() { end(); }
+ExtractTarget::~ExtractTarget() { remove_known(); }
 
 std::uint64_t ExtractTarget::free_bytes() const {
   struct statvfs of {};
@@ -237,7 +237,13 @@ void ExtractTarget::remember(InodeId inode, int parent, const std::string& name)
     not_kept_.links.add(fmt::format("{}: {}", name, std::strerror(errno)));
 }
 
-void ExtractTarget::end() {
+Result<void> ExtractTarget::end() {
+  remove_known();
+  if (::syncfs(root()) != 0) return last_error();
+  return {};
+}
+
+void ExtractTarget::remove_known() {
   if (!known_) return;
   if (const OpenDirectory directory = names_in(known_.get())) {
     while (const dirent* const entry = ::readdir(directory.get())) {

@@ -75,14 +75,15 @@ class ExtractTarget {
   // False: none has been made, or it cannot be linked.
   bool link_known(InodeId inode, int parent, const std::string& name, const std::string& where);
   void remember(InodeId inode, int parent, const std::string& name);
-  // Removes that directory. The target is as it should be then.
-  void end();
+  // Removes that directory; the target is as it should be then, on stable storage. kSystem: it may not be.
+  Result<void> end();
 
   const NotKept& not_kept() const { return not_kept_; }
 
  private:
   ExtractTarget(std::string path, UniqueFd root) : path_(std::move(path)), root_(std::move(root)) {}
   int known();
+  void remove_known();
   void set_xattrs(const std::string& path, const ExtractXattrs& xattrs, const std::string& where);
 
   const std::string path_;

@@ -34,7 +34,8 @@ class ReportFile {
   // False: it cannot be written; errno says why.
   bool open(const std::string& path) {
     path_ = path;
-    file_.reset(std::fopen(path.c_str(), "we"));
+    // New: what is there already may be a disk.
+    file_.reset(std::fopen(path.c_str(), "wxe"));
     if (file_ != nullptr) fmt::print(file_.get(), "{{\"files\": [");
     return file_ != nullptr;
   }
