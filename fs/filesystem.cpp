@@ -61,7 +61,10 @@ Task<Result<void>> Filesystem::Impl::load() {
   });
 
   const journal::Manifest manifest = pool->superblock().manifest;
-  if (options.salvage) runs.tolerate_damage();
+  if (options.salvage) {
+    runs.tolerate_damage();
+    store->tolerate_conflicts();
+  }
   runs.on_retired([this](const journal::RunRef& run) { store->retire_run(run.copies); });
   CO_TRY(co_await runs.open(manifest));
   for (const journal::RunRef& run : manifest.runs) report.run_bytes += run.bytes;

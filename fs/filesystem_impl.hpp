@@ -195,6 +195,17 @@ struct Filesystem::Impl {
   Task<Result<void>> salvage_windows(Inode& inode, std::vector<LostKeys> lost, std::uint64_t begin,
                                      std::uint64_t end);
   Task<Result<void>> salvage_window(Inode& inode, WindowId window);
+  // While a run is lost. `sure`: no newer record of the inode can be lost. The inode is not in the table
+  // yet.
+  Task<Result<void>> salvage_whole(Inode& inode, StoredInode stored, bool sure);
+  Task<Result<void>> salvage_map(Inode& inode, StoredInode stored, bool sure);
+  Task<Result<void>> salvage_names(Inode& inode, StoredInode stored, bool sure);
+  void note_lost_head(InodeId inode, const std::vector<LostKeys>& lost, bool sure,
+                      bool xattrs_sure);
+  // The log has an inode that no run that is left knows of.
+  void note_unknown(const InodeImage& image);
+  // The log says how long a file is: what there was behind that is none of it any more.
+  void salvage_end(Inode& inode, std::uint64_t size_before, std::uint64_t size_bytes);
 
   // Residency (residency.cpp): what is in memory, and what is read from the runs when it is needed.
   // What has been loaded stays while the InodeRef does.
@@ -357,7 +368,7 @@ struct Filesystem::Impl {
   std::atomic<bool> checkpointing{false};
   std::atomic<bool> closing{false};
   std::atomic<bool> run_thin{false};
-  std::uint64_t members_settled_at = 0;  // Pool::changes(); tend() alone
+  std::uint64_t members_settled_at = 0;    // Pool::changes(); tend() alone
   std::atomic<bool> metadata_full{false};  // the last checkpoint did not find room
   std::atomic<bool> merging{false};
   std::atomic<TimePoint> merge_again_at{TimePoint{}};
@@ -391,6 +402,7 @@ struct Filesystem::Impl {
   mutable Mutex damaged_mutex;     // leaf
   std::vector<InodeId> damaged DFS_GUARDED_BY(damaged_mutex);
   SalvageReport salvage;       // what load() has found
+  InodeId being_made;          // by the record that is applied; 0: none. Of recovery alone
   mutable Mutex doubts_mutex;  // leaf
   std::unordered_map<std::uint64_t, SalvageDoubt> doubts DFS_GUARDED_BY(doubts_mutex);
 };

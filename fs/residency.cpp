@@ -109,16 +109,23 @@ Task<Result<InodeRef>> Filesystem::Impl::read_inode(InodeId id) DFS_NO_THREAD_SA
   InodeRef inode{new Inode{id}};
   inode->stored = true;
   bool found = false;
+  StoredInode stored;
+  bool sure = true;  // no newer record of it can be lost
+  bool xattrs_sure = false;
   while (true) {
     CO_TRY_ASSIGN(const bool more, co_await cursor.next());
     if (!more) break;
     CO_TRY_ASSIGN(const Key key, parse_key(cursor.key()));
     if (!found && key.tag != KeyTag::kInode && !cursor.lost().empty()) break;
     if (!found && key.tag != KeyTag::kInode) co_return error(Code::kFormatInvalid, id.raw);
-    if (cursor.in_doubt()) note_doubt(id, [](SalvageDoubt& doubt) { doubt.outdated = true; });
+    if (key.tag == KeyTag::kXattr) {
+      xattrs_sure = !cursor.in_doubt();
+    } else {
+      sure &= !cursor.in_doubt();
+    }
     switch (key.tag) {
       case KeyTag::kInode: {
-        CO_TRY_ASSIGN(const StoredInode stored, decode_stored_inode(cursor.value()));
+        CO_TRY_ASSIGN(stored, decode_stored_inode(cursor.value()));
         if (stored.image.inode != id) co_return error(Code::kFormatInvalid, id.raw);
         found = true;
         take_image(*inode, stored.image);
@@ -148,8 +155,12 @@ Task<Result<InodeRef>> Filesystem::Impl::read_inode(InodeId id) DFS_NO_THREAD_SA
   // That what cannot be read has nothing of it is not known.
   if (!found && !cursor.lost().empty()) co_return error(Code::kCorrupt, id.raw);
   if (!found) co_return error(Code::kStale, id.raw);
-  if (!cursor.lost().empty()) note_doubt(id, [](SalvageDoubt& doubt) { doubt.outdated = true; });
+  if (!cursor.lost().empty()) note_lost_head(id, cursor.lost(), sure, xattrs_sure);
   if (inode->xattrs) inode->note_xattrs(metadata_memory);
+  if (runs.any_lost()) {
+    CO_TRY(co_await salvage_whole(*inode, stored, sure));
+    co_return inode;
+  }
   if (inode->directory && inode->directory->count() <= kSmallDirectory) {
     CO_TRY(co_await load_cookies(*inode, 0, ~std::uint64_t{0}));
   }
@@ -421,6 +432,7 @@ Filesystem::Impl::Evicted Filesystem::Impl::evict_once(
       const bool clean = eras.is_clean(inode.era.load(std::memory_order_relaxed));
       if (!clean) out.dirty_left = true;
       if (clean && inode.id != kRootInode && inode.nlink != 0) return true;
+      if (runs.any_lost()) return false;  // what salvage_whole() has found is not asked for again
       if (inode.directory) inode.directory->drop_clean();
       if (inode.map) inode.map->drop_clean();
       return false;

@@ -5,6 +5,11 @@
 // cannot be read leaves room for two mistakes, and both are told. What is known may be outdated: an
 // older run has a version, and a newer one may have had another. And what is not known may be there:
 // a name, or a piece of a file, which is not the same as a hole.
+//
+// A run that is lost as a whole may have had anything. So while one is, an inode is read with all its
+// names or all its map at once, and counted: the inode's record says how many names or blocks there are.
+// When as many come from runs that no lost one is newer than, they are all there is, and nothing is
+// in doubt.
 #pragma once
 
 #include <cstdint>
@@ -20,12 +25,22 @@ struct SalvageDoubt {
       false;  // attributes, size, links: a newer version may be lost, or that it was removed
   bool names = false;    // some may be missing, and of those listed some may have been removed
   bool changes = false;  // something that the log says of it could not be applied
-  // Windows of which the newest version may be lost, as [first, end), ascending and disjoint. What is
-  // mapped there all the same is from the log, and right; the rest is unknown, not a hole.
+  // Extended attributes, access control lists among them, may be missing; nothing else for that.
+  bool attributes = false;
+  // What older runs say of some windows is all that is known of them, and is what there is: those
+  // parts may be older than others, or be holes.
+  bool mixed = false;
+  // Windows that nothing is known of, as [first, end), ascending and disjoint; perhaps beyond the
+  // end of the file. What is mapped there all the same is from the log, and right; the rest is unknown,
+  // not a hole.
   std::vector<std::pair<std::uint64_t, std::uint64_t>> windows;
 
-  bool any() const { return outdated || names || changes || !windows.empty(); }
+  bool any() const {
+    return outdated || names || changes || attributes || mixed || !windows.empty();
+  }
   void add_windows(std::uint64_t first, std::uint64_t end);
+  // Those from `end` on are known.
+  void cut_windows(std::uint64_t end);
 };
 
 // Of the pool as a whole, so far.

@@ -26,6 +26,10 @@ MergedEntries::MergedEntries(RunSet& set, RunSet::Runs runs, Bytes low, Bytes hi
     Input& input = inputs_[rank];
     input.rank = rank;
     input.run = std::move(runs[rank]);
+    if (input.run->lost()) {
+      lost_.push_back({.low = {}, .high = {}, .rank = rank, .whole_run = true});
+      continue;
+    }
     const RunIndex& index = input.run->index();
     input.next_block = index.block_of(low_);
     input.end_block = high_.empty() ? index.size() : index.end_of(high_);
@@ -81,7 +85,7 @@ Task<Result<void>> MergedEntries::read_block(Input* input) {
 void MergedEntries::pass_over(Input* input) {
   const RunIndex& index = input->run->index();
   const std::span<const std::byte> low = index.key(input->next_block);
-  Lost lost{.low = {low.begin(), low.end()}, .high = {}, .rank = input->rank};
+  Lost lost{.low = {low.begin(), low.end()}, .high = {}, .rank = input->rank, .whole_run = false};
   if (input->next_block + 1 < index.size()) {
     const std::span<const std::byte> high = index.key(input->next_block + 1);
     lost.high.assign(high.begin(), high.end());

@@ -4,8 +4,9 @@
 //        counts. A prefix deletion of rank r takes every entry of a rank above r whose key begins
 //        with it, further prefix deletions included; of ranks up to r it takes none.
 //        Deletions are entries here: what they stand for may lie in runs that are not among these.
-// Damage Where the set tolerates it, a block that cannot be read has no entries, and what older runs say
-//        of the keys that it may have had is in doubt: a newer version may be lost, or a deletion.
+// Damage Where the set tolerates it, a block that cannot be read has no entries, nor has a run that is
+//        lost, and what older runs say of the keys that it may have had is in doubt: a newer version
+//        may be lost, or a deletion.
 #pragma once
 
 #include <cstdint>
@@ -57,11 +58,13 @@ class MergedEntries {
   // A run newer than the one that it is from may have another version of it, or have deleted it.
   bool in_doubt() const;
 
-  // Keys of which a block could not be read: low <= key < high; empty `high`: to the end.
+  // Keys of which a block could not be read: low <= key < high; empty `high`: to the end. Of a run
+  // that is lost as a whole these are all keys, and it is here from the beginning.
   struct Lost {
     Bytes low;
     Bytes high;
     std::size_t rank;
+    bool whole_run;
   };
   const std::vector<Lost>& lost() const { return lost_; }
 

@@ -44,6 +44,7 @@ struct RunSet::Impl {
 
   mutable Mutex mutex;
   std::vector<RunRef> lost_runs DFS_GUARDED_BY(mutex);
+  std::atomic<bool> any_lost{false};  // constant behind open()
   std::set<std::pair<std::uint64_t, std::uint64_t>> lost_blocks DFS_GUARDED_BY(mutex);
   std::shared_ptr<const Runs> runs DFS_GUARDED_BY(mutex) = std::make_shared<const Runs>();
 
@@ -66,6 +67,8 @@ std::vector<RunRef> RunSet::lost_runs() const {
   LockGuard lock(impl_->mutex);
   return impl_->lost_runs;
 }
+
+bool RunSet::any_lost() const { return impl_->any_lost.load(std::memory_order_acquire); }
 
 std::uint64_t RunSet::lost_blocks() const {
   LockGuard lock(impl_->mutex);
@@ -90,7 +93,11 @@ Task<Result<void>> RunSet::open(Manifest manifest) {
     }
     if (!tolerates_damage()) co_return opened[i].error();
     lost.push_back(manifest.runs[i]);
+    std::shared_ptr<Run> run{new Run{manifest.runs[i]}};
+    run->filter_lost_ = run->lost_ = true;
+    runs->push_back(std::move(run));
   }
+  impl_->any_lost.store(!lost.empty(), std::memory_order_release);
   LockGuard lock(impl_->mutex);
   impl_->lost_runs = std::move(lost);
   DFS_ASSERT(impl_->runs->empty());

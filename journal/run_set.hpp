@@ -6,7 +6,8 @@
 //
 // Damage  A block of which no disk here has a good copy is an error to whoever needs it. For who only
 //         wants to have what is left (tolerate_damage()) it counts as empty, and cursors tell of which
-//         keys they therefore cannot be sure; an index that is damaged is made from the entries.
+//         keys they therefore cannot be sure; an index that is damaged is made from the entries. A run
+//         of which nothing can be read keeps its place among the others: any key may be in it.
 // Slots  A run that a manifest has replaced is still read by whoever took a snapshot before. Its
 //        slots may be given back when the last of them is gone: that is what on_retired() tells.
 #pragma once
@@ -40,6 +41,8 @@ class Run {
   const RunIndex& index() const { return index_; }
   // No I/O. False: no key of this hash is in it, not even to be deleted.
   bool may_have(std::uint64_t hash) const { return filter_lost_ || filter_.may_have(hash); }
+  // Nothing of it can be read (RunSet::tolerate_damage()): it may have any key.
+  bool lost() const { return lost_; }
   std::uint64_t memory_bytes() const { return index_.memory_bytes() + filter_.bytes().size(); }
   // A block of it was met, since it was opened, of which no disk here has a good copy: it cannot be
   // merged. Any thread.
@@ -55,6 +58,7 @@ class Run {
   RunIndex index_;
   RunFilter filter_;
   bool filter_lost_ = false;  // then any key may be in it
+  bool lost_ = false;
   mutable std::atomic<bool> unreadable_{false};
   // Set when it is replaced, by one who holds the run: nobody reads it before the destructor.
   mutable std::weak_ptr<Retirement> retirement_;
@@ -89,6 +93,7 @@ class RunSet {
   bool tolerates_damage() const;
   // Of which nothing can be read, as open() has found; what older runs say may be outdated by them.
   std::vector<RunRef> lost_runs() const;
+  bool any_lost() const;
   // How many different blocks of entries cursors have met so far that cannot be read.
   std::uint64_t lost_blocks() const;
   void note_lost_block(const Run& run, std::uint64_t index);
