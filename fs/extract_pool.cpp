@@ -95,8 +95,8 @@ void judge_metadata(ExtractReport& report, const Filesystem& filesystem) {
   const SalvageReport salvage = filesystem.salvage_report();
   if (salvage.runs_lost != 0) {
     report.problems.push_back(fmt::format(
-        "{} of metadata, {}, cannot be read: anything that comes out may be older than what was "
-        "last synced, or have been removed, and files may be missing that are not named here.",
+        "{} of metadata, {}, cannot be read: what that makes doubtful is named above, and in "
+        "directories named there files may be missing that are not.",
         how_many(salvage.runs_lost, "run", "runs"), size_text(salvage.run_bytes_lost)));
   }
   if (salvage.blocks_lost != 0) {
@@ -154,6 +154,19 @@ void judge(ExtractReport& report, Filesystem& filesystem) {
   judge_target(report);
 }
 
+void tell_end(ExtractReport& report, const Error& why, const std::string& at) {
+  const std::string rest =
+      fmt::format("{} and what would have come behind that is not there", printable(at));
+  if (why.code == Code::kShutdown) {
+    report.problems.push_back(fmt::format("It was interrupted: {}.", rest));
+    return;
+  }
+  report.problems.push_back(
+      fmt::format("{} takes no more ({}): {}. Begin again with an empty directory that has more "
+                  "room.",
+                  printable(report.to), std::strerror(why.sys_errno), rest));
+}
+
 void run_tree(Executor& executor, Filesystem& filesystem, ExtractTarget* target,
               const ExtractRequest& request, const ExtractHooks& hooks, ExtractReport& report) {
   const extent::Store& store = filesystem.store();
@@ -174,12 +187,7 @@ void run_tree(Executor& executor, Filesystem& filesystem, ExtractTarget* target,
     }
     report.not_kept = target->not_kept();
   }
-  if (walked.has_value()) return;
-  report.problems.push_back(fmt::format(
-      "{} takes no more ({}): it has ended at {}, which is incomplete, and what would have come "
-      "behind that "
-      "is not there. Begin again with an empty directory that has more room.",
-      printable(report.to), std::strerror(walked.error().sys_errno), printable(tree.at())));
+  if (!walked.has_value()) tell_end(report, walked.error(), tree.at());
 }
 
 }  // namespace
@@ -249,7 +257,7 @@ Outcome<ExtractReport> extract_pool(const ExtractRequest& request, const Extract
 }
 
 ExitCode ExtractReport::exit_code() const {
-  const bool lost = counts.missing + counts.partial + counts.doubtful != 0;
+  const bool lost = counts.missing + counts.partial + counts.doubtful + counts.attributes != 0;
   if (lost || !problems.empty()) return ExitCode::kAtRisk;
   return remarks.empty() ? ExitCode::kOk : ExitCode::kDegraded;
 }
@@ -274,6 +282,11 @@ std::string ExtractReport::screen() const {
         "Of these {} incomplete ({} missing), {} in doubt; {} did not come out at all.\n",
         how_many(counts.partial, "file is", "files are"), size_text(counts.lost_bytes),
         how_many(counts.doubtful, "is", "are"), counts.missing);
+  }
+  if (counts.attributes != 0) {
+    out += fmt::format(
+        "Of {}, else whole, extended attributes may be missing (--report names them).\n",
+        how_many(counts.attributes, "thing", "things"));
   }
   if (exit_code() == ExitCode::kAtRisk) {
     out += "Something could not be recovered: the lines above say what.\n";
@@ -307,6 +320,7 @@ Json ExtractReport::json() const {
           {"missing", counts.missing},
           {"incomplete", counts.partial},
           {"doubtful", counts.doubtful},
+          {"attributes", counts.attributes},
           {"lost_bytes", counts.lost_bytes},
           {"nameless", counts.nameless},
           {"problems", problems},
@@ -318,7 +332,7 @@ std::string loss_text(const ExtractLoss& loss) {
   const std::string path = printable(loss.path);
   if (loss.kind == ExtractLoss::Kind::kMissing)
     return fmt::format("MISSING  {}: {}.", path, loss.why);
-  if (loss.kind == ExtractLoss::Kind::kDoubtful)
+  if (loss.kind != ExtractLoss::Kind::kPartial)
     return fmt::format("DOUBT    {}: {}.", path, loss.why);
   std::string ranges;
   std::uint64_t bytes = 0;
@@ -335,7 +349,7 @@ std::string loss_text(const ExtractLoss& loss) {
 }
 
 Json loss_json(const ExtractLoss& loss) {
-  static constexpr const char* kKinds[] = {"missing", "incomplete", "doubtful"};
+  static constexpr const char* kKinds[] = {"missing", "incomplete", "doubtful", "attributes"};
   Json out = {{"path", loss.path},
               {"kind", kKinds[static_cast<std::size_t>(loss.kind)]},
               {"why", loss.why}};

@@ -63,6 +63,13 @@ std::string disk_around(int fd, const std::vector<std::string>& disks) {
   return {};
 }
 
+Outcome<void> refuse_disk(int fd, const std::string& path, const std::vector<std::string>& disks) {
+  const std::string disk = disk_around(fd, disks);
+  if (disk.empty()) return {};
+  return Refusal{ExitCode::kUsage, fmt::format("{} is in {}, a disk of the pool.", path, disk),
+                 "Nothing is written to the disks of the pool; extract to another place."};
+}
+
 timespec time_of(std::int64_t ns) {
   constexpr std::int64_t kSecond = 1'000'000'000;
   const std::int64_t part = ((ns % kSecond) + kSecond) % kSecond;
@@ -79,6 +86,12 @@ std::string path_in(int parent, const std::string& name) {
 
 Outcome<std::unique_ptr<ExtractTarget>> ExtractTarget::open(const std::string& path,
                                                             const std::vector<std::string>& disks) {
+  // Before anything is made.
+  const std::string above = path.substr(0, path.find_last_not_of('/') + 1);
+  const std::string parent = above.substr(0, above.find_last_of('/') + 1);
+  const UniqueFd around{
+      ::open(parent.empty() ? "." : parent.c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC)};
+  if (around) TRY(refuse_disk(around.get(), path, disks));
   if (::mkdir(path.c_str(), 0700) != 0 && errno != EEXIST) {
     return Refusal{ExitCode::kUsage,
                    fmt::format("{} cannot be made: {}.", path, std::strerror(errno)),
@@ -90,10 +103,7 @@ Outcome<std::unique_ptr<ExtractTarget>> ExtractTarget::open(const std::string& p
                    fmt::format("{} cannot be used: {}.", path, std::strerror(errno)),
                    "Give a directory that is empty, or that does not exist yet."};
   }
-  if (const std::string disk = disk_around(root.get(), disks); !disk.empty()) {
-    return Refusal{ExitCode::kUsage, fmt::format("{} is in {}, a disk of the pool.", path, disk),
-                   "Nothing is written to the disks of the pool; extract to another place."};
-  }
+  TRY(refuse_disk(root.get(), path, disks));
   if (const std::string name = something_in(root.get()); !name.empty()) {
     return Refusal{ExitCode::kUsage, fmt::format("{} is not empty: {} is in it.", path, name),
                    "Give a directory that is empty, or that does not exist yet."};
@@ -115,9 +125,16 @@ bool ExtractTarget::is_name(const std::string& name) {
 }
 
 bool ExtractTarget::is_end(const Error& error) {
+  if (error.code == Code::kShutdown) return true;
   return error.code == Code::kSystem &&
          (error.sys_errno == ENOSPC || error.sys_errno == EDQUOT || error.sys_errno == EROFS ||
           error.sys_errno == EIO || error.sys_errno == ENODEV || error.sys_errno == ENOTCONN);
+}
+
+bool ExtractTarget::is_other_name(const Error& error) {
+  return error.code == Code::kSystem &&
+         (error.sys_errno == EEXIST || error.sys_errno == EINVAL || error.sys_errno == EILSEQ ||
+          error.sys_errno == ENAMETOOLONG);
 }
 
 Result<UniqueFd> ExtractTarget::make_directory(int parent, const std::string& name) {
@@ -164,6 +181,16 @@ Result<void> ExtractTarget::write(int file, std::uint64_t at, std::span<const st
 Result<void> ExtractTarget::set_size(int file, std::uint64_t size_bytes) {
   if (::ftruncate(file, static_cast<off_t>(size_bytes)) != 0) return last_error();
   return {};
+}
+
+Result<void> ExtractTarget::close(UniqueFd file) {
+  // Interrupted or not, it is closed.
+  if (::close(file.release()) != 0 && errno != EINTR) return last_error();
+  return {};
+}
+
+void ExtractTarget::remove(int parent, const std::string& name) {
+  ::unlinkat(parent, name.c_str(), 0);
 }
 
 void ExtractTarget::set_xattrs(const std::string& path, const ExtractXattrs& xattrs,

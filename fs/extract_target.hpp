@@ -50,8 +50,12 @@ class ExtractTarget {
 
   // False for what no directory may have: empty, ".", "..", with '/' or NUL, or too long.
   static bool is_name(const std::string& name);
-  // Whoever gets one of these errors has to stop: the target has no room, or cannot be written at all.
+  // Whoever gets one of these errors has to stop: the target has no room, or cannot be written at all, or
+  // it is to stop (kShutdown).
   static bool is_end(const Error& error);
+
+  // The name is taken, or none for this file system: another may do.
+  static bool is_other_name(const Error& error);
 
   // Each makes something new in `parent`; errors are kSystem. For the owner alone, until dress().
   Result<UniqueFd> make_directory(int parent, const std::string& name);
@@ -61,6 +65,10 @@ class ExtractTarget {
                             std::uint32_t rdev);
   Result<void> write(int file, std::uint64_t at, std::span<const std::byte> data);
   Result<void> set_size(int file, std::uint64_t size_bytes);
+  // Where the target is on a network this is when it says that it has no room.
+  Result<void> close(UniqueFd file);
+  // What has just been made and is no directory.
+  void remove(int parent, const std::string& name);
 
   // Owner, attributes, mode and times, in this order: each would be changed by those before it. What does
   // not succeed is counted. `where` is for that.
@@ -75,7 +83,9 @@ class ExtractTarget {
   // False: none has been made, or it cannot be linked.
   bool link_known(InodeId inode, int parent, const std::string& name, const std::string& where);
   void remember(InodeId inode, int parent, const std::string& name);
-  // Removes that directory; the target is as it should be then, on stable storage. kSystem: it may not be.
+  // Removes that directory.
+  void remove_known();
+  // And puts everything on stable storage. kSystem: something may not be.
   Result<void> end();
 
   const NotKept& not_kept() const { return not_kept_; }
@@ -83,7 +93,6 @@ class ExtractTarget {
  private:
   ExtractTarget(std::string path, UniqueFd root) : path_(std::move(path)), root_(std::move(root)) {}
   int known();
-  void remove_known();
   void set_xattrs(const std::string& path, const ExtractXattrs& xattrs, const std::string& where);
 
   const std::string path_;

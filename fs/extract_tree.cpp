@@ -8,6 +8,7 @@
 #include <cerrno>
 #include <cstring>
 #include <optional>
+#include <utility>
 
 #include "base/blocking.hpp"
 #include "base/log.hpp"
@@ -133,7 +134,7 @@ Result<void> ExtractTree::run() {
       (names_lost_ || salvage.any() || fs_.mount_report().journal.records_failed != 0)) {
     TRY(take_nameless());
   }
-  if (target_ != nullptr) target_->end();
+  if (target_ != nullptr) target_->remove_known();
   dress_root();
   return {};
 }
@@ -159,6 +160,7 @@ Result<void> ExtractTree::walk(std::size_t depth) {
     }
     const std::size_t above = path_.size();
     const std::size_t open = frames_.size();
+    if (stopped()) return error(Code::kShutdown);
     TRY(take(fd_of(frame), name.name, name.inode, only));
     if (frames_.size() == open) path_.resize(above);
     events_.on_progress(counts_);
@@ -239,8 +241,12 @@ Result<void> ExtractTree::take(int parent, std::string name, InodeId id, const O
     events_.on_name(path_, attributes);
     return {};
   }
-  Result<void> outcome = S_ISREG(attributes.mode) ? take_file(parent, name, id, attributes)
-                                                  : take_other(parent, name, id, attributes);
+  Result<void> outcome = take_one(parent, name, id, attributes);
+  if (!outcome.has_value() && !made_ && ExtractTarget::is_other_name(outcome.error())) {
+    outcome = under_other_name(id, name, [&](const std::string& other) {
+      return take_one(parent, other, id, attributes);
+    });
+  }
   if (!outcome.has_value()) {
     if (ExtractTarget::is_end(outcome.error())) return outcome;
     tell_missing(fmt::format("it cannot be made: {}", why_lost(outcome.error())));
@@ -248,8 +254,38 @@ Result<void> ExtractTree::take(int parent, std::string name, InodeId id, const O
   }
   if (!again && attributes.nlink > 1 && target_ != nullptr) target_->remember(id, parent, name);
   events_.on_name(path_, attributes);
-  tell_doubt(id);
+  tell_doubt(id, attributes.size_bytes);
   return {};
+}
+
+Result<void> ExtractTree::take_one(int parent, const std::string& name, InodeId id,
+                                   const Attributes& attributes) {
+  made_ = false;
+  partial_ = false;
+  return S_ISREG(attributes.mode) ? take_file(parent, name, id, attributes)
+                                  : take_other(parent, name, id, attributes);
+}
+
+Result<void> ExtractTree::under_other_name(
+    InodeId id, std::string& name, const std::function<Result<void>(const std::string&)>& make) {
+  constexpr int kNamesTried = 100;  // more than one only if the tree has such names itself
+  Result<void> outcome;
+  for (int i = 0; i < kNamesTried; ++i) {
+    const std::string other =
+        i == 0 ? fmt::format("inode-{}", id) : fmt::format("inode-{}.{}", id, i);
+    outcome = make(other);
+    if (!outcome.has_value() && !made_ && ExtractTarget::is_other_name(outcome.error())) continue;
+    if (!outcome.has_value()) return outcome;
+    tell({.kind = ExtractLoss::Kind::kDoubtful,
+          .path = path_,
+          .why = fmt::format(
+              "the target has this name already, or cannot have it; it comes out as {}", other),
+          .size_bytes = 0,
+          .ranges = {}});
+    name = other;
+    return {};
+  }
+  return outcome;
 }
 
 Result<void> ExtractTree::enter(int parent, const std::string& name, std::size_t path_bytes,
@@ -260,14 +296,21 @@ Result<void> ExtractTree::enter(int parent, const std::string& name, std::size_t
   }
   frame.path_bytes = path_bytes;
   if (target_ != nullptr) {
-    Result<UniqueFd> made = target_->make_directory(parent, name);
+    const auto make = [&](const std::string& as) -> Result<void> {
+      made_ = false;
+      frame.fd = TRY(target_->make_directory(parent, as));
+      return {};
+    };
+    std::string as = name;
+    Result<void> made = make(as);
+    if (!made.has_value() && ExtractTarget::is_other_name(made.error()))
+      made = under_other_name(frame.id, as, make);
     if (!made.has_value()) {
       if (ExtractTarget::is_end(made.error())) return made.error();
       tell_missing(fmt::format("it cannot be made, and nothing in it comes out: {}",
                                why_lost(made.error())));
       return {};
     }
-    frame.fd = std::move(made).value();
   }
   ++counts_.directories;
   events_.on_name(path_, frame.attributes);
@@ -278,7 +321,7 @@ Result<void> ExtractTree::enter(int parent, const std::string& name, std::size_t
 void ExtractTree::leave() {
   const Frame frame = std::move(frames_.back());
   frames_.pop_back();
-  tell_doubt(frame.id);
+  tell_doubt(frame.id, 0);
   if (target_ != nullptr)
     target_->dress(frame.fd.get(), frame.attributes, xattrs_of(frame.id), path_);
   path_.resize(frame.path_bytes);
@@ -289,7 +332,7 @@ void ExtractTree::dress_root() {
   const Frame frame = std::move(frames_.back());
   frames_.pop_back();
   if (frame.id.raw == 0) return;
-  tell_doubt(frame.id);
+  tell_doubt(frame.id, 0);
   if (target_ != nullptr)
     target_->dress(target_->root(), frame.attributes, xattrs_of(frame.id), path_);
 }
@@ -313,11 +356,14 @@ Result<void> ExtractTree::take_other(int parent, const std::string& name, InodeI
   Result<std::string> target = std::string{};
   if (link) {
     target = wait(fs_.readlink(id));
+    if (!target.has_value() && target.error().code == Code::kInvalid)
+      return error(Code::kFormatInvalid, id.raw);  // where it leads is not known
     if (!target.has_value()) return target.error();
   }
   if (target_ != nullptr) {
     TRY(link ? target_->make_symlink(parent, name, *target)
              : target_->make_special(parent, name, attributes.mode, attributes.rdev));
+    made_ = true;
     target_->dress(parent, name, attributes, xattrs_of(id), path_);
   }
   ++counts_.others;
@@ -335,17 +381,33 @@ Result<void> ExtractTree::take_file(int parent, const std::string& name, InodeId
     --counts_.files;
     return made.error();
   }
-  const UniqueFd file = std::move(made).value();
+  made_ = true;
+  const std::uint64_t bytes_before = counts_.bytes;
   ExtractLoss loss{.kind = ExtractLoss::Kind::kPartial,
                    .path = path_,
                    .why = {},
                    .size_bytes = attributes.size_bytes,
                    .ranges = {}};
-  TRY(target_->set_size(file.get(), attributes.size_bytes));
-  TRY(copy_data(file.get(), id, attributes.size_bytes, loss));
-  target_->dress(file.get(), attributes, xattrs_of(id), path_);
-  if (!loss.ranges.empty()) tell(std::move(loss));
+  const Result<void> filled = fill_file(std::move(made).value(), id, attributes, loss);
+  if (!filled.has_value()) {
+    // Part of a file under its name would pass for the file.
+    target_->remove(parent, name);
+    --counts_.files;
+    counts_.bytes = bytes_before;
+    return filled;
+  }
+  partial_ = !loss.ranges.empty();
+  if (partial_) tell(std::move(loss));
   return {};
+}
+
+// It grows as it is written: what is cut off by a kill is shorter than it should be.
+Result<void> ExtractTree::fill_file(UniqueFd file, InodeId id, const Attributes& attributes,
+                                    ExtractLoss& loss) {
+  TRY(copy_data(file.get(), id, attributes.size_bytes, loss));
+  TRY(target_->set_size(file.get(), attributes.size_bytes));
+  target_->dress(file.get(), attributes, xattrs_of(id), path_);
+  return target_->close(std::move(file));
 }
 
 Result<void> ExtractTree::copy_data(int file, InodeId id, std::uint64_t size, ExtractLoss& loss) {
@@ -354,7 +416,7 @@ Result<void> ExtractTree::copy_data(int file, InodeId id, std::uint64_t size, Ex
     if (!data.has_value() && data.error().code == Code::kNoDevice) break;
     if (!data.has_value()) {
       add_range(loss, at, size, why_lost(data.error()));
-      return {};
+      break;
     }
     const Result<std::uint64_t> hole = wait(fs_.seek(id, *data, SeekKind::kHole));
     const std::uint64_t end = hole.has_value() ? std::min(*hole, size) : size;
@@ -383,6 +445,7 @@ Result<void> ExtractTree::copy_range(int file, InodeId id, std::uint64_t from, s
       from = next;
     }
     events_.on_progress(counts_);
+    if (stopped()) return error(Code::kShutdown);
   }
   return {};
 }
@@ -419,7 +482,9 @@ void ExtractTree::add_unknown(InodeId id, std::uint64_t size, ExtractLoss& loss)
   if (doubt.windows.empty()) return;
   const std::string why = "the metadata that leads to it is lost";
   for (const auto& [first, last] : doubt.windows) {
-    const std::uint64_t end = std::min(size, last * kWindowBytes);
+    const std::uint64_t end =
+        last > size / kWindowBytes ? size : std::min(size, last * kWindowBytes);
+    if (first > size / kWindowBytes) break;
     for (std::uint64_t at = first * kWindowBytes; at < end;) {
       const Result<std::uint64_t> data = wait(fs_.seek(id, at, SeekKind::kData));
       const std::uint64_t known = data.has_value() ? std::min(*data, end) : end;
@@ -430,6 +495,15 @@ void ExtractTree::add_unknown(InodeId id, std::uint64_t size, ExtractLoss& loss)
     }
   }
   std::ranges::sort(loss.ranges);
+  std::vector<std::pair<std::uint64_t, std::uint64_t>> joined;
+  for (const auto& range : loss.ranges) {
+    if (!joined.empty() && range.first <= joined.back().second) {
+      joined.back().second = std::max(joined.back().second, range.second);
+    } else {
+      joined.push_back(range);
+    }
+  }
+  loss.ranges = std::move(joined);
 }
 
 // What is told.
@@ -439,6 +513,7 @@ void ExtractTree::tell(ExtractLoss loss) {
     case ExtractLoss::Kind::kMissing: ++counts_.missing; break;
     case ExtractLoss::Kind::kPartial: ++counts_.partial; break;
     case ExtractLoss::Kind::kDoubtful: ++counts_.doubtful; break;
+    case ExtractLoss::Kind::kAttributes: ++counts_.attributes; break;
   }
   for (const auto& [from, to] : loss.ranges) counts_.lost_bytes += to - from;
   events_.on_loss(loss);
@@ -452,8 +527,9 @@ void ExtractTree::tell_missing(std::string why) {
         .ranges = {}});
 }
 
-void ExtractTree::tell_doubt(InodeId id) {
+void ExtractTree::tell_doubt(InodeId id, std::uint64_t size_bytes) {
   const SalvageDoubt doubt = fs_.salvage_doubt(id);
+  const bool partial = std::exchange(partial_, false);
   if (doubt.names) names_lost_ = true;
   std::string why;
   const auto add = [&why](bool holds, const char* text) {
@@ -461,9 +537,16 @@ void ExtractTree::tell_doubt(InodeId id) {
   };
   add(doubt.outdated, "it may be older than it was, or have been removed");
   add(doubt.names, "names in it may be missing, or have been removed");
+  add(doubt.mixed, "parts of it may be older than others, or missing");
   add(doubt.changes, "its last changes could not be applied");
+  // What is copied tells where.
+  add(target_ == nullptr && !doubt.windows.empty() &&
+          doubt.windows.front().first < ceil_div(size_bytes, kWindowBytes),
+      "the metadata that leads to some of its data is lost");
+  const bool attributes = why.empty() && !partial;
+  add(doubt.attributes, "extended attributes of it may be missing");
   if (why.empty()) return;
-  tell({.kind = ExtractLoss::Kind::kDoubtful,
+  tell({.kind = attributes ? ExtractLoss::Kind::kAttributes : ExtractLoss::Kind::kDoubtful,
         .path = path_.empty() ? "/" : path_,
         .why = std::move(why),
         .size_bytes = 0,

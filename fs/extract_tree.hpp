@@ -30,6 +30,9 @@ struct ExtractLoss {
     kMissing,   // nothing of it came out
     kPartial,   // `ranges` of the file are holes
     kDoubtful,  // it came out, and may be older than what was last synced, or incomplete
+    // Extended attributes of it may be missing, and nothing else. Where a run is lost that may be so of
+    // nearly everything.
+    kAttributes,
   };
   Kind kind = Kind::kMissing;
   std::string path;
@@ -47,6 +50,7 @@ struct ExtractCounts {
   std::uint64_t missing = 0;
   std::uint64_t partial = 0;
   std::uint64_t doubtful = 0;
+  std::uint64_t attributes = 0;  // else whole
   std::uint64_t lost_bytes = 0;  // of files that are incomplete
   std::uint64_t nameless = 0;    // came out under a name that was made up
 };
@@ -58,13 +62,16 @@ class ExtractTree {
     // Each name that comes out, also for the list.
     std::function<void(const std::string& path, const Attributes&)> on_name;
     std::function<void(const ExtractCounts&)> on_progress;
+    // Asked often: whether to end early. Empty: never.
+    std::function<bool()> stop;
   };
 
   // `target` null: nothing is copied. `only`: paths in the pool; empty: everything.
   ExtractTree(Executor& executor, Filesystem& filesystem, ExtractTarget* target,
               const std::vector<std::string>& only, Events events);
 
-  // An error: the target took no more, and where it was is at().
+  // An error: the target took no more, or kShutdown: it was to stop. Where it was is at(), and of that
+  // nothing is left.
   Result<void> run();
   const ExtractCounts& counts() const { return counts_; }
   const std::string& at() const { return path_; }
@@ -104,6 +111,15 @@ class ExtractTree {
   void dress_root();
   Result<void> take_file(int parent, const std::string& name, InodeId id,
                          const Attributes& attributes);
+  // Something that is no directory, under this name.
+  Result<void> take_one(int parent, const std::string& name, InodeId id,
+                        const Attributes& attributes);
+  Result<void> fill_file(UniqueFd file, InodeId id, const Attributes& attributes,
+                         ExtractLoss& loss);
+  // The target has this name already, or cannot have it: calls `make` with another.
+  Result<void> under_other_name(InodeId id, std::string& name,
+                                const std::function<Result<void>(const std::string&)>& make);
+  bool stopped() const { return events_.stop && events_.stop(); }
   Result<void> take_other(int parent, const std::string& name, InodeId id,
                           const Attributes& attributes);
   Result<void> copy_data(int file, InodeId id, std::uint64_t size, ExtractLoss& loss);
@@ -116,7 +132,7 @@ class ExtractTree {
   ExtractXattrs xattrs_of(InodeId id);
   void tell(ExtractLoss loss);
   void tell_missing(std::string why);
-  void tell_doubt(InodeId id);
+  void tell_doubt(InodeId id, std::uint64_t size_bytes);
   // False: it was met before.
   bool meet(InodeId id);
   bool met(InodeId id) const;
@@ -136,6 +152,8 @@ class ExtractTree {
   UniqueFd nameless_;
   std::string nameless_path_;  // empty: nothing was without a name yet
   bool names_lost_ = false;
+  bool partial_ = false;  // the last file has been told to be
+  bool made_ = false;     // the last that was to be made has a name in the target
   std::unordered_map<std::uint64_t, std::array<std::uint64_t, 64>> met_;  // a bit for each inode
 };
 

@@ -2,9 +2,12 @@
 // files, out of the directory that everything is to go into.
 #include <doctest/doctest.h>
 #include <fcntl.h>
+#include <fmt/format.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <csignal>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
@@ -15,6 +18,7 @@
 #include "base/blocking.hpp"
 #include "fs/change_format.hpp"
 #include "fs/extract_tree.hpp"
+#include "journal/run_set.hpp"
 #include "tests/journal/threaded_disk.hpp"
 
 namespace dynamicfs::test {
@@ -56,10 +60,12 @@ struct MemoryPool {
     REQUIRE(pool.has_value());
     fs::FilesystemOptions options;
     options.read_only = options.tolerant = options.salvage = salvage;
+    options.small_run_bytes = 0;  // each checkpoint a run
     auto mounted =
         block_on(*executor, fs::Filesystem::mount(*executor, std::move(pool).value(), options));
     REQUIRE(mounted.has_value());
     filesystem = std::move(mounted).value();
+    salvaged = salvage;
   }
   void unmount() {
     if (filesystem == nullptr) return;
@@ -95,23 +101,48 @@ struct MemoryPool {
     co_return 0;
   }
 
-  // What is told, by path.
+  // What is told, by path: the first of each.
   std::map<std::string, fs::ExtractLoss> extract(const files::path& to) {
     // What was forged is in the log alone.
+    if (!salvaged) CHECK(block_on(*executor, filesystem->sync()).has_value());
     filesystem.reset();
     mount(true);
     std::map<std::string, fs::ExtractLoss> told;
     auto target = fs::ExtractTarget::open(to.string(), {});
     REQUIRE(target.has_value());
     fs::ExtractTree::Events events;
-    events.on_loss = [&told](const fs::ExtractLoss& loss) { told[loss.path] = loss; };
+    events.on_loss = [&told](const fs::ExtractLoss& loss) { told.emplace(loss.path, loss); };
     events.on_name = [](const std::string&, const fs::Attributes&) {};
     events.on_progress = [](const fs::ExtractCounts&) {};
+    int asked = 0;
+    if (stop_after >= 0) events.stop = [&] { return asked++ >= stop_after; };
     fs::ExtractTree tree{*executor, *filesystem, target->get(), {}, events};
-    CHECK(tree.run().has_value());
+    const Result<void> run = tree.run();
+    stopped = !run.has_value();
+    CHECK((!stopped || (stop_after >= 0 && run.error().code == Code::kShutdown)));
+    counts = tree.counts();
     return told;
   }
 
+  void checkpoint() { REQUIRE(block_on(*executor, filesystem->checkpoint()).has_value()); }
+  // Every block of it, while it is mounted.
+  void spoil_oldest_run() {
+    const std::vector<journal::RunRef> runs = filesystem->pool().superblock().manifest.runs;
+    REQUIRE(runs.size() == 2);
+    const journal::RunRef& run = runs.back();
+    for (std::uint64_t block = 0; block < run.blocks(); ++block) {
+      for (const journal::RunCopy& copy : run.copies) {
+        const std::uint64_t at =
+            journal::run_offset(filesystem->pool(), copy, block * journal::kRunBlockBytes);
+        (*media)[at + 100] ^= std::byte{1};
+      }
+    }
+  }
+
+  fs::ExtractCounts counts;
+  bool stopped = false;
+  bool salvaged = false;  // mounted as extract does
+  int stop_after = -1;    // asked so often
   std::unique_ptr<Executor> executor = make_thread_executor();
   std::shared_ptr<Bytes> media = std::make_shared<Bytes>(64 * kMiB);
   std::unique_ptr<fs::Filesystem> filesystem;
@@ -143,11 +174,110 @@ TEST_SUITE("extract") {
     CHECK(files::is_empty(outside));
     CHECK(content_of(out / "z") == "z");
     CHECK(content_of(out / "w") == "w");
-    // Whichever came first is there; the other is told.
+    // Whichever came first has the name; the other has one of its own, which is told.
     REQUIRE(told.contains("/x"));
-    CHECK(told.at("/x").kind == Kind::kMissing);
+    CHECK(told.at("/x").kind == Kind::kDoubtful);
     REQUIRE(told.contains("/dangling"));
-    CHECK(told.at("/dangling").kind == Kind::kMissing);
+    CHECK(told.at("/dangling").kind == Kind::kDoubtful);
+    const bool link_first = files::is_symlink(out / "x");
+    const files::path inside =
+        link_first ? out / fmt::format("inode-{}", directory) / "inside" : out / "x" / "inside";
+    CHECK(content_of(inside) == "text");
+    CHECK_FALSE(files::exists(outside / "made"));
+  }
+
+  TEST_CASE("a name that the target has already comes out under another, with all that is in it") {
+    const Scratch scratch;
+    const files::path out = scratch.path / "out";
+    files::create_directories(out / "lost+found");
+    MemoryPool pool;
+    const InodeId directory = pool.mkdir(kRootInode, "lost+found");
+    const InodeId deep = pool.mkdir(directory, "deep");
+    pool.file(deep, "f", "text");
+    const auto told = pool.extract(out);
+    REQUIRE(told.size() == 1);
+    REQUIRE(told.contains("/lost+found"));
+    CHECK(told.at("/lost+found").kind == Kind::kDoubtful);
+    const std::string other = fmt::format("inode-{}", directory);
+    CHECK(told.at("/lost+found").why.find(other) != std::string::npos);
+    CHECK(content_of(out / other / "deep" / "f") == "text");
+    CHECK(files::is_empty(out / "lost+found"));
+  }
+
+  TEST_CASE("a file that the target cannot take whole is not there, and is told") {
+    const Scratch scratch;
+    const files::path out = scratch.path / "out";
+    MemoryPool pool;
+    pool.file(kRootInode, "long", std::string(3000, 'x'));
+    pool.file(kRootInode, "short", "text");
+    struct rlimit before {};
+    REQUIRE(::getrlimit(RLIMIT_FSIZE, &before) == 0);
+    const auto handler = ::signal(SIGXFSZ, SIG_IGN);
+    const struct rlimit small { .rlim_cur = 1000, .rlim_max = before.rlim_max };
+    REQUIRE(::setrlimit(RLIMIT_FSIZE, &small) == 0);
+    const auto told = pool.extract(out);
+    ::setrlimit(RLIMIT_FSIZE, &before);
+    ::signal(SIGXFSZ, handler);
+    REQUIRE(told.size() == 1);
+    REQUIRE(told.contains("/long"));
+    CHECK(told.at("/long").kind == Kind::kMissing);
+    CHECK_FALSE(files::exists(out / "long"));
+    CHECK(content_of(out / "short") == "text");
+    CHECK(pool.counts.files == 1);
+    CHECK(pool.counts.bytes == 4);
+  }
+
+  TEST_CASE("when it is to stop it ends in order: no part of a file is left under its name") {
+    MemoryPool pool;
+    constexpr int kFiles = 5;
+    for (int i = 0; i < kFiles; ++i)
+      pool.file(kRootInode, fmt::format("f{}", i), fmt::format("text {}", i));
+    for (int asked = 0;; ++asked) {
+      const Scratch scratch;
+      const files::path out = scratch.path / "out";
+      pool.stop_after = asked;
+      pool.extract(out);
+      int there = 0;
+      for (const auto& entry : files::directory_iterator(out)) {
+        const std::string name = entry.path().filename().string();
+        CHECK(content_of(entry.path()) == "text " + name.substr(1));
+        ++there;
+      }
+      CHECK(pool.counts.files == static_cast<std::uint64_t>(there));
+      CHECK(pool.stopped == (there < kFiles));
+      if (there == kFiles) break;
+      REQUIRE(asked < 4 * kFiles);
+    }
+  }
+
+  TEST_CASE("of a run that is lost each file is told that had something in it") {
+    const Scratch scratch;
+    const files::path out = scratch.path / "out";
+    MemoryPool pool;
+    const InodeId old = pool.file(kRootInode, "old", "old text");
+    pool.checkpoint();
+    const InodeId fresh = pool.mkdir(kRootInode, "fresh");
+    pool.file(fresh, "new", "new text");
+    fs::AttributeChange touch;
+    touch.mtime_ns = 1;
+    CHECK(block_on(*pool.executor, pool.filesystem->setattr(old, touch)).has_value());
+    pool.checkpoint();
+    pool.file(fresh, "logged", "logged text");
+    CHECK(block_on(*pool.executor, pool.filesystem->sync()).has_value());
+    pool.spoil_oldest_run();
+    const auto told = pool.extract(out);
+    // Its name was in the run, its inode is in the newer one, and where its data is nobody knows.
+    const std::string nameless = fmt::format("/dynamicfs-nameless/inode-{}", old);
+    REQUIRE(told.contains(nameless));
+    CHECK(told.at(nameless).kind == Kind::kPartial);
+    CHECK(told.at(nameless).ranges == std::vector<std::pair<std::uint64_t, std::uint64_t>>{{0, 8}});
+    REQUIRE(told.contains("/"));
+    CHECK(told.at("/").kind == Kind::kDoubtful);
+    CHECK(content_of(out / "fresh" / "new") == "new text");
+    REQUIRE(told.contains("/fresh/new"));
+    CHECK(told.at("/fresh/new").kind == Kind::kAttributes);
+    CHECK_FALSE(told.contains("/fresh/logged"));
+    CHECK(content_of(out / "fresh" / "logged") == "logged text");
   }
 
   TEST_CASE("a record with names that are none counts for nothing, which is told") {
@@ -246,7 +376,7 @@ TEST_SUITE("extract") {
     CHECK(target.link_known(InodeId{7}, root, "again", "/again"));
     CHECK(files::is_symlink(scratch.path / "out" / "again"));
     CHECK_FALSE(target.link_known(InodeId{8}, root, "other", "/other"));
-    target.end();
+    CHECK(target.end().has_value());
     CHECK(std::distance(files::directory_iterator(scratch.path / "out"),
                         files::directory_iterator()) == 3);
     for (const char* name : {"", ".", "..", "a/b", "/"})

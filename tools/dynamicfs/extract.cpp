@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <csignal>
 #include <cstdio>
 #include <cstring>
 #include <memory>
@@ -52,6 +53,12 @@ class ReportFile {
     file_.reset();
     return written;
   }
+  // It has not begun: the name is free for the next time.
+  void discard() {
+    if (file_ == nullptr) return;
+    file_.reset();
+    std::remove(path_.c_str());
+  }
   const std::string& path() const { return path_; }
 
  private:
@@ -66,6 +73,16 @@ class ReportFile {
   bool first_ = true;
 };
 
+volatile std::sig_atomic_t interrupted = 0;
+
+// The first signal ends it in order, with its report; the second at once, should a disk hang.
+void let_interrupt() {
+  struct sigaction action {};
+  action.sa_handler = [](int) { interrupted = 1; };
+  action.sa_flags = static_cast<int>(SA_RESETHAND);
+  for (const int number : {SIGINT, SIGTERM}) ::sigaction(number, &action, nullptr);
+}
+
 void tell_start(std::uint64_t bytes, std::uint64_t free_bytes) {
   if (bytes == 0 || free_bytes == 0 || free_bytes >= bytes) return;
   fmt::print(stderr,
@@ -78,9 +95,11 @@ fs::ExitCode extract(const fs::ExtractRequest& request, const std::string& repor
   set_log_level(LogLevel::kNothing);  // the report says it better
   ReportFile file;
   if (!report_path.empty() && !file.open(report_path)) {
-    return refuse({fs::ExitCode::kUsage,
-                   fmt::format("{} cannot be written: {}.", report_path, std::strerror(errno)),
-                   ""});
+    const int why = errno;
+    return refuse(
+        {fs::ExitCode::kUsage,
+         fmt::format("{} cannot be written: {}.", report_path, std::strerror(why)),
+         why == EEXIST ? "Give the report a name that nothing has: it replaces nothing." : ""});
   }
   Progress progress{"copied"};
   std::uint64_t total_bytes = 0;
@@ -90,9 +109,11 @@ fs::ExitCode extract(const fs::ExtractRequest& request, const std::string& repor
     tell_start(bytes, free_bytes);
   };
   hooks.events.on_loss = [&](const fs::ExtractLoss& loss) {
+    file.add(loss);
+    // Of nearly everything, as a rule: those are counted.
+    if (loss.kind == fs::ExtractLoss::Kind::kAttributes) return;
     progress.end();
     put_out(fs::loss_text(loss) + "\n");
-    file.add(loss);
   };
   hooks.events.on_name = [&](const std::string& path, const fs::Attributes& attributes) {
     if (!request.to.empty()) return;
@@ -103,9 +124,14 @@ fs::ExitCode extract(const fs::ExtractRequest& request, const std::string& repor
   hooks.events.on_progress = [&](const fs::ExtractCounts& counts) {
     if (!request.to.empty()) progress.show(counts.bytes, total_bytes);
   };
+  hooks.events.stop = [] { return interrupted != 0; };
+  let_interrupt();
   auto report = fs::extract_pool(request, hooks);
   progress.end();
-  if (!report) return refuse(report.error());
+  if (!report) {
+    file.discard();
+    return refuse(report.error());
+  }
   put_out(report->screen());
   const fs::ExitCode code = end_output(report->exit_code());
   if (file.end(*report)) return code;
