@@ -557,7 +557,7 @@ def dropped(bench):
     out = Extracted(bench, disks[:1], EXIT_AT_RISK, "--no-search")
     out.says("PROBLEM  The last", "came without their data", "files that were synced last may be missing")
     out.expect_file("early", early.content)
-    out = Extracted(bench, disks, EXIT_DEGRADED, "--no-search")
+    out = Extracted(bench, disks, (0, EXIT_DEGRADED), "--no-search")
     expect_equal(out.expect_file("last", content), len(content), "bytes of the last file")
 
 
