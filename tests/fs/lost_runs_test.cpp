@@ -162,13 +162,16 @@ TEST_SUITE("salvage") {
     REQUIRE(pool.mkdir("d").has_value());
     for (const char* name : {"d/same", "d/changed", "d/removed", "d/grown", "d/logged"})
       layers.file(name, 'a', 2);
+    REQUIRE(pool.create("d/filled").has_value());
     checkpoint(pool);
     layers.file("d/changed", 'b', 1);
     layers.file("d/grown", 'b', 6);
+    layers.file("d/filled", 'b', 2);
     REQUIRE(pool.unlink("d/removed").has_value());
     REQUIRE(pool.create("d/made").has_value());
     checkpoint(pool);
     layers.touch("d/grown");
+    layers.touch("d/filled");
     REQUIRE(pool.write("d/logged", 0, std::string(kBlockBytes, 'c')).has_value());
     layers.file("d/new", 'd', 2);
     REQUIRE(pool.write("d/made", 0, "late").has_value());
@@ -188,6 +191,7 @@ TEST_SUITE("salvage") {
     // The log says how long it was.
     CHECK(pool.run(pool.fs().getattr(lost_name))->size_bytes == 5 * kWindowBytes + kBlockBytes);
     CHECK(layers.doubt("d/grown").windows == decltype(fs::SalvageDoubt::windows){{2, 6}});
+    CHECK(layers.doubt("d/filled").windows == decltype(fs::SalvageDoubt::windows){{0, 2}});
     // Of what only the log knows all the rest is unknown; what the log has made is whole.
     REQUIRE(pool.run(pool.fs().getattr(made)).has_value());
     CHECK_FALSE(pool.fs().salvage_doubt(made).windows.empty());
