@@ -18,6 +18,7 @@ const char* level_name(LogLevel level) {
     case LogLevel::kInfo: return "info";
     case LogLevel::kWarning: return "warning";
     case LogLevel::kError: return "error";
+    case LogLevel::kNothing: break;
   }
   return "";
 }

@@ -12,7 +12,7 @@
 
 namespace dynamicfs {
 
-enum class LogLevel { kDebug, kInfo, kWarning, kError };
+enum class LogLevel { kDebug, kInfo, kWarning, kError, kNothing };
 
 void log_line(LogLevel level, std::string_view text);
 // Lines below `level` are dropped. kInfo at start; tests set kError.

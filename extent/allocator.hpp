@@ -89,9 +89,14 @@ class Allocator {
 
   // Recovery: first what the runs have, then the records behind them in order.
 
+  // Before anything else, where some of that may be missing or outdated, and nothing is to be allocated: a
+  // slot may belong to several chunks, and a chunk that is removed stays. Who follows an outdated mapping
+  // finds other data than its checksum says.
+  void tolerate_conflicts();
   // kFormatInvalid (detail: the chunk): a slot that does not exist or belongs to another chunk.
   // `id`: of the chunk, or of the column of a group, whose state it is.
   Result<void> load(ChunkId id, const ChunkState& state);
+  bool knows(ChunkId id) const;
   // Ids below this one are not given out.
   void load_next_chunk(std::uint32_t id);
   // The manifest's runs keep their slots.
@@ -316,6 +321,7 @@ class Allocator {
   std::uint32_t take_from(Layout& layout, Chunk& chunk, std::uint32_t count,
                           std::vector<Piece>& out) DFS_REQUIRES(mutex_);
   void give(Chunk& chunk, std::uint32_t block, std::uint32_t count) DFS_REQUIRES(mutex_);
+  bool claim(const Place& place) DFS_REQUIRES(mutex_);
   Result<Chunk*> add(const ChunkPut& change) DFS_REQUIRES(mutex_);
   bool set_live(const Piece& piece) DFS_REQUIRES(mutex_);
   bool clear_live(const Piece& piece, DeadPieces* dead) DFS_REQUIRES(mutex_);
@@ -370,6 +376,7 @@ class Allocator {
 
   mutable Mutex mutex_;
   bool started_ DFS_GUARDED_BY(mutex_) = false;
+  bool salvage_ DFS_GUARDED_BY(mutex_) = false;
   std::shared_ptr<const PoolView> view_ DFS_GUARDED_BY(mutex_);
   SlotMap slots_ DFS_GUARDED_BY(mutex_);
   std::vector<DiskSpace> disks_ DFS_GUARDED_BY(mutex_);  // by id

@@ -103,6 +103,16 @@ void Allocator::slots_changed() { ++slots_version_; }
 
 // Recovery.
 
+void Allocator::tolerate_conflicts() {
+  LockGuard lock(mutex_);
+  salvage_ = true;
+}
+
+bool Allocator::claim(const Place& place) {
+  return slots_.take(place.disk, place.slot) ||
+         (salvage_ && slots_.is_taken(place.disk, place.slot));
+}
+
 // A chunk that is not known yet takes its slots; of a group all columns, and the first is returned.
 Result<Chunk*> Allocator::add(const ChunkPut& change) {
   for (std::uint32_t i = 0; i < change.columns(); ++i) {
@@ -111,7 +121,7 @@ Result<Chunk*> Allocator::add(const ChunkPut& change) {
   }
   next_chunk_ = std::max(next_chunk_, change.chunk.raw + 1);
   for (const Place& place : change.places) {
-    if (!slots_.take(place.disk, place.slot)) return error(Code::kFormatInvalid, change.chunk.raw);
+    if (!claim(place)) return error(Code::kFormatInvalid, change.chunk.raw);
   }
   if (change.layout.kind == journal::Policy::Kind::kErasure)
     return add_group(change).columns.front();
@@ -142,6 +152,11 @@ Result<void> Allocator::load(ChunkId id, const ChunkState& state) {
     saved_blocks_ += state.shared.saved();
   }
   return {};
+}
+
+bool Allocator::knows(ChunkId id) const {
+  LockGuard lock(mutex_);
+  return chunks_.find(id) != nullptr;
 }
 
 void Allocator::load_next_chunk(std::uint32_t id) {
@@ -176,12 +191,11 @@ Result<void> Allocator::replay(const ChunkPut& change) {
     }
     for (const Place& place : change.places) {
       const bool had = std::ranges::find(before.places, place) != before.places.end();
-      if (!had && !slots_.take(place.disk, place.slot))
-        return error(Code::kFormatInvalid, change.chunk.raw);
+      if (!had && !claim(place)) return error(Code::kFormatInvalid, change.chunk.raw);
     }
     const MovedChunk* const moved = put_places(change.chunk, change.places);
     for (const Place& place : moved->left) {
-      slots_.give_back(place.disk, place.slot);
+      if (!salvage_) slots_.give_back(place.disk, place.slot);
     }
     for (const auto& old : moved->chunks) chunks_.find(old->id)->ghosts = 0;
     moved_.erase(moved);
@@ -197,6 +211,8 @@ Result<void> Allocator::replay(const ChunkPut& change) {
 Result<void> Allocator::replay(const ChunkRemove& change) {
   LockGuard lock(mutex_);
   next_chunk_ = std::max(next_chunk_, change.chunk.raw + 1);
+  if (salvage_)
+    return {};  // what leads there has the wrong checksum, or has been there all the time
   Chunk* const chunk = chunks_.find(change.chunk);
   if (chunk == nullptr || chunk->live_count != 0) {
     return error(Code::kFormatInvalid, change.chunk.raw);

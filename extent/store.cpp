@@ -168,6 +168,10 @@ Result<void> Store::load(ChunkId id, const ChunkState& state) {
   return impl_->allocator.load(id, state);
 }
 
+void Store::tolerate_conflicts() { impl_->allocator.tolerate_conflicts(); }
+
+bool Store::knows(ChunkId id) const { return impl_->allocator.knows(id); }
+
 void Store::load_next_chunk(std::uint32_t id) { impl_->allocator.load_next_chunk(id); }
 
 Result<void> Store::replay(const ChunkPut& change) { return impl_->allocator.replay(change); }

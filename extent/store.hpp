@@ -104,6 +104,9 @@ class Store final : public journal::SlotSource {
 
   // Recovery: one thread, before start(). First what the runs have, then the records behind them.
 
+  // See Allocator.
+  void tolerate_conflicts();
+  bool knows(ChunkId id) const;
   // A chunk, or a column of a group, as a run has it under this id; ascending. kFormatInvalid (detail:
   // the chunk): a slot of it does not exist or is another's, or it contradicts its group.
   Result<void> load(ChunkId id, const ChunkState& state);

@@ -143,28 +143,36 @@ Outcome<ProbedDisk> probe_disk(Executor& executor, const std::string& path, Dura
 }
 
 Outcome<FoundDisks> find_disks(Executor& executor, const DiskSearch& search) {
-  ProbedDisk first = TRY(probe_patiently(executor, search.named));
-  FoundDisks found{.pool = first.superblock.pool,
-                   .label = first.superblock.label,
-                   .known_paths = {},
-                   .disks = {},
-                   .notes = {}};
+  FoundDisks found;
   std::vector<ProbedDisk> probed;
-  probed.push_back(std::move(first));
-
-  for (const std::string& path : search.others) {
+  std::optional<Refusal> refused;
+  std::vector<std::string> named{search.named};
+  named.insert(named.end(), search.others.begin(), search.others.end());
+  for (const std::string& path : named) {
     // The same disk named twice would wait for its own lock.
     const bool again = std::ranges::any_of(
         probed, [&](const ProbedDisk& other) { return same_file(other.target.path, path); });
     if (again) continue;
-    ProbedDisk other = TRY(probe_patiently(executor, path));
+    auto one = probe_patiently(executor, path);
+    if (!one && search.lenient && one.error().code != ExitCode::kAlreadyMounted) {
+      found.notes.push_back(one.error().what);
+      if (!refused) refused = one.error();
+      continue;
+    }
+    ProbedDisk other = TRY(std::move(one));
+    if (probed.empty()) {
+      found.pool = other.superblock.pool;
+      found.label = other.superblock.label;
+    }
     if (other.superblock.pool != found.pool) {
-      return Refusal{ExitCode::kUsage,
-                     fmt::format("{} and {} belong to different pools.", search.named, path),
-                     "Mount one pool at a time."};
+      return Refusal{
+          ExitCode::kUsage,
+          fmt::format("{} and {} belong to different pools.", probed.front().target.path, path),
+          "Mount one pool at a time."};
     }
     probed.push_back(std::move(other));
   }
+  if (probed.empty()) return *refused;
 
   // What they remember: a disk that was away may not know of one that was added since, so the
   // records of everything found count.
@@ -177,7 +185,7 @@ Outcome<FoundDisks> find_disks(Executor& executor, const DiskSearch& search) {
     if (const auto* own = disk.superblock.find(disk.superblock.this_disk)) tried[own->uuid] = true;
   };
   for (const ProbedDisk& disk : probed) learn_from(disk);
-  for (bool more = true; more;) {
+  for (bool more = search.search; more;) {
     more = false;
     for (const auto& [uuid, path] : std::map{remembered}) {
       if (tried[uuid]) continue;
@@ -214,7 +222,10 @@ Outcome<FoundDisks> find_disks(Executor& executor, const DiskSearch& search) {
                                               .lock_wait = kLockPatience});
     if (!opened) {
       if (opened.error().code == Code::kPoolBusy) return refuse_busy(disk.target.path);
-      return refuse_open(disk.target.path, opened.error());
+      const Refusal refusal = refuse_open(disk.target.path, opened.error());
+      if (!search.lenient) return refusal;
+      found.notes.push_back(refusal.what);
+      continue;
     }
     found.disks.push_back(std::move(*opened));
   }
@@ -222,11 +233,14 @@ Outcome<FoundDisks> find_disks(Executor& executor, const DiskSearch& search) {
 }
 
 Outcome<std::unique_ptr<journal::Pool>> open_pool(
-    Executor& executor, std::vector<std::unique_ptr<scheduler::Disk>> disks, bool read_only) {
+    Executor& executor, std::vector<std::unique_ptr<scheduler::Disk>> disks, bool read_only,
+    bool salvage) {
   journal::Pool::Problem problem;
   auto pool = block_on(
       executor,
-      journal::Pool::open(executor, {.disks = std::move(disks), .read_only = read_only}, &problem));
+      journal::Pool::open(executor,
+                          {.disks = std::move(disks), .read_only = read_only, .salvage = salvage},
+                          &problem));
   if (pool) return std::move(*pool);
   ExitCode code = ExitCode::kFailed;
   switch (pool.error().code) {

@@ -29,6 +29,10 @@ struct DiskSearch {
   int workers_per_disk = 2;
   scheduler::IoQueueOptions queue = {};
   bool read_only = false;
+  // For who only wants to have what is left: a named disk that cannot be used is a note, unless none can
+  // or one is in use; and where the superblocks say that others are is looked only if `search`.
+  bool lenient = false;
+  bool search = true;
 };
 struct FoundDisks {
   Uuid pool;
@@ -46,8 +50,9 @@ struct FoundDisks {
 // there.
 Outcome<FoundDisks> find_disks(Executor& executor, const DiskSearch& search);
 
-// Opens the pool of these disks; nothing is written yet. The refusal names the disks and what to do.
+// Opens the pool of these disks; nothing is written yet. `salvage`: Pool::Opening::salvage. The refusal names the disks and what to do.
 Outcome<std::unique_ptr<journal::Pool>> open_pool(
-    Executor& executor, std::vector<std::unique_ptr<scheduler::Disk>> disks, bool read_only);
+    Executor& executor, std::vector<std::unique_ptr<scheduler::Disk>> disks, bool read_only,
+    bool salvage = false);
 
 }  // namespace dynamicfs::fs

@@ -36,6 +36,7 @@ Task<Result<std::unique_ptr<Filesystem>>> Filesystem::mount(Executor& executor,
                                                             std::unique_ptr<journal::Pool> pool,
                                                             FilesystemOptions options) {
   DFS_ASSERT(options.read_only || !options.tolerant);
+  DFS_ASSERT(options.tolerant || !options.salvage);
   auto impl = std::make_unique<Impl>(executor, std::move(pool), options);
   const Result<void> loaded = co_await impl->load();
   if (!loaded.has_value()) {
@@ -60,6 +61,10 @@ Task<Result<void>> Filesystem::Impl::load() {
   });
 
   const journal::Manifest manifest = pool->superblock().manifest;
+  if (options.salvage) {
+    runs.tolerate_damage();
+    store->tolerate_conflicts();
+  }
   runs.on_retired([this](const journal::RunRef& run) { store->retire_run(run.copies); });
   CO_TRY(co_await runs.open(manifest));
   for (const journal::RunRef& run : manifest.runs) report.run_bytes += run.bytes;
@@ -76,6 +81,7 @@ Task<Result<void>> Filesystem::Impl::load() {
   replay.count_whole = [this](std::vector<journal::TailRecord> tail) {
     return count_whole(std::move(tail));
   };
+  replay.salvage = options.salvage;
   CO_TRY_ASSIGN(journal, co_await journal::Journal::open(executor, *pool, std::move(replay),
                                                          options.group_commit));
   report.journal = journal->recovery();
@@ -103,8 +109,9 @@ Task<Result<void>> Filesystem::Impl::load() {
   const bool empty = manifest.runs.empty() && report.journal.records_replayed == 0;
   if (!empty) {
     const Result<InodeRef> root = co_await find(kRootInode);
-    if (!root.has_value() && root.error().code != Code::kStale) co_return root.error();
-    if (!root.has_value()) {
+    if (!root.has_value() && root.error().code != Code::kStale && !options.salvage)
+      co_return root.error();
+    if (!root.has_value() && !options.salvage) {
       log_error("the pool has metadata but no root directory");
       co_return error(Code::kFormatInvalid, kRootInode.raw);
     }

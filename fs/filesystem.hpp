@@ -27,6 +27,7 @@
 #include "base/executor.hpp"
 #include "base/result.hpp"
 #include "extent/store.hpp"
+#include "fs/salvage.hpp"
 #include "fs/tree_check.hpp"
 #include "journal/journal.hpp"
 #include "journal/pool.hpp"
@@ -144,6 +145,10 @@ struct FilesystemOptions {
   // With read_only: blocks that two files claim, or that lie nowhere, do not stop the mount; they are
   // for check_tree() to tell.
   bool tolerant = false;
+  // With both: metadata that cannot be read does not stop the mount either, nor damage of the log; what is
+  // uncertain for that is told by salvage_doubt(). For pools opened with Pool::Opening::salvage, and
+  // who looks at every doubt: what may be lost looks like a hole, or like a name that is not there.
+  bool salvage = false;
   // A checkpoint starts when the log is this full (percent): what bounds replay is its size.
   unsigned checkpoint_log_percent = 50;
   // What metadata may take in memory. Held on average: what is not in the runs yet stays, and
@@ -415,6 +420,12 @@ class Filesystem {
   // Reads all metadata into memory and looks at it. Nothing else may be running but reads. An error:
   // it could not be read.
   Task<Result<TreeReport>> check_tree();
+
+  // With FilesystemOptions::salvage (fs/salvage.hpp).
+  SalvageDoubt salvage_doubt(InodeId inode) const;
+  SalvageReport salvage_report() const;
+  // Some of the inodes with a larger number, ascending, those next to it; none: there are no more.
+  Task<Result<std::vector<InodeId>>> inodes_behind(InodeId from);
 
   journal::Pool& pool();
   journal::Journal& journal();

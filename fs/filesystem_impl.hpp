@@ -187,6 +187,27 @@ struct Filesystem::Impl {
   Task<Result<InodeRef>> file_to_change(InodeId id, FileBlock first, std::uint64_t count);
   Task<Result<std::size_t>> count_whole(std::vector<journal::TailRecord> tail);
 
+  // Salvage (salvage.cpp).
+  using LostKeys = journal::MergedEntries::Lost;
+  void note_doubt(InodeId inode, const std::function<void(SalvageDoubt&)>& note);
+  void note_failed_change(std::uint8_t type, std::span<const std::byte> body);
+  // Of the windows in [begin, end) those that `lost` may have had are looked up one by one, so that the
+  // filters of the runs tell most of them from holes; what remains is in doubt, and looks like a hole.
+  Task<Result<void>> salvage_windows(Inode& inode, std::vector<LostKeys> lost, std::uint64_t begin,
+                                     std::uint64_t end);
+  Task<Result<void>> salvage_window(Inode& inode, WindowId window);
+  // While a run is lost. `sure`: no newer record of the inode can be lost. The inode is not in the table
+  // yet.
+  Task<Result<void>> salvage_whole(Inode& inode, StoredInode stored, bool sure);
+  Task<Result<void>> salvage_map(Inode& inode, StoredInode stored, bool sure);
+  Task<Result<void>> salvage_names(Inode& inode, StoredInode stored, bool sure);
+  void note_lost_head(InodeId inode, const std::vector<LostKeys>& lost, bool sure,
+                      bool xattrs_sure);
+  // The log has an inode that no run that is left knows of.
+  void note_unknown(const InodeImage& image);
+  // The log says how long a file is: what there was behind that is none of it any more.
+  void salvage_end(Inode& inode, std::uint64_t size_before, std::uint64_t size_bytes);
+
   // Residency (residency.cpp): what is in memory, and what is read from the runs when it is needed.
   // What has been loaded stays while the InodeRef does.
 
@@ -386,6 +407,10 @@ struct Filesystem::Impl {
   std::vector<InodeId> unwritten;  // checkpoint_mutex: modified, of checkpoints that failed
   mutable Mutex damaged_mutex;     // leaf
   std::vector<InodeId> damaged DFS_GUARDED_BY(damaged_mutex);
+  SalvageReport salvage;       // what load() has found
+  InodeId being_made;          // by the record that is applied; 0: none. Of recovery alone
+  mutable Mutex doubts_mutex;  // leaf
+  std::unordered_map<std::uint64_t, SalvageDoubt> doubts DFS_GUARDED_BY(doubts_mutex);
 };
 
 // Numbers are granted to the allocator of inode numbers in steps of this many, half a step ahead.

@@ -17,6 +17,7 @@ Task<Result<void>> Filesystem::Impl::load_pool_state() {
                             journal::RunCursor::Mode::kStream};
   while (true) {
     CO_TRY_ASSIGN(const bool more, co_await cursor.next());
+    salvage.space_map_damaged = !cursor.lost().empty();
     if (!more) co_return Result<void>{};
     CO_TRY_ASSIGN(const Key key, parse_key(cursor.key()));
     switch (key.tag) {
@@ -32,7 +33,14 @@ Task<Result<void>> Filesystem::Impl::load_pool_state() {
       case KeyTag::kPoolChunk: {
         CO_TRY_ASSIGN(const extent::ChunkState chunk, extent::decode_chunk_state(cursor.value()));
         if (key.rest.size() != 4) co_return Code::kFormatInvalid;
-        CO_TRY(store->load(ChunkId{from_big_endian<std::uint32_t>(key.rest)}, chunk));
+        const Result<void> loaded =
+            store->load(ChunkId{from_big_endian<std::uint32_t>(key.rest)}, chunk);
+        if (loaded.has_value()) break;
+        if (!options.salvage) co_return loaded.error();
+        // Where its blocks lie is enough to read them, and any column of a group knows that. What
+        // another has said is not made older.
+        if (cursor.in_doubt() && store->knows(chunk.put.chunk)) break;
+        if (!store->replay(chunk.put).has_value()) ++salvage.chunks_lost;
         break;
       }
       case KeyTag::kPoolOrphan: {
@@ -152,20 +160,66 @@ Task<Result<void>> Filesystem::Impl::load_wanted(Wanted what) {
   co_return Result<void>{};
 }
 
+namespace {
+
+struct ChangeBytes {
+  std::uint8_t type;
+  std::span<const std::byte> body;
+};
+
+// The inode that a record makes: it gets its first and only name and has not been changed since it
+// was made, so all that there is of it is in the log. 0: none, or it cannot be told.
+InodeId made_by(const std::vector<ChangeBytes>& changes) {
+  InodeId named;
+  std::size_t names = 0;
+  for (const ChangeBytes& change : changes) {
+    if (static_cast<ChangeType>(change.type) == ChangeType::kEntryRemove) return {};
+    if (static_cast<ChangeType>(change.type) != ChangeType::kEntryPut) continue;
+    const Result<EntryChange> entry = decode_entry_put(change.body);
+    if (!entry.has_value() || ++names > 1) return {};
+    named = entry->inode;
+  }
+  for (const ChangeBytes& change : changes) {
+    if (static_cast<ChangeType>(change.type) != ChangeType::kInodePut) continue;
+    const Result<InodeImage> image = decode_inode(change.body);
+    if (!image.has_value() || image->inode != named) continue;
+    const std::uint32_t type = image->mode & Inode::kTypeMask;
+    const bool empty = type != Inode::kTypeRegular || image->size_bytes == 0;
+    const bool first = image->nlink == (type == Inode::kTypeDirectory ? 2 : 1);
+    return empty && first && image->ctime_ns == image->btime_ns ? named : InodeId{};
+  }
+  return {};
+}
+
+}  // namespace
+
 Task<Result<void>> Filesystem::Impl::apply_record(Lsn lsn, std::span<const std::byte> record) {
-  struct Change {
-    std::uint8_t type;
-    std::span<const std::byte> body;
-  };
+  using Change = ChangeBytes;
   std::vector<Change> changes;
   CO_TRY(for_each_change(record, [&](std::uint8_t type, std::span<const std::byte> body) {
     changes.push_back({type, body});
     return Result<void>{};
   }));
+  being_made = runs.any_lost() ? made_by(changes) : InodeId{};
+  // An inode that the record alone knows is there before what else it says of it.
   for (const Change& change : changes) {
-    CO_TRY(co_await apply_change(lsn, change.type, change.body));
+    if (!runs.any_lost() || static_cast<ChangeType>(change.type) != ChangeType::kInodePut) continue;
+    const Result<InodeImage> image = decode_inode(change.body);
+    if (!image.has_value()) continue;
+    const Result<InodeRef> found = co_await find(image->inode);
+    if (found.has_value() || found.error().code != Code::kCorrupt) continue;
+    const Result<void> put = co_await put_inode(*image);
+    put.ignore("it is met again below");
   }
-  co_return Result<void>{};
+  Result<void> outcome;
+  for (const Change& change : changes) {
+    const Result<void> applied = co_await apply_change(lsn, change.type, change.body);
+    if (applied.has_value()) continue;
+    if (!options.salvage) co_return applied.error();
+    note_failed_change(change.type, change.body);
+    outcome = applied;
+  }
+  co_return outcome;
 }
 
 namespace {
@@ -197,19 +251,26 @@ void Filesystem::Impl::take_image(Inode& inode, const InodeImage& image) {
 
 Task<Result<void>> Filesystem::Impl::put_inode(InodeImage image) {
   const Result<InodeRef> found = co_await find(image.inode);
-  if (!found.has_value() && found.error().code != Code::kStale) co_return found.error();
+  const bool unknown =
+      !found.has_value() && found.error().code == Code::kCorrupt && runs.any_lost();
+  if (!found.has_value() && found.error().code != Code::kStale && !unknown) co_return found.error();
+  if (unknown && image.inode != being_made) note_unknown(image);
   InodeRef inode;
   if (found.has_value()) {
     inode = *found;
   } else {
     inode = InodeRef{new Inode{image.inode}};
+    inode->stored = unknown;  // so that it is not looked for once it is removed
   }
   {
     LockGuard lock(inode->mutex);
     if (found.has_value() && ((inode->mode ^ image.mode) & S_IFMT) != 0) {
       co_return impossible(image.inode);
     }
+    const std::uint64_t size_before = inode->size_bytes.load(std::memory_order_relaxed);
     take_image(*inode, image);
+    if (found.has_value() && inode->map && runs.any_lost())
+      salvage_end(*inode, size_before, image.size_bytes);
     if (found.has_value()) {
       modify_locked(*inode);
     } else {
@@ -233,6 +294,10 @@ Task<Result<void>> Filesystem::Impl::put_inode(InodeImage image) {
 Task<Result<void>> Filesystem::Impl::remove_inode(InodeId id) {
   const Result<InodeRef> found = co_await find(id);
   if (!found.has_value() && found.error().code == Code::kStale) co_return Result<void>{};
+  if (!found.has_value() && found.error().code == Code::kCorrupt && runs.any_lost()) {
+    inodes.remove(id, eras.current.load(std::memory_order_acquire), true);
+    co_return Result<void>{};
+  }
   CO_TRY_ASSIGN(const InodeRef inode, found);
   extent::Freed freed;
   if (inode->map) {
@@ -285,7 +350,7 @@ Task<Result<void>> Filesystem::Impl::put_extents(Lsn lsn, extent::ExtentPut chan
     log_error("inode {}: {}", change.inode, describe(live.error()));
     co_return live;
   }
-  if (!live.has_value()) {
+  if (!live.has_value() && !options.salvage) {
     load_problems.push_back(
         fmt::format("inode {} {} (chunk {})", change.inode,
                     shares ? "shares blocks that are nobody's" : "has blocks that are not its own",

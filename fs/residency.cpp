@@ -109,14 +109,23 @@ Task<Result<InodeRef>> Filesystem::Impl::read_inode(InodeId id) DFS_NO_THREAD_SA
   InodeRef inode{new Inode{id}};
   inode->stored = true;
   bool found = false;
+  StoredInode stored;
+  bool sure = true;  // no newer record of it can be lost
+  bool xattrs_sure = false;
   while (true) {
     CO_TRY_ASSIGN(const bool more, co_await cursor.next());
     if (!more) break;
     CO_TRY_ASSIGN(const Key key, parse_key(cursor.key()));
+    if (!found && key.tag != KeyTag::kInode && !cursor.lost().empty()) break;
     if (!found && key.tag != KeyTag::kInode) co_return error(Code::kFormatInvalid, id.raw);
+    if (key.tag == KeyTag::kXattr) {
+      xattrs_sure = !cursor.in_doubt();
+    } else {
+      sure &= !cursor.in_doubt();
+    }
     switch (key.tag) {
       case KeyTag::kInode: {
-        CO_TRY_ASSIGN(const StoredInode stored, decode_stored_inode(cursor.value()));
+        CO_TRY_ASSIGN(stored, decode_stored_inode(cursor.value()));
         if (stored.image.inode != id) co_return error(Code::kFormatInvalid, id.raw);
         found = true;
         take_image(*inode, stored.image);
@@ -143,8 +152,15 @@ Task<Result<InodeRef>> Filesystem::Impl::read_inode(InodeId id) DFS_NO_THREAD_SA
       default: co_return error(Code::kFormatInvalid, id.raw);
     }
   }
+  // That what cannot be read has nothing of it is not known.
+  if (!found && !cursor.lost().empty()) co_return error(Code::kCorrupt, id.raw);
   if (!found) co_return error(Code::kStale, id.raw);
+  if (!cursor.lost().empty()) note_lost_head(id, cursor.lost(), sure, xattrs_sure);
   if (inode->xattrs) inode->note_xattrs(metadata_memory);
+  if (runs.any_lost()) {
+    CO_TRY(co_await salvage_whole(*inode, stored, sure));
+    co_return inode;
+  }
   if (inode->directory && inode->directory->count() <= kSmallDirectory) {
     CO_TRY(co_await load_cookies(*inode, 0, ~std::uint64_t{0}));
   }
@@ -175,6 +191,8 @@ Task<Result<void>> Filesystem::Impl::load_cookies(Inode& directory, std::uint64_
     LockGuard lock(directory.mutex);
     directory.directory->load(from_big_endian<std::uint64_t>(key.rest), std::move(entry));
   }
+  if (!cursor.lost().empty())
+    note_doubt(directory.id, [](SalvageDoubt& doubt) { doubt.names = true; });
   if (from == 0 && to_end) {
     LockGuard lock(directory.mutex);
     directory.directory->set_whole();
@@ -214,6 +232,8 @@ Task<Result<std::uint64_t>> Filesystem::Impl::load_entries(Inode& directory, std
                    end_of(directory.id, KeyTag::kEntry), RunCursor::Mode::kCached};
   for (std::size_t names = 0;; ++names) {
     CO_TRY_ASSIGN(const bool more, co_await cursor.next());
+    if (!cursor.lost().empty())
+      note_doubt(directory.id, [](SalvageDoubt& doubt) { doubt.names = true; });
     if (!more) break;
     CO_TRY_ASSIGN(const Key key, parse_key(cursor.key()));
     CO_TRY_ASSIGN(Entry entry, decode_entry(cursor.value()));
@@ -268,6 +288,10 @@ Task<Result<void>> Filesystem::Impl::read_windows(Inode& inode, FileBlock first,
         map.note_hole(WindowId{window});
         continue;
       }
+      if (options.salvage) {
+        CO_TRY(co_await salvage_window(inode, WindowId{window}));
+        continue;
+      }
       RunCursor cursor{runs,
                        runs.runs(),
                        window_key(inode.id, window),
@@ -291,8 +315,10 @@ Task<Result<void>> Filesystem::Impl::read_windows(Inode& inode, FileBlock first,
   while (true) {
     CO_TRY_ASSIGN(const bool more, co_await cursor.next());
     if (!more) break;
+    if (cursor.in_doubt()) continue;
     CO_TRY(load(cursor));
   }
+  CO_TRY(co_await salvage_windows(inode, cursor.lost(), begin, end));
   if (count != ~std::uint64_t{0}) {
     for (std::uint64_t window = begin; window < end; ++window) map.note_hole(WindowId{window});
   } else if (begin == 0) {
@@ -319,12 +345,16 @@ Task<Result<std::uint64_t>> Filesystem::Impl::load_some_windows(Inode& inode, st
     CO_TRY_ASSIGN(const Key key, parse_key(cursor.key()));
     if (key.rest.size() != 8) co_return error(Code::kFormatInvalid, inode.id.raw);
     const auto found = from_big_endian<std::uint64_t>(key.rest);
-    CO_TRY(inode.map->load_window(WindowId{found}, cursor.value()));
+    if (!cursor.in_doubt()) {
+      CO_TRY(inode.map->load_window(WindowId{found}, cursor.value()));
+    }
     if (loaded + 1 >= kWindowsAtOnce) {
+      CO_TRY(co_await salvage_windows(inode, cursor.lost(), window, found + 1));
       look_at_memory();
       co_return found + 1;
     }
   }
+  CO_TRY(co_await salvage_windows(inode, cursor.lost(), window, kEnd));
   if (window == 0) inode.map->set_whole();
   co_return kEnd;
 }
@@ -402,6 +432,7 @@ Filesystem::Impl::Evicted Filesystem::Impl::evict_once(
       const bool clean = eras.is_clean(inode.era.load(std::memory_order_relaxed));
       if (!clean) out.dirty_left = true;
       if (clean && inode.id != kRootInode && inode.nlink != 0) return true;
+      if (runs.any_lost()) return false;  // what salvage_whole() has found is not asked for again
       if (inode.directory) inode.directory->drop_clean();
       if (inode.map) inode.map->drop_clean();
       return false;

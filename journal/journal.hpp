@@ -81,7 +81,11 @@ struct RecoveryReport {
   bool torn_tail = false;
   std::uint64_t records_checked = 0;  // whose data had to be looked at
   std::uint64_t records_dropped = 0;  // from the first on whose data was not there
-  Lsn last;                           // the last LSN there is
+  // With Replay::salvage: the batch in front of which the log ends although there was more, or may have
+  // been; 0: the log is whole. And how many records could not be applied.
+  BatchSequence damaged{0};
+  std::uint64_t records_failed = 0;
+  Lsn last;  // the last LSN there is
   Duration took{0};
 };
 
@@ -104,6 +108,9 @@ struct Replay {
   // which is not on any disk that should have it. Called at most once, when apply() has had all
   // records before and none of these. Not set: all do.
   std::function<Task<Result<std::size_t>>(std::vector<TailRecord>)> count_whole;
+  // In a read-only pool: every disk that is here is asked for the log, damage ends it instead of being
+  // kCorrupt, and a record that apply() refuses is counted and left out.
+  bool salvage = false;
 };
 
 // Whether a record may reach the disks before the data that it names.

@@ -26,6 +26,10 @@ MergedEntries::MergedEntries(RunSet& set, RunSet::Runs runs, Bytes low, Bytes hi
     Input& input = inputs_[rank];
     input.rank = rank;
     input.run = std::move(runs[rank]);
+    if (input.run->lost()) {
+      lost_.push_back({.low = {}, .high = {}, .rank = rank, .whole_run = true});
+      continue;
+    }
     const RunIndex& index = input.run->index();
     input.next_block = index.block_of(low_);
     input.end_block = high_.empty() ? index.size() : index.end_of(high_);
@@ -67,12 +71,38 @@ Task<Result<void>> MergedEntries::read_block(Input* input) {
   }
   if (!block.has_value()) {
     if (block.error().code == Code::kCorrupt) input->run->note_unreadable();
-    co_return block.error();
+    if (block.error().code != Code::kCorrupt || !set_.tolerates_damage()) co_return block.error();
+    pass_over(input);
+    co_return Result<void>{};
   }
   input->block = std::move(*block);
   ++input->next_block;
   input->entries = RunEntries{input->block.payload, input->block.entries};
   co_return Result<void>{};
+}
+
+// As if the block that cannot be read were empty.
+void MergedEntries::pass_over(Input* input) {
+  const RunIndex& index = input->run->index();
+  const std::span<const std::byte> low = index.key(input->next_block);
+  Lost lost{.low = {low.begin(), low.end()}, .high = {}, .rank = input->rank, .whole_run = false};
+  if (input->next_block + 1 < index.size()) {
+    const std::span<const std::byte> high = index.key(input->next_block + 1);
+    lost.high.assign(high.begin(), high.end());
+  }
+  lost_.push_back(std::move(lost));
+  set_.note_lost_block(*input->run, input->next_block);
+  if (input->stream) input->stream->skip();
+  input->block = {};
+  input->entries = {};
+  ++input->next_block;
+}
+
+bool MergedEntries::in_doubt() const {
+  return std::ranges::any_of(lost_, [&](const Lost& lost) {
+    return lost.rank < taken_->rank && !key_less(key(), lost.low) &&
+           (lost.high.empty() || key_less(key(), lost.high));
+  });
 }
 
 Task<Result<void>> MergedEntries::load() {

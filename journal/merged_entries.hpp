@@ -4,6 +4,9 @@
 //        counts. A prefix deletion of rank r takes every entry of a rank above r whose key begins
 //        with it, further prefix deletions included; of ranks up to r it takes none.
 //        Deletions are entries here: what they stand for may lie in runs that are not among these.
+// Damage Where the set tolerates it, a block that cannot be read has no entries, nor has a run that is
+//        lost, and what older runs say of the keys that it may have had is in doubt: a newer version
+//        may be lost, or a deletion.
 #pragma once
 
 #include <cstdint>
@@ -52,6 +55,18 @@ class MergedEntries {
   RunEntryKind kind() const { return taken_->entries.kind(); }
   std::span<const std::byte> key() const { return taken_->entries.key(); }
   std::span<const std::byte> value() const { return taken_->entries.value(); }
+  // A run newer than the one that it is from may have another version of it, or have deleted it.
+  bool in_doubt() const;
+
+  // Keys of which a block could not be read: low <= key < high; empty `high`: to the end. Of a run
+  // that is lost as a whole these are all keys, and it is here from the beginning.
+  struct Lost {
+    Bytes low;
+    Bytes high;
+    std::size_t rank;
+    bool whole_run;
+  };
+  const std::vector<Lost>& lost() const { return lost_; }
 
  private:
   // One run, and where we are in it.
@@ -74,6 +89,7 @@ class MergedEntries {
   static bool later(const Input* a, const Input* b);
   static bool same_item(const Input& a, const Input& b);
   Task<Result<void>> read_block(Input* input);
+  void pass_over(Input* input);
   void advance(Input* input);
   Input* pop();
   bool survives(const Input& input);
@@ -82,9 +98,10 @@ class MergedEntries {
   const Bytes low_;
   const Bytes high_;
   const scheduler::IoClass io_class_;
-  std::vector<Input> inputs_;     // never resized: others point into it
-  std::vector<Input*> ready_;     // have an entry; a heap, the first in order on top
-  std::vector<Input*> hungry_;    // need a block before anything can be said
+  std::vector<Input> inputs_;   // never resized: others point into it
+  std::vector<Input*> ready_;   // have an entry; a heap, the first in order on top
+  std::vector<Input*> hungry_;  // need a block before anything can be said
+  std::vector<Lost> lost_;
   std::vector<Deleted> deleted_;  // each begins with the one before it, and is of a lower rank
   Input* taken_ = nullptr;        // neither ready nor hungry: its entry is shown
 };

@@ -97,6 +97,9 @@ class Pool {
     // Takes the disks; which is which is read from their superblocks, order does not matter.
     std::vector<std::unique_ptr<scheduler::Disk>> disks;
     bool read_only = false;
+    // For who only wants to have what is left: read-only, and neither disks that are missing, nor that no
+    // member of the newest epoch is here, nor that a disk has become shorter stands in the way.
+    bool salvage = false;
   };
   // What stands in the way of opening, in words for the user; filled when open() fails.
   struct Problem {

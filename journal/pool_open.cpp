@@ -363,7 +363,8 @@ Task<Result<std::unique_ptr<Pool>>> Pool::open(Executor& executor, Opening openi
       const DiskRecord* const own = candidate.found->superblock.find(record.id);
       if (own->uuid != record.uuid) continue;
       if (candidate.disk->size_bytes() <
-          record.first_slot_offset + std::uint64_t{record.slots} * kSlotBytes) {
+              record.first_slot_offset + std::uint64_t{record.slots} * kSlotBytes &&
+          !opening.salvage) {
         candidate.why = error(Code::kDiskRange, candidate.disk->size_bytes());
         seat->reason = "smaller than when it was made part of the pool";
         damaged.push_back(std::move(candidate));
@@ -398,7 +399,7 @@ Task<Result<std::unique_ptr<Pool>>> Pool::open(Executor& executor, Opening openi
   // A spare has nothing that could be missing.
   const auto missed =
       std::ranges::count_if(missing, [](const DiskRecord& record) { return !record.spare; });
-  if (static_cast<unsigned>(missed) > tolerance) {
+  if (static_cast<unsigned>(missed) > tolerance && !opening.salvage) {
     co_return refuse(problem, cause,
                      fmt::format("{} of {} disks {} missing, and {} {}: {}.{} Connect "
                                  "what is missing, or say where it is with -o disk=PATH.",
@@ -412,7 +413,7 @@ Task<Result<std::unique_ptr<Pool>>> Pool::open(Executor& executor, Opening openi
     return seat->disk != nullptr && seat->old_epoch.value_or(confirmed) >= confirmed &&
            std::ranges::find(superblock.members, seat->id) != superblock.members.end();
   });
-  if (!member_here) {
+  if (!member_here && !opening.salvage) {
     std::vector<DiskRecord> members;
     for (const DiskId id : superblock.members) members.push_back(*superblock.find(id));
     if (problem != nullptr) problem->missing = members;
@@ -426,7 +427,7 @@ Task<Result<std::unique_ptr<Pool>>> Pool::open(Executor& executor, Opening openi
     log_warning("{} cannot be used ({}); going on without it", candidate.disk->path(),
                 describe(candidate.why));
   }
-  bool read_only = opening.read_only;
+  bool read_only = opening.read_only || opening.salvage;
   if (superblock.writer_min > kFormatVersion) {
     log_warning("this pool was written by a newer dynamicfs (format {}): opened read-only",
                 superblock.writer_min);

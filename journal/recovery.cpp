@@ -92,6 +92,8 @@ class Recovery {
   std::optional<Held> newest_;  // found: it may be the last one
   std::vector<Held> passed_;    // others follow them, or all their records are true; ascending
   std::uint64_t passed_bytes_ = 0;
+  bool followed_ =
+      false;  // a later batch than the newest was seen, so that was durable with its data
   Recovered recovered_;
 };
 
@@ -103,6 +105,12 @@ void Recovery::find_copies() {
   }
   if (!pool_.read_only()) {
     for (const DiskId id : pool_.members_to_be()) {
+      if (std::ranges::find(ids, id) == ids.end()) ids.push_back(id);
+    }
+  }
+  if (replay_.salvage) {
+    for (const DiskId id : *pool_.healthy()) {
+      if (superblock_.find(id)->journal_bytes < superblock_.log_bytes) continue;
       if (std::ranges::find(ids, id) == ids.end()) ids.push_back(id);
     }
   }
@@ -121,6 +129,7 @@ Task<Result<void>> Recovery::drop(DiskId id, Error cause) {
   for (const auto& copy : copies_) DFS_ASSERT(copy->repair_from == copy->repair_end);
   std::erase_if(copies_, [id](const auto& copy) { return copy->id == id; });
   const Result<void> reported = co_await pool_.report_failure(id, cause);
+  if (replay_.salvage) co_return Result<void>{};
   co_return reported;
 }
 
@@ -261,7 +270,10 @@ Task<Result<void>> Recovery::apply_passed() {
   }
   if (replay_.prepare && !records.empty()) co_await replay_.prepare(records);
   for (const TailRecord& record : records) {
-    CO_TRY(co_await replay_.apply(record.lsn, record.payload));
+    const Result<void> applied = co_await replay_.apply(record.lsn, record.payload);
+    if (applied.has_value()) continue;
+    if (!replay_.salvage) co_return applied.error();
+    ++recovered_.report.records_failed;
   }
   recovered_.report.records_replayed += records.size();
   recovered_.report.batches_replayed += passed.size();
@@ -276,11 +288,13 @@ Task<Result<void>> Recovery::end_log() {
   CO_TRY(co_await apply_passed());
   const bool beside = newest_ && newest_->header.beside_flush;
   recovered_.certain = recovered_.report.last;
-  if (newest_ && newest_->header.beside_flush && replay_.count_whole &&
+  if (newest_ && newest_->header.beside_flush && replay_.count_whole && !followed_ &&
       !mutated(Mutant::kBelieveTail)) {
     const std::size_t records = newest_->records.size();
     recovered_.report.records_checked = records;
-    CO_TRY_ASSIGN(const std::size_t whole, co_await replay_.count_whole(newest_->records));
+    Result<std::size_t> counted = co_await replay_.count_whole(newest_->records);
+    if (!counted.has_value() && replay_.salvage) counted = records;
+    CO_TRY_ASSIGN(const std::size_t whole, counted);
     DFS_ASSERT(whole <= records);
     // Completing copies of data may have cost a disk, which must not be a member then.
     CO_TRY(co_await write_repairs());
@@ -442,7 +456,9 @@ Task<Result<void>> Recovery::check_end() {
   for (const std::uint64_t from : {next_.offset, std::uint64_t{0}}) {
     if (from + kBlockBytes > superblock_.log_bytes) continue;
     CO_TRY(co_await show(from));
-    CO_TRY(look_for_later(from, std::min(from + reach, superblock_.log_bytes)));
+    const Result<void> later = look_for_later(from, std::min(from + reach, superblock_.log_bytes));
+    followed_ = followed_ || !later.has_value();
+    CO_TRY(later);
 
     // An old member that could be read and does not have the batch shows that it was never
     // acknowledged. Without one we know nothing.
@@ -472,7 +488,14 @@ Task<Result<Recovered>> Recovery::run() {
     }
     if (!taken) break;
   }
-  CO_TRY(co_await check_end());
+  const Result<void> end = co_await check_end();
+  if (!end.has_value()) {
+    if (!replay_.salvage || end.error().code != Code::kCorrupt) co_return end.error();
+    // After an orderly unmount there is nothing in the log, wherever it is now.
+    const bool nothing = superblock_.clean && !followed_ &&
+                         next_.sequence == superblock_.manifest.log_start.sequence;
+    if (!nothing) recovered_.report.damaged = next_.sequence;
+  }
   CO_TRY(co_await end_log());
   CO_TRY(co_await write_repairs());
   if (!pool_.read_only()) {

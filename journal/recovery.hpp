@@ -39,6 +39,10 @@ struct Recovered {
   std::vector<DiskId> members;  // have all of them, durably
 };
 
+// Salvage  Whoever only wants to have what is left (Replay::salvage) gets the records up to the first
+//          damage, which is reported. Disks that are no members count as well: a batch of theirs names
+//          its epoch and the batch before it, so what an abandoned session has left there is not taken.
+
 // Hands every record behind the manifest's LSN to `replay`. Errors: kCorrupt (detail: sequence),
 // kReadOnly (too many disks failed meanwhile), what `replay` says. With a read-only pool nothing is
 // written.

@@ -34,6 +34,9 @@ class RunCursor {
   // Valid until the next call of next().
   std::span<const std::byte> key() const { return entries_.key(); }
   std::span<const std::byte> value() const { return entries_.value(); }
+  // Where the set tolerates damage: see MergedEntries.
+  bool in_doubt() const { return entries_.in_doubt(); }
+  const std::vector<MergedEntries::Lost>& lost() const { return entries_.lost(); }
 
  private:
   MergedEntries entries_;

@@ -1,6 +1,8 @@
 #include "journal/run_set.hpp"
 
 #include <algorithm>
+#include <set>
+#include <utility>
 
 #include "journal/run_cache.hpp"
 
@@ -38,8 +40,12 @@ struct RunSet::Impl {
   Pool& pool;
   const std::shared_ptr<Run::Retirement> retirement;
   RunSetMetrics metrics;
+  std::atomic<bool> tolerates_damage{false};
 
   mutable Mutex mutex;
+  std::vector<RunRef> lost_runs DFS_GUARDED_BY(mutex);
+  std::atomic<bool> any_lost{false};  // constant behind open()
+  std::set<std::pair<std::uint64_t, std::uint64_t>> lost_blocks DFS_GUARDED_BY(mutex);
   std::shared_ptr<const Runs> runs DFS_GUARDED_BY(mutex) = std::make_shared<const Runs>();
 
   RunCache& cache() { return retirement->cache; }
@@ -54,16 +60,46 @@ void RunSet::on_retired(std::function<void(const RunRef&)> listener) {
   impl_->retirement->listener = std::move(listener);
 }
 
+void RunSet::tolerate_damage() { impl_->tolerates_damage.store(true); }
+bool RunSet::tolerates_damage() const { return impl_->tolerates_damage.load(); }
+
+std::vector<RunRef> RunSet::lost_runs() const {
+  LockGuard lock(impl_->mutex);
+  return impl_->lost_runs;
+}
+
+bool RunSet::any_lost() const { return impl_->any_lost.load(std::memory_order_acquire); }
+
+std::uint64_t RunSet::lost_blocks() const {
+  LockGuard lock(impl_->mutex);
+  return impl_->lost_blocks.size();
+}
+
+void RunSet::note_lost_block(const Run& run, std::uint64_t index) {
+  LockGuard lock(impl_->mutex);
+  impl_->lost_blocks.emplace(run.ref().id, index);
+}
+
 Task<Result<void>> RunSet::open(Manifest manifest) {
   std::vector<Task<Result<std::shared_ptr<const Run>>>> opening;
-  for (RunRef& ref : manifest.runs) opening.push_back(open_run(std::move(ref)));
+  for (const RunRef& ref : manifest.runs) opening.push_back(open_run(ref));
   std::vector<Result<std::shared_ptr<const Run>>> opened = co_await when_all(std::move(opening));
   auto runs = std::make_shared<Runs>();
-  for (auto& run : opened) {
-    if (!run.has_value()) co_return run.error();
-    runs->push_back(std::move(run).value());
+  std::vector<RunRef> lost;
+  for (std::size_t i = 0; i < opened.size(); ++i) {
+    if (opened[i].has_value()) {
+      runs->push_back(std::move(opened[i]).value());
+      continue;
+    }
+    if (!tolerates_damage()) co_return opened[i].error();
+    lost.push_back(manifest.runs[i]);
+    std::shared_ptr<Run> run{new Run{manifest.runs[i]}};
+    run->filter_lost_ = run->lost_ = true;
+    runs->push_back(std::move(run));
   }
+  impl_->any_lost.store(!lost.empty(), std::memory_order_release);
   LockGuard lock(impl_->mutex);
+  impl_->lost_runs = std::move(lost);
   DFS_ASSERT(impl_->runs->empty());
   impl_->runs = std::move(runs);
   co_return Result<void>{};
@@ -97,10 +133,47 @@ Task<Result<std::shared_ptr<const Run>>> RunSet::open_run(RunRef ref) {
     while (separators.next()) run->index_.add(separators.key());
   }
   count(stream.repairs());
-  if (!failure.has_value()) co_return failure.error();
-  if (run->index_.size() != entry_blocks) co_return error(Code::kFormatInvalid, entry_blocks);
+  if (failure.has_value() && run->index_.size() != entry_blocks)
+    failure = error(Code::kFormatInvalid, entry_blocks);
+  if (!failure.has_value() && tolerates_damage()) failure = co_await index_entries(run.get());
+  CO_TRY(failure);
   run->index_.shrink_to_fit();
   co_return std::shared_ptr<const Run>{std::move(run)};
+}
+
+// The index of a run whose own cannot be read, and no filter. Of a block that cannot be read either it
+// is known which keys it may have: those behind the block before it.
+Task<Result<void>> RunSet::index_entries(Run* run) {
+  run->index_ = RunIndex{};
+  run->filter_ = RunFilter{};
+  run->filter_lost_ = true;
+  RunStream stream{impl_->pool,        run->ref_,       0, run->ref_.entry_blocks,
+                   IoClass::kCritical, kOpenPiecesAhead};
+  bool any = false;
+  Bytes last;  // a key of the block before; then something behind it
+  while (!stream.at_end()) {
+    const Result<RunBlock> block = co_await stream.next();
+    if (!block.has_value()) {
+      stream.skip();
+      run->index_.add(last);
+      last.push_back(std::byte{0});
+      continue;
+    }
+    any = true;
+    RunEntries entries{block->payload, block->entries};
+    bool first = true;
+    while (entries.next()) {
+      if (std::exchange(first, false))
+        run->index_.add(
+            run->index_.size() == 0 ? Bytes{} : Bytes{entries.key().begin(), entries.key().end()});
+      last.assign(entries.key().begin(), entries.key().end());
+    }
+    if (first) co_return error(Code::kFormatInvalid, run->index_.size());
+    last.push_back(std::byte{0});
+  }
+  count(stream.repairs());
+  if (!any) co_return error(Code::kCorrupt);
+  co_return Result<void>{};
 }
 
 std::shared_ptr<const RunSet::Runs> RunSet::runs() const {

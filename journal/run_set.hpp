@@ -4,6 +4,10 @@
 // Of every run the index and the filter are in memory, so a look-up reads one block of each run that
 // may have the key, and none of the others. Blocks read for look-ups are kept in a cache.
 //
+// Damage  A block of which no disk here has a good copy is an error to whoever needs it. For who only
+//         wants to have what is left (tolerate_damage()) it counts as empty, and cursors tell of which
+//         keys they therefore cannot be sure; an index that is damaged is made from the entries. A run
+//         of which nothing can be read keeps its place among the others: any key may be in it.
 // Slots  A run that a manifest has replaced is still read by whoever took a snapshot before. Its
 //        slots may be given back when the last of them is gone: that is what on_retired() tells.
 #pragma once
@@ -36,7 +40,9 @@ class Run {
   const RunRef& ref() const { return ref_; }
   const RunIndex& index() const { return index_; }
   // No I/O. False: no key of this hash is in it, not even to be deleted.
-  bool may_have(std::uint64_t hash) const { return filter_.may_have(hash); }
+  bool may_have(std::uint64_t hash) const { return filter_lost_ || filter_.may_have(hash); }
+  // Nothing of it can be read (RunSet::tolerate_damage()): it may have any key.
+  bool lost() const { return lost_; }
   std::uint64_t memory_bytes() const { return index_.memory_bytes() + filter_.bytes().size(); }
   // A block of it was met, since it was opened, of which no disk here has a good copy: it cannot be
   // merged. Any thread.
@@ -51,6 +57,8 @@ class Run {
   const RunRef ref_;
   RunIndex index_;
   RunFilter filter_;
+  bool filter_lost_ = false;  // then any key may be in it
+  bool lost_ = false;
   mutable std::atomic<bool> unreadable_{false};
   // Set when it is replaced, by one who holds the run: nobody reads it before the destructor.
   mutable std::weak_ptr<Retirement> retirement_;
@@ -79,6 +87,16 @@ class RunSet {
   // while that thread destroys what held the last snapshot: it must not wait. Set before open(). Not
   // called for runs that outlive the set.
   void on_retired(std::function<void(const RunRef&)> listener);
+
+  // From now on, and before open(): see "Damage" above.
+  void tolerate_damage();
+  bool tolerates_damage() const;
+  // Of which nothing can be read, as open() has found; what older runs say may be outdated by them.
+  std::vector<RunRef> lost_runs() const;
+  bool any_lost() const;
+  // How many different blocks of entries cursors have met so far that cannot be read.
+  std::uint64_t lost_blocks() const;
+  void note_lost_block(const Run& run, std::uint64_t index);
 
   // Reads index and filter of every run of the manifest, all at once. kCorrupt (detail: block) when
   // a block of them has no good copy, kFormatInvalid when they contradict each other; then no run is
@@ -113,6 +131,7 @@ class RunSet {
 
  private:
   struct Impl;
+  Task<Result<void>> index_entries(Run* run);
   std::unique_ptr<Impl> impl_;
 };
 

@@ -133,9 +133,14 @@ Task<Result<RunBlock>> RunStream::next() {
     CO_TRY_ASSIGN(taken,
                   co_await read_run_block(pool_, &run_, index, piece->copy, io_class_, &repairs_));
   }
-  ++taken_;
-  if (block.data() + block.size() == piece->bytes.data() + piece->bytes.size()) ahead_.pop_front();
+  skip();
   co_return taken;
+}
+
+void RunStream::skip() {
+  const Piece& piece = *ahead_.front();
+  ++taken_;
+  if ((taken_ - piece.first) * kRunBlockBytes == piece.bytes.size()) ahead_.pop_front();
 }
 
 }  // namespace dynamicfs::journal

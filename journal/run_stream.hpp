@@ -46,6 +46,8 @@ class RunStream {
   bool at_end() const { return taken_ == end_; }
   // The next block; there is one. kCorrupt (detail: block).
   Task<Result<RunBlock>> next();
+  // Behind an error of next(): goes on with the block after that one.
+  void skip();
   const RunRepairs& repairs() const { return repairs_; }
 
  private:

@@ -267,6 +267,36 @@ TEST_SUITE("allocator") {
 
   TEST_CASE_FIXTURE(
       Space,
+      "where conflicts are tolerated a slot may be given twice, and chunks in use be removed") {
+    sizes = {10, 10};
+    set_healthy({true, true});
+    allocator.tolerate_conflicts();
+    const ChunkPut stale{
+        .chunk = ChunkId{5}, .layout = kSingle, .places = {{DiskId{0}, SlotId{3}}}};
+    ChunkPut current = stale;
+    current.chunk = ChunkId{6};
+    BlockBitmap live;
+    live.set(0, 10);
+    REQUIRE(allocator.load(stale.chunk, {stale, live, {}}).has_value());
+    REQUIRE(allocator.load(current.chunk, {current, live, {}}).has_value());
+    CHECK(allocator.knows(current.chunk));
+    CHECK_FALSE(allocator.knows(ChunkId{7}));
+    ChunkPut moved = current;
+    moved.places[0] = {DiskId{1}, SlotId{4}};
+    CHECK(allocator.replay(moved).has_value());
+    CHECK(allocator.replay(current).has_value());
+    CHECK(allocator.replay(ChunkRemove{.chunk = stale.chunk}).has_value());
+    CHECK(allocator.replay(ChunkRemove{.chunk = ChunkId{9}}).has_value());
+    // What is no place at all is none here either.
+    ChunkPut nowhere{.chunk = ChunkId{7}, .layout = kSingle, .places = {{DiskId{0}, SlotId{10}}}};
+    CHECK(allocator.replay(nowhere).error() == error(Code::kFormatInvalid, 7));
+    nowhere.places[0] = {DiskId{7}, SlotId{0}};
+    CHECK(allocator.load(nowhere.chunk, {nowhere, {}, {}}).error() ==
+          error(Code::kFormatInvalid, 7));
+  }
+
+  TEST_CASE_FIXTURE(
+      Space,
       "recovery refuses a slot given twice, a block mapped twice, and what is out of range") {
     sizes = {10, 10};
     set_healthy({true, true});

@@ -26,6 +26,7 @@ struct SimPoolOptions {
   journal::Policy policy{.kind = journal::Policy::Kind::kReplica, .copies_or_data = 2};
   std::uint64_t read_memory_bytes = fs::FilesystemOptions{}.read_memory_bytes;
   bool tolerant = false;
+  bool salvage = false;  // whatever is left, read-only
   bool acl = false;
   Duration scrub_every{0};
   unsigned checkpoint_log_percent = fs::FilesystemOptions{}.checkpoint_log_percent;
@@ -128,6 +129,7 @@ class SimPool {
 
   // For the next mount.
   void set_acl(bool on) { options_.acl = on; }
+  void set_salvage(bool on) { options_.salvage = on; }
   void set_scrub_every(Duration every) { options_.scrub_every = every; }
 
   template <class T>
@@ -362,13 +364,15 @@ class SimPool {
     journal::Pool::Opening opening;
     opening.disks = open_disks(away);
     opening.read_only = read_only;
+    opening.salvage = options_.salvage;
     problem = {};
     CO_TRY_ASSIGN(auto pool, co_await journal::Pool::open(executor, std::move(opening), &problem));
     fs::FilesystemOptions options;
-    options.read_only = read_only;
+    options.read_only = read_only || options_.salvage;
+    options.salvage = options_.salvage;
     options.read_memory_bytes = options_.read_memory_bytes;
     options.checkpoint_log_percent = options_.checkpoint_log_percent;
-    options.tolerant = options_.tolerant;
+    options.tolerant = options_.tolerant || options_.salvage;
     options.acl = options_.acl;
     options.scrub_every = options_.scrub_every;
     options.small_run_bytes = options_.small_run_bytes;

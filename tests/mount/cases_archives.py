@@ -12,12 +12,12 @@ from targets import MIB, dynamicfs, image_disk
 GROUP = "archives"
 
 
-def _pool_with_acl(bench):
+def pool_with_acl(bench):
     disks = [image_disk(bench.scratch / f"disk-{letter}.img", 1024 * MIB) for letter in "ab"]
     return bench.pool("pool", disks, "replica:2", ["acl"]).mount()
 
 
-def _source(bench):
+def source_with_everything(bench):
     """On the file system of the workspace, which has lists as well, or nothing here means anything."""
     source = bench.scratch / "tree"
     paths = make_tree(source, seed=4, with_specials=True)
@@ -36,7 +36,7 @@ def _source(bench):
     return source
 
 
-def _lists(root):
+def access_lists(root):
     """Of every file, as getfacl prints them; snapshot() has the rest."""
     return sorted(command("getfacl", "-R", "-p", "-n", ".", cwd=root).out.split("\n\n"))
 
@@ -52,7 +52,7 @@ def _everything(root):
 
 def _expect_same_tree(source, copy, what):
     expect_same(_everything(source), _everything(copy), what)
-    expect_equal(_lists(copy), _lists(source), f"access control lists of {what}")
+    expect_equal(access_lists(copy), access_lists(source), f"access control lists of {what}")
 
 
 @case(
@@ -63,8 +63,8 @@ def _expect_same_tree(source, copy, what):
     timeout_s=200,
 )
 def carried(bench):
-    pool = _pool_with_acl(bench)
-    source = _source(bench)
+    pool = pool_with_acl(bench)
+    source = source_with_everything(bench)
     archive, second, back = (bench.scratch / name for name in ("in.tar", "out.tar", "back"))
     tar = ("tar", "--xattrs", "--xattrs-include=*", "--acls", "--sparse", "--format=posix", "--numeric-owner")
     command(*tar, "-cf", archive, "-C", source, ".")
@@ -138,7 +138,7 @@ def _sums(package):
     timeout_s=400,
 )
 def system(bench):
-    pool = _pool_with_acl(bench)
+    pool = pool_with_acl(bench)
     root = pool.root / "system"
     root.mkdir()
     packages = _packages(bench.quick)

@@ -24,6 +24,7 @@ import cases_data
 import cases_disks
 import cases_ends
 import cases_erasure
+import cases_extract
 import cases_faults
 import cases_flags
 import cases_fuzz
@@ -75,6 +76,7 @@ MODULES = (
     cases_faults,
     cases_corruption,
     cases_check,
+    cases_extract,
     cases_crash,
     cases_fuzz,
 )

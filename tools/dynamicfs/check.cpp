@@ -1,15 +1,12 @@
 #include <fmt/format.h>
-#include <unistd.h>
 
-#include <chrono>
-#include <cstdio>
 #include <memory>
 
 #include "base/log.hpp"
 #include "fs/check_pool.hpp"
 #include "fs/mount_options.hpp"
-#include "fs/status_screen.hpp"
 #include "tools/dynamicfs/commands.hpp"
+#include "tools/dynamicfs/progress.hpp"
 
 namespace dynamicfs::tools {
 namespace {
@@ -21,40 +18,12 @@ One disk is enough, it knows the others; name those that have moved.
 Exit code: 0 nothing is wrong; 1 everything can be read, not everything has all its copies;
 2 something is lost, cannot be read or contradicts itself; 3 and above: it could not be looked at.)";
 
-// How far it is: on a terminal one line that changes, else one every ten seconds.
-class Progress {
- public:
-  void show(const fs::ScrubReport& report) {
-    const auto now = std::chrono::steady_clock::now();
-    const std::chrono::milliseconds pause{terminal_ ? 500 : 10'000};
-    if (now - shown_ < pause || report.total_bytes == 0) return;
-    shown_ = now;
-    const double seconds = std::chrono::duration<double>(report.active).count();
-    const double rate = static_cast<double>(report.counts.bytes) / std::max(seconds, 0.001);
-    const auto left = static_cast<double>(report.total_bytes - report.counts.bytes);
-    fmt::print(stderr, "{}{} of {} checked, {}/s, {} left{}", terminal_ ? "\r" : "",
-               fs::size_text(report.counts.bytes), fs::size_text(report.total_bytes),
-               fs::size_text(static_cast<std::uint64_t>(rate)),
-               fs::duration_text(static_cast<std::uint64_t>(left / std::max(rate, 1.0) + 0.5)),
-               terminal_ ? "\x1b[K" : "\n");
-    std::fflush(stderr);
-    line_open_ = terminal_;
-  }
-  void end() const {
-    if (line_open_) fmt::print(stderr, "\r\x1b[K");
-  }
-
- private:
-  const bool terminal_ = ::isatty(STDERR_FILENO) == 1;
-  std::chrono::steady_clock::time_point shown_ = std::chrono::steady_clock::now();
-  bool line_open_ = false;
-};
-
 fs::ExitCode check(const fs::CheckRequest& request, bool json) {
-  Progress progress;
+  Progress progress{"checked"};
   set_log_level(LogLevel::kError);  // the report says the rest better
-  auto report =
-      fs::check_pool(request, [&progress](const fs::ScrubReport& scrub) { progress.show(scrub); });
+  auto report = fs::check_pool(request, [&progress](const fs::ScrubReport& scrub) {
+    progress.show(scrub.counts.bytes, scrub.total_bytes);
+  });
   progress.end();
   if (!report) return refuse(report.error());
   put_out(json ? report->json().dump(2, ' ', false, fs::Json::error_handler_t::replace) + "\n"

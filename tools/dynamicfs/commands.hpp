@@ -16,6 +16,7 @@ using Action = std::function<fs::ExitCode()>;
 void add_check(CLI::App& app, Action& action);
 void add_create(CLI::App& app, Action& action);
 void add_dump(CLI::App& app, Action& action);
+void add_extract(CLI::App& app, Action& action);
 void add_mount(CLI::App& app, Action& action);
 void add_umount(CLI::App& app, Action& action);
 void add_status(CLI::App& app, Action& action);

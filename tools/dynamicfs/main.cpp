@@ -28,6 +28,8 @@ constexpr const char* kMainFooter = R"(Examples:
   sudo dynamicfs scrub start /srv/pool       verify everything, repair what is bad
   sudo dynamicfs umount /srv/pool            returns when everything is on the disks
   sudo dynamicfs check /mnt/a                verify a pool that is not mounted
+  sudo dynamicfs extract --to /srv/out /mnt/a
+                                             copy out what is left of a pool that is broken
 
 Exit codes:
    0 done, healthy             4 wrong usage               10 pool is mounted already
@@ -48,6 +50,9 @@ constexpr std::pair<std::string_view, std::string_view> kNeeds[] = {
     {"--size", "--size needs a value, for example --size 20G."},
     {"--label", "--label needs a value, for example --label photos."},
     {"--watch", "--watch needs seconds or nothing, for example --watch 2."},
+    {"--to", "--to needs a directory, for example --to /srv/rescued."},
+    {"--only", "--only needs a path in the pool, for example --only photos/2024."},
+    {"--report", "--report needs the name of a file, for example --report lost.json."},
     {"--count", "--count needs a number, for example --count 10."},
 };
 
@@ -97,6 +102,7 @@ int run(int argc, char** argv) {
   add_sync(app, action);
   add_check(app, action);
   add_dump(app, action);
+  add_extract(app, action);
   if (const auto needs = what_an_empty_value_needs(argc, argv); !needs.empty()) {
     return static_cast<int>(refuse({fs::ExitCode::kUsage, std::string{needs}, kUsageRemedy}));
   }
