@@ -95,9 +95,15 @@ RoomWithout Allocator::room_without(DiskId disk) const {
   }
   // What was promised, and is kept for overwriting, has to find room as well.
   std::uint64_t kept = 0;
+  std::uint64_t at_homes = 0;
   for (const auto& layout : layouts_) {
+    if (layout->policy.whole_files) {
+      at_homes += layout->disk == disk ? 0 : layout->overwrite_reserve_blocks;
+      continue;
+    }
     kept = std::max(kept, ceil_div(kept_blocks(*layout), kSlotBlocks) * width_of(layout->policy));
   }
+  kept = std::max(kept, ceil_div(at_homes, kSlotBlocks));
   kept = std::max(kept, ceil_div(promised_blocks_, kSlotBlocks) * promise_width());
   room = std::min(room, free - std::min(free, kept));
   return {.needed_bytes = needed * kSlotBytes,
@@ -132,7 +138,7 @@ void Allocator::close(Chunk& chunk) {
     }
     return;
   }
-  Layout& layout = layout_of(chunk.layout);
+  Layout& layout = layout_of(chunk);
   for (Lane& lane : layout.lanes) {
     for (Chunk** const open : {&lane.large, &lane.small}) {
       if (*open == &chunk) seal(layout, *open, false);
@@ -140,10 +146,9 @@ void Allocator::close(Chunk& chunk) {
   }
 }
 
-// A slot on another disk for a place, or for one more. False: there is none.
+// A slot on this disk for a place, or for one more. False: there is no such disk.
 bool Allocator::take_place(Move& move, std::optional<Place> instead_of,
-                           std::optional<DiskId> than) {
-  const std::optional<DiskId> disk = emptiest(move.to, than);
+                           std::optional<DiskId> disk) {
   if (!disk) return false;
   const Place place{.disk = *disk, .slot = *slots_.take_lowest(*disk)};
   slots_changed();
@@ -179,18 +184,21 @@ Allocator::MoveOutcome Allocator::begin_move(ChunkId id, std::optional<DiskId> o
   }
   bool has_room = true;
   for (const Place& place : move->from) {
+    const bool whole = move->layout.whole_files;
     if (is_leaving(place.disk)) {
-      has_room &= take_place(*move, place, {});
-    } else if (place.disk == off) {
-      // Between disks that stay nothing has to be moved.
-      const bool taken = take_place(*move, place, only_to_emptier ? off : std::nullopt);
+      has_room &= take_place(*move, place, whole ? successor(place.disk) : emptiest(move->to, {}));
+    } else if (place.disk == off && !(whole && only_to_emptier)) {
+      // Between disks that stay nothing has to be moved; whole files would not be that any more.
+      const bool taken =
+          take_place(*move, place, emptiest(move->to, only_to_emptier ? off : std::nullopt));
       has_room &= taken || only_to_emptier;
     }
   }
   const std::size_t wanted = move->layout.kind == journal::Policy::Kind::kReplica
                                  ? move->layout.copies_or_data
                                  : move->from.size();
-  while (has_room && move->to.size() < wanted) has_room &= take_place(*move, {}, {});
+  while (has_room && move->to.size() < wanted)
+    has_room &= take_place(*move, {}, emptiest(move->to, {}));
   if (move->to == move->from) return has_room ? MoveOutcome::kNothing : MoveOutcome::kNoRoom;
   close(*chunk);
   if (group != nullptr) {

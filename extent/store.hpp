@@ -67,12 +67,15 @@ struct WriteHint {
   bool moving = false;
   bool in_one_piece = false;  // or kNoSpace
   bool rows_only = false;     // of a parity group, or kNoSpace
+  // Where the file lies, if its policy keeps it whole: Store::home(). What is `moving` goes nowhere else.
+  std::optional<DiskId> home;
 };
 
 struct Written {
   std::vector<Piece> pieces;        // in the order of the data
   std::vector<std::uint32_t> crcs;  // one per block
   bool striped = false;  // some of it under parity: the record must be RecordOrder::kBehindData
+  std::optional<DiskId> elsewhere;  // not all of it is at WriteHint::home: the end of it is here
 };
 
 // What blocks [first, first + count) of it are, counted from its beginning.
@@ -150,6 +153,16 @@ class Store final : public journal::SlotSource {
   // These mappings were replaced or cleared by the record `lsn`; called inside its ChangeScope.
   // Blocks that other mappings name stay. Promises among them (reserved blocks) are given back at once: do not unpromise() them again.
   void free(const Freed& freed, Lsn lsn);
+
+  // The disk on which a file is to be kept whole: `known`, where it is, unless nothing new can be put there (then where what
+  // lies there goes, if it is leaving), else one for so many blocks (0: not known yet), weighted by free space. Nothing:
+  // there is none.
+  std::optional<DiskId> home(std::optional<DiskId> known, std::uint64_t blocks);
+  // So many blocks of whole files find room there.
+  std::uint64_t room_at_home(DiskId disk);
+  // Of a chunk of one copy. Nothing: it is gone.
+  std::optional<DiskId> disk_of(ChunkId chunk) const;
+  bool is_leaving(DiskId disk) const;
 
   // Promises space to fallocate. kNoSpace if it is not there, after draining.
   Task<Result<void>> promise(std::uint64_t blocks, journal::Policy policy);

@@ -67,6 +67,7 @@ struct Store::Impl {
 
   // The disks as they are now; tells the allocator when they have changed.
   std::shared_ptr<const PoolView> look();
+  void tell_allocator() DFS_REQUIRES(view_mutex);
   bool close_if_unused(DiskId disk);
   void note_host_full(DiskId disk);
   void note_suspects(std::vector<DiskId> disks);

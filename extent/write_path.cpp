@@ -63,6 +63,7 @@ Task<Result<Written>> Store::Impl::write(WriteHint hint, std::span<const std::by
   request.inode = hint.inode;
   request.first = hint.first;
   request.policy = hint.policy;
+  request.home = hint.home;
   request.blocks = blocks;
   request.moving = hint.moving;
   request.in_one_piece = hint.in_one_piece;
@@ -84,6 +85,11 @@ Task<Result<Written>> Store::Impl::write(WriteHint hint, std::span<const std::by
       written.striped = std::ranges::any_of(written.pieces, [&](const Piece& piece) {
         return chunks.find(piece.chunk)->group() != nullptr;
       });
+      written.elsewhere.reset();
+      for (const Piece& piece : written.pieces) {
+        const DiskId disk = chunks.find(piece.chunk)->places[0].disk;
+        if (hint.home && disk != *hint.home) written.elsewhere = disk;
+      }
       co_return written;
     }
     allocator.discard(written.pieces);
@@ -107,6 +113,16 @@ Task<Result<std::vector<Piece>>> Store::Impl::allocate(Allocator::Request reques
       outcome = allocator.allocate(request, &log, pieces);
     }
     if (outcome == Allocator::Outcome::kDone) co_return pieces;
+    if (outcome == Allocator::Outcome::kNeedsChunk) continue;  // another one
+    if (request.home && !request.moving && !request.anywhere) {
+      // What is about to be free there is worth one trip of the journal, and no more.
+      if (round > 0 || !allocator.has_pending_at_home(*request.home)) {
+        request.anywhere = true;
+      } else {
+        CO_TRY(co_await make_room(0));
+      }
+      continue;
+    }
     if (last || request.moving) co_return Code::kNoSpace;
     // Nothing left to wait for: somebody else may have made the room since we looked.
     CO_TRY_ASSIGN(const bool again, co_await make_room(round));

@@ -216,6 +216,8 @@ Task<void> Compaction::sweep(Purpose purpose, Generation quiet) {
   misfit_blocks_.store(0);
   stuck_blocks_.store(0);
   unseen_.store(0);
+  waiting_ = false;
+  Gathering gathering;
   reencoding_.store(purpose.reencode);
   bool all = false;
   walk_.begin();
@@ -232,7 +234,14 @@ Task<void> Compaction::sweep(Purpose purpose, Generation quiet) {
     }
     extent::MappingSet set;
     piece->inode->map->snapshot(piece->first, piece->count, set);
-    for (const Run& run : plan(set, fs_.policy_of(*piece->inode), purpose, quiet)) {
+    const journal::Policy policy = fs_.policy_of(*piece->inode);
+    const bool gathers = purpose.reencode && policy.whole_files;
+    if (gathers && gathering.inode != piece->inode->id) {
+      gathering = {.inode = piece->inode->id, .home = {}};
+      const Result<std::optional<DiskId>> home = co_await fs_.where_it_fits(piece->inode);
+      if (home.has_value()) gathering.home = *home;
+    }
+    for (const Run& run : plan(set, policy, purpose, quiet, gathers ? &gathering : nullptr)) {
       const bool moved = co_await add(piece->inode, run);
       if (!moved && !go_on()) break;
     }
@@ -272,14 +281,30 @@ Task<void> Compaction::note_reencoded(std::uint64_t changes_before) {
     co_return;
   }
   // The rest has changed while it was moved.
+  if (waiting_) reencode_at_.store(fs_.executor.now() + kReencodeAgainObstructed);
   if (stuck == 0 && unseen_.load() == 0) co_return;
   log_warning("{} MiB cannot be protected as their policy asks yet: it is tried again",
               ceil_div(left * kBlockBytes, kMiB));
   if (moved_blocks_ <= left) reencode_at_.store(fs_.executor.now() + kReencodeAgainObstructed);
 }
 
+bool Compaction::is_astray(const extent::Mapping& mapping, const Gathering& gathering) {
+  const std::optional<DiskId> disk = fs_.store->disk_of(mapping.chunk);
+  if (!disk || disk == gathering.home) return false;
+  if (fs_.store->is_leaving(*disk)) {
+    waiting_ = true;
+    misfit_blocks_ += mapping.count;
+    return false;
+  }
+  if (gathering.home) return true;
+  misfit_blocks_ += mapping.count;
+  stuck_blocks_ += mapping.count;
+  return false;
+}
+
 std::vector<Compaction::Run> Compaction::plan(const extent::MappingSet& set, journal::Policy policy,
-                                              const Purpose& purpose, Generation quiet) const {
+                                              const Purpose& purpose, Generation quiet,
+                                              const Gathering* gathering) {
   std::vector<Run> whole;     // by blocks of the file
   std::vector<Run> selected;  // likewise, of what has to go
   const extent::Mapping* before = nullptr;
@@ -297,10 +322,12 @@ std::vector<Compaction::Run> Compaction::plan(const extent::MappingSet& set, jou
         follows && before->chunk == mapping.chunk && before->block + before->count == mapping.block;
     const bool sparse_here = std::ranges::binary_search(purpose.sparse, mapping.chunk);
     const std::optional<journal::Policy> layout = fs_.store->layout(mapping.chunk);
+    const bool astray =
+        gathering != nullptr && layout && *layout == policy && is_astray(mapping, *gathering);
     const bool fits = !layout || *layout == policy;
     const bool is_copies = layout && *layout == policy.of_copies();
     const bool copies_here = !fits && is_copies && stripes && (is_quiet || purpose.reencode);
-    const bool misfit_here = !fits && !is_copies;
+    const bool misfit_here = astray || (!fits && !is_copies);
     const bool here = sparse_here || copies_here || misfit_here;
     const auto note = [&](Run& run) {
       run.count += mapping.count;
@@ -389,6 +416,11 @@ Task<bool> Compaction::move_batch(Batch batch) {
   hint.moving = true;
   hint.in_one_piece = !must_go;
   hint.rows_only = stripes && !must_go;
+  const Result<void> aimed = co_await fs_.aim(*parts.front().inode, &hint);
+  if (!aimed.has_value()) {
+    for (const Moving& part : parts) stuck_blocks_ += part.run.misfit ? part.run.count : 0;
+    co_return false;
+  }
   const Result<extent::Written> written =
       co_await fs_.store->write(hint, data.span().first(blocks * kBlockBytes));
   if (!written.has_value()) {
@@ -403,7 +435,7 @@ Task<bool> Compaction::move_batch(Batch batch) {
     at += part.run.count;
     journal::Credit credit =
         co_await fs_.journal->reserve(1, kPutFixedBytes + part.run.count * kPutBytesPerBlock);
-    const bool published = publish(part, batch.policy, mine, credit);
+    const bool published = publish(part, hint, mine, credit);
     if (!published) fs_.store->discard(mine);
     fs_.store->note_moved(mine);
     if (!published) continue;
@@ -449,8 +481,9 @@ Task<bool> Compaction::read(Moving* moving, std::span<std::byte> into) {
   co_return true;
 }
 
-bool Compaction::publish(const Moving& moving, journal::Policy policy,
+bool Compaction::publish(const Moving& moving, const extent::WriteHint& hint,
                          const extent::Written& written, journal::Credit& credit) {
+  const journal::Policy policy = hint.policy;
   const Run& run = moving.run;
   Inode& inode = *moving.inode;
   const journal::ChangeScope scope(fs_.gate);
@@ -458,6 +491,7 @@ bool Compaction::publish(const Moving& moving, journal::Policy policy,
   const auto extents = fs_.store->locks().lock(inode.id, run.first, run.count);
   if (inode.removed.load(std::memory_order_acquire) ||
       !inode.map->unchanged(run.first, run.count, moving.seen) || fs_.policy_of(inode) != policy ||
+      !Filesystem::Impl::is_at_home(inode, hint.home, written) ||
       (!run.misfit && fs_.store->is_shared(moving.seen))) {
     return false;
   }

@@ -66,7 +66,7 @@ class Compaction {
     std::size_t places = 0;  // where a reader has to go
     bool must_go = false;    // some of it is in a sparse chunk
     bool in_copies = false;  // some of it should be in a parity group, and is not
-    bool misfit = false;     // some of it is not as its policy asks
+    bool misfit = false;     // some of it is not as its policy asks, or not on the disk of its file
     // It is moved in any case.
     bool at_once() const { return must_go || misfit; }
   };
@@ -90,6 +90,11 @@ class Compaction {
     // There is nothing more to do when the sparse chunks are empty.
     bool only_sparse() const { return !sparse.empty() && !restripe && !reencode; }
   };
+  // Of a file that is kept whole, in a sweep to encode anew.
+  struct Gathering {
+    InodeId inode;
+    std::optional<DiskId> home;  // nothing: there is no disk that has room for it
+  };
   struct Window {
     InodeId inode;
     WindowId window;
@@ -108,9 +113,13 @@ class Compaction {
   // A sweep of all files has ended: whether everything is as its policy asks, if no policy has changed since it began.
   Task<void> note_reencoded(std::uint64_t changes_before);
   // What to move of a range: what is in chunks that are sparse, what is not as the policy asks, and, if nothing of
-  // it is newer than `quiet`, all of what is scattered.
+  // it is newer than `quiet`, all of what is scattered. `gathering`: of its file, if what is elsewhere is to move as well.
   std::vector<Run> plan(const extent::MappingSet& set, journal::Policy policy,
-                        const Purpose& purpose, Generation quiet) const;
+                        const Purpose& purpose, Generation quiet,
+                        const Gathering* gathering = nullptr);
+  // Whether blocks in that chunk, which are as their policy asks, are to go to the disk of their file. Counts them if they
+  // cannot yet.
+  bool is_astray(const extent::Mapping& mapping, const Gathering& gathering);
   // Whether the policy asks for parity groups, and there is enough for one.
   bool striping(journal::Policy policy) const;
   // Puts a run into the batch, and moves that when it is full. True: something lies elsewhere now.
@@ -118,7 +127,7 @@ class Compaction {
   Task<bool> move_batch(Batch batch);
   Task<bool> move_batches();
   Task<bool> read(Moving* moving, std::span<std::byte> into);
-  bool publish(const Moving& moving, journal::Policy policy, const extent::Written& written,
+  bool publish(const Moving& moving, const extent::WriteHint& hint, const extent::Written& written,
                journal::Credit& credit);
   Generation quiet_since();
 
@@ -134,6 +143,7 @@ class Compaction {
   std::atomic<std::uint64_t> stuck_blocks_{0};   // of these: for want of room, or of disks
   std::atomic<std::uint64_t> stuck_before_{0};   // of the last one
   std::atomic<std::uint64_t> unseen_{0};         // files of this sweep that could not be looked at
+  bool waiting_ = false;  // some of this sweep goes with the chunks of a disk that is leaving
   std::atomic<TimePoint> reencode_not_before_{TimePoint{}};
   std::uint64_t moved_blocks_ = 0;
   std::uint64_t copied_before_ = 0;  // blocks, after the last look for some that should be in rows

@@ -185,6 +185,7 @@ struct FilesystemMetrics {
   Counter compaction_sweeps;
   Counter compaction_bytes;  // moved
   Counter reencoded_bytes;   // of these: because their policy is another
+  Counter spilled_bytes;     // of files that are kept on one disk: written to another
   Counter scrubs_started, scrubs_finished;
   // As journal::ScrubCounts, of all scrubs; lost: with those that could not be read.
   Counter scrub_bytes, scrub_read_bytes;
@@ -206,6 +207,8 @@ struct PolicyReport {
   bool own = false;  // not the pool's
   // Of a regular file: how its blocks are protected now, in bytes; what is shared counts for each file.
   std::vector<std::pair<journal::Policy, std::uint64_t>> layouts;
+  // If it is to be kept on one disk: the disks that it lies on, likewise; where most of it is first.
+  std::vector<std::pair<DiskId, std::uint64_t>> disks;
 };
 
 // What is encoded anew because its policy has changed.

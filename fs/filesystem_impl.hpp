@@ -53,6 +53,7 @@ struct Edit {
     bool mapped = false;  // there was data to rewrite
     extent::MappingSet seen;
     extent::Written written;
+    std::optional<DiskId> home;  // that it was written for, if the file is kept whole
   };
   std::vector<Edge> edges;
   journal::Policy policy;  // that they were written under
@@ -258,6 +259,27 @@ struct Filesystem::Impl {
   Task<Result<void>> prepare_for_policy(const Inode& inode, std::optional<journal::Policy> own);
   // Behind that: it has got it.
   Task<Result<void>> note_policy_set(const Inode& inode);
+
+  // Files that are kept whole on one disk (whole_files.cpp).
+
+  // Where what is written of it goes, if that is its policy. kNoSpace: there is no disk; or as reading its map.
+  Task<Result<void>> aim(Inode& inode, extent::WriteHint* hint);
+  Task<Result<DiskId>> home_of(Inode& inode);
+  // Before what was written so is published. If it lies elsewhere, the file goes on there, and the superblock knows
+  // that it is to be put together. An error, of a superblock, gives back what was written.
+  Task<Result<void>> note_spill(Inode& inode, const extent::Written& written);
+  // When it is published: that is still where the file lies. Else it is to be written again.
+  static bool is_at_home(const Inode& inode, std::optional<DiskId> home,
+                         const extent::Written& written);
+  Task<Result<void>> note_scattered_files();
+  struct Spread {
+    std::vector<std::pair<DiskId, std::uint64_t>> blocks;  // in chunks of whole files; most first
+    std::uint64_t all = 0;                                 // in any
+  };
+  // Of the first `windows_max` windows that have data.
+  Task<Result<Spread>> where_it_lies(Inode& inode, std::uint64_t windows_max);
+  // The disk on which a file that lies on several, or otherwise, can be put together; nothing: nowhere is room for it.
+  Task<Result<std::optional<DiskId>>> where_it_fits(InodeRef inode);
 
   // Clones (clone.cpp).
   Counter clone_steps;  // grows with each: what a scrub has passed may name what it has not

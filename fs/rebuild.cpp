@@ -127,6 +127,8 @@ Task<void> Rebuild::run() {
     asked_.store(false);
     std::vector<Step> steps = plan();
     const bool to_balance = steps.empty() || steps.front().off.has_value();
+    const Result<void> told = co_await note_cut_files(steps);
+    if (!told.has_value()) break;
     {
       LockGuard lock(mutex_);
       steps_ = std::move(steps);
@@ -192,6 +194,15 @@ Task<Result<void>> Rebuild::work() {
   co_return Result<void>{};
 }
 
+Task<Result<void>> Rebuild::note_cut_files(std::span<const Step> steps) {
+  const bool cuts = std::ranges::any_of(steps, [&](const Step& step) {
+    const std::optional<journal::Policy> layout = fs_.store->layout(step.chunk);
+    return layout && layout->whole_files;
+  });
+  if (!cuts) co_return Result<void>{};
+  co_return co_await fs_.note_scattered_files();
+}
+
 // Misplaced chunks first; then, if that is wanted, as many of the fuller disks as they have more than the mean.
 std::vector<Rebuild::Step> Rebuild::plan() const {
   std::vector<Step> steps;
@@ -215,7 +226,12 @@ std::vector<Rebuild::Step> Rebuild::plan() const {
   for (const auto& [disk, of] : slots) {
     const double more = static_cast<double>(of.first) - mean * static_cast<double>(of.second);
     if (more < 1 || more < kBalanced * static_cast<double>(of.second)) continue;
-    const std::vector<ChunkId> here = fs_.store->chunks_on(disk);
+    std::vector<ChunkId> here = fs_.store->chunks_on(disk);
+    // Some of the chunks that a whole file lies in would go, and others not.
+    std::erase_if(here, [&](ChunkId chunk) {
+      const std::optional<journal::Policy> layout = fs_.store->layout(chunk);
+      return layout && layout->whole_files;
+    });
     const std::size_t count = std::min(here.size(), static_cast<std::size_t>(more));
     for (std::size_t i = 0; i < count; ++i) steps.push_back({.chunk = here[i], .off = disk});
   }

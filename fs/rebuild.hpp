@@ -16,6 +16,7 @@
 #include <cstdint>
 #include <map>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -52,6 +53,8 @@ class Rebuild {
   Task<void> run();
   Task<Result<void>> work();
   std::vector<Step> plan() const;
+  // Chunks of files that are kept whole go to other disks, not all to the same perhaps: a sweep looks for such files.
+  Task<Result<void>> note_cut_files(std::span<const Step> steps);
   Task<void> let_go();
 
   Filesystem::Impl& fs_;

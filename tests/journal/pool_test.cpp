@@ -138,12 +138,12 @@ TEST_SUITE("opening a pool") {
     write_superblock(pool, 1, superblock);
     CHECK(pool.boot().error() == error(Code::kFormatVersion, 7));
     CHECK(says(pool,
-               "/disks/b was written by a newer dynamicfs (format 7; this program reads 3 to 5)"));
+               "/disks/b was written by a newer dynamicfs (format 7; this program reads 3 to 6)"));
     superblock.reader_min = 2;
     write_superblock(pool, 1, superblock);
     CHECK(pool.boot().error() == error(Code::kFormatVersion, 2));
     CHECK(says(pool,
-               "/disks/b was written by an older dynamicfs (format 2; this program reads 3 to 5)"));
+               "/disks/b was written by an older dynamicfs (format 2; this program reads 3 to 6)"));
   }
 
   TEST_CASE("a pool of format 3 is one of this format as soon as it is mounted for writing") {

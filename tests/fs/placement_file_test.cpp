@@ -1,0 +1,556 @@
+// Files that are kept whole on one disk: `single,placement=file`.
+#include <doctest/doctest.h>
+
+#include <random>
+#include <set>
+
+#include "tests/fs/sim_pool.hpp"
+#include "tests/fs/whole.hpp"
+#include "tests/support/seed.hpp"
+
+using namespace dynamicfs;
+using namespace dynamicfs::test;
+
+namespace {
+
+constexpr std::string_view kWhole = "single,placement=file";
+
+// Files that are known, on disks that may be lost one by one.
+struct Shelves {
+  explicit Shelves(std::uint64_t seed, std::vector<std::uint64_t> disks,
+                   std::string_view policy = kWhole)
+      : pool(seed, options_of(std::move(disks), policy)), random(seed) {
+    pool.format();
+    REQUIRE(pool.mount().has_value());
+  }
+  static SimPoolOptions options_of(std::vector<std::uint64_t> disks, std::string_view policy) {
+    SimPoolOptions options;
+    options.disk_bytes = std::move(disks);
+    options.policy = journal::Policy::parse(policy).value();
+    return options;
+  }
+  std::string add(std::size_t size) {
+    const std::string name = "f" + std::to_string(made++);
+    REQUIRE(pool.create(name).has_value());
+    files[name] = pattern(random(), size);
+    REQUIRE(pool.write(name, 0, files[name]).has_value());
+    return name;
+  }
+  void add_some(int count, std::size_t largest) {
+    for (int i = 0; i < count; ++i) add(i % 3 == 0 ? random() % 6000 : random() % largest);
+  }
+  void write(const std::string& name, std::size_t from, const std::string& piece) {
+    REQUIRE(pool.write(name, from, piece).has_value());
+    std::string& text = files[name];
+    if (text.size() < from + piece.size()) text.resize(from + piece.size());
+    text.replace(from, piece.size(), piece);
+  }
+  std::string any() {
+    return std::next(files.begin(), static_cast<std::ptrdiff_t>(random() % files.size()))->first;
+  }
+  void change_one() {
+    const std::string name = any();
+    std::string& text = files[name];
+    switch (random() % 8) {
+      case 0: {
+        const std::size_t size = random() % (text.size() + 50'000);
+        REQUIRE(pool.truncate(name, size).has_value());
+        text.resize(size);
+        break;
+      }
+      case 1: {
+        const std::string to = "f" + std::to_string(made++);
+        REQUIRE(pool.create(to).has_value());
+        // As the kernel does when it is refused.
+        const Result<void> shared = pool.copy_range(name, 0, to, 0, text.size());
+        if (!shared.has_value()) {
+          CHECK(shared.error().code == Code::kNotSupported);
+          REQUIRE(pool.write(to, 0, text).has_value());
+        }
+        files[to] = text;
+        break;
+      }
+      case 2: {
+        REQUIRE(pool.unlink(name).has_value());
+        files.erase(name);
+        add(random() % 200'000);
+        break;
+      }
+      default: {
+        const std::size_t from = random() % (text.size() + 20'000);
+        write(name, from, pattern(random(), 1 + random() % (random() % 3 == 0 ? 300'000 : 9'000)));
+      }
+    }
+  }
+  void check() {
+    for (const auto& [name, text] : files) {
+      CAPTURE(name);
+      const auto read = pool.read(name, 0, 128 * kMiB);
+      REQUIRE(read.has_value());
+      CHECK((read.value() == text));
+    }
+    CHECK(pool.fs().store().metrics().checksum_stale.sum() == 0);
+    CHECK(pool.fs().store().metrics().unrecoverable_blocks.sum() == 0);
+  }
+  std::vector<DiskId> disks_of(const std::string& name) {
+    const fs::PolicyReport report =
+        pool.run(pool.fs().policy_report(pool.resolve(name).value())).value();
+    CHECK(report.policy.text() == kWhole);
+    std::vector<DiskId> disks;
+    for (const auto& [disk, bytes] : report.disks) disks.push_back(disk);
+    return disks;
+  }
+  // Each lies on one disk, in chunks of such files. Returns which, of those that have data.
+  std::map<std::string, DiskId> check_whole_files() {
+    std::map<std::string, DiskId> homes;
+    for (const auto& [name, text] : files) {
+      CAPTURE(name);
+      const fs::PolicyReport report =
+          pool.run(pool.fs().policy_report(pool.resolve(name).value())).value();
+      CHECK(report.disks.size() <= 1);
+      CHECK(report.layouts.size() <= 1);
+      for (const auto& [layout, bytes] : report.layouts) CHECK(layout.text() == kWhole);
+      if (!report.disks.empty()) homes[name] = report.disks.front().first;
+    }
+    return homes;
+  }
+  Result<void> set(const std::string& path, std::string_view text) {
+    return pool.run(pool.fs().setxattr(pool.resolve(path).value(), std::string{fs::kPolicyXattr},
+                                       std::string{text}, fs::XattrMode::kEither, false));
+  }
+  // Until everything is where it should be, and as it should be.
+  void settle(Duration most = std::chrono::minutes{60}) {
+    const TimePoint end = pool.executor.now() + most;
+    const auto leaving = [](const auto& disk) { return disk.record.leaving; };
+    while (pool.fs().reencode_report().pending || pool.fs().rebuild_report().left_bytes != 0 ||
+           pool.fs().rebuild_report().rebalancing ||
+           std::ranges::any_of(pool.fs().pool().status(), leaving)) {
+      REQUIRE(pool.executor.now() < end);
+      pool.executor.run_for(std::chrono::seconds{1});
+    }
+  }
+  void sync() { REQUIRE(pool.run(pool.fs().sync()).has_value()); }
+  std::uint64_t used_bytes() {
+    std::uint64_t used = 0;
+    for (const auto& [disk, bytes] :
+         pool.fs().store().space(pool.fs().pool().policy()).used_by_disk)
+      used += bytes;
+    return used;
+  }
+
+  SimPool pool;
+  std::mt19937_64 random;
+  std::map<std::string, std::string> files;
+  int made = 0;
+};
+
+std::vector<std::uint64_t> disks_alike(std::size_t count, std::uint64_t bytes) {
+  return std::vector<std::uint64_t>(count, bytes);
+}
+
+}  // namespace
+
+TEST_SUITE("whole files") {
+  TEST_CASE("each file lies on one disk, whatever is written to it and whenever the power goes") {
+    const std::uint64_t first = seed_from_environment(1);
+    for (std::uint64_t seed = first; seed < first + seeds(6); ++seed) {
+      CAPTURE(seed);
+      Shelves shelves(seed, {96 * kMiB, 160 * kMiB, 128 * kMiB});
+      shelves.add_some(30, 400'000);
+      std::set<DiskId> used;
+      for (int round = 0; round < 5; ++round) {
+        for (int i = 0; i < 25; ++i) shelves.change_one();
+        shelves.pool.executor.run_for(std::chrono::milliseconds{shelves.random() % 40'000});
+        shelves.sync();
+        const auto before = shelves.check_whole_files();
+        if (round % 2 == 0) {
+          cut_and_mount(shelves.pool);
+        } else {
+          REQUIRE(shelves.pool.unmount().has_value());
+          REQUIRE(shelves.pool.mount().has_value());
+        }
+        // They stay where they are when somebody writes to them afterwards.
+        for (const auto& [name, disk] : before) {
+          if (shelves.random() % 4 != 0) continue;
+          shelves.write(name, shelves.files[name].size(), pattern(shelves.random(), 10'000));
+        }
+        for (const auto& [name, disk] : shelves.check_whole_files()) {
+          CAPTURE(name);
+          used.insert(disk);
+          if (before.contains(name)) CHECK(before.at(name) == disk);
+        }
+        shelves.check();
+      }
+      CHECK(used.size() == 3);
+      CHECK(shelves.pool.fs().metrics().spilled_bytes.sum() == 0);
+      CHECK_FALSE(shelves.pool.fs().reencode_report().pending);
+      check_whole(shelves.pool);
+    }
+  }
+
+  TEST_CASE("a lost disk takes the files that lie on it and no other, and the pool goes on") {
+    Shelves shelves(seed_from_environment(2), disks_alike(3, 128 * kMiB));
+    REQUIRE(shelves.pool.mkdir("deep").has_value());
+    shelves.add_some(60, 500'000);
+    checkpoint(shelves.pool);
+    shelves.add_some(6, 500'000);
+    const auto homes = shelves.check_whole_files();
+    REQUIRE(shelves.pool.unmount().has_value());
+    for (std::uint16_t gone = 0; gone < 3; ++gone) {
+      CAPTURE(gone);
+      REQUIRE(shelves.pool.mount({gone}).has_value());
+      CHECK_FALSE(shelves.pool.fs().pool().read_only());
+      std::size_t lost = 0;
+      for (const auto& [name, text] : shelves.files) {
+        CAPTURE(name);
+        const auto read = shelves.pool.read(name);
+        const bool here = !homes.contains(name) || homes.at(name) != DiskId{gone};
+        CHECK(read.has_value() == here);
+        if (read.has_value()) CHECK((read.value() == text));
+        lost += here ? 0 : 1;
+      }
+      CHECK(lost > 10);
+      CHECK(lost < 40);
+      CHECK(shelves.pool.fs().store().unavailable_bytes() > 0);
+      // Those that are here are written to where they are, and new ones are made.
+      for (const auto& [name, disk] : homes) {
+        if (disk == DiskId{gone}) continue;
+        shelves.write(name, 0, pattern(gone, 5000));
+      }
+      const std::string fresh = shelves.add(300'000);
+      CHECK(shelves.disks_of(fresh) != std::vector{DiskId{gone}});
+      REQUIRE(shelves.pool.unlink(fresh).has_value());
+      shelves.files.erase(fresh);
+      REQUIRE(shelves.pool.unmount().has_value());
+    }
+    // Two of three, even.
+    REQUIRE(shelves.pool.mount().has_value());
+    shelves.check();
+    REQUIRE(shelves.pool.unmount().has_value());
+    REQUIRE(shelves.pool.mount({0, 1}).has_value());
+    for (const auto& [name, disk] : homes)
+      CHECK(shelves.pool.read(name).has_value() == (disk == DiskId{2}));
+    REQUIRE(shelves.pool.unmount().has_value());
+    REQUIRE(shelves.pool.mount().has_value());
+    shelves.check();
+    CHECK(shelves.check_whole_files() == homes);
+  }
+
+  TEST_CASE("a file whose disk is gone is written anew elsewhere, and its disk can leave") {
+    Shelves shelves(seed_from_environment(3), disks_alike(3, 96 * kMiB));
+    shelves.add_some(40, 300'000);
+    const auto homes = shelves.check_whole_files();
+    REQUIRE(shelves.pool.unmount().has_value());
+    REQUIRE(shelves.pool.mount({1}).has_value());
+    for (const auto& [name, disk] : homes) {
+      if (disk != DiskId{1}) continue;
+      REQUIRE(shelves.pool.truncate(name, 0).has_value());
+      shelves.write(name, 0, shelves.files[name]);
+      CHECK(shelves.disks_of(name) != std::vector{DiskId{1}});
+    }
+    shelves.check();
+    std::uint64_t missing = 0;
+    REQUIRE(shelves.pool.run(shelves.pool.fs().remove_disk(DiskId{1}, &missing)).has_value());
+    shelves.settle();
+    shelves.check();
+    shelves.check_whole_files();
+    CHECK(shelves.pool.fs().pool().superblock().disks.size() == 2);
+    check_whole(shelves.pool);
+  }
+
+  TEST_CASE("small files of one disk share its chunks") {
+    Shelves shelves(seed_from_environment(4), disks_alike(3, 96 * kMiB));
+    const std::uint64_t before = shelves.used_bytes();
+    for (int i = 0; i < 300; ++i) shelves.add(3000);
+    CHECK(shelves.used_bytes() - before <= 3 * kSlotBytes);
+    shelves.check_whole_files();
+  }
+
+  TEST_CASE("writes to a new file at the same time go to one disk") {
+    const std::uint64_t first = seed_from_environment(5);
+    for (std::uint64_t seed = first; seed < first + seeds(20); ++seed) {
+      CAPTURE(seed);
+      Shelves shelves(seed, disks_alike(4, 64 * kMiB));
+      REQUIRE(shelves.pool.create("new").has_value());
+      const InodeId id = shelves.pool.resolve("new").value();
+      std::string text;
+      std::vector<Task<Result<void>>> writes;
+      for (std::uint64_t i = 0; i < 12; ++i) {
+        const std::string piece = pattern(seed + i, 70'000);
+        text += piece;
+        writes.push_back(SimPool::write_task(&shelves.pool.fs(), id, i * 70'000, piece));
+      }
+      for (const auto& written : shelves.pool.run(when_all(std::move(writes))))
+        REQUIRE(written.has_value());
+      shelves.files["new"] = text;
+      shelves.check();
+      shelves.check_whole_files();
+    }
+  }
+
+  TEST_CASE("what finds no room on its disk goes elsewhere, and the file is put together") {
+    const std::uint64_t first = seed_from_environment(6);
+    for (std::uint64_t seed = first; seed < first + seeds(4); ++seed) {
+      CAPTURE(seed);
+      Shelves shelves(seed, {64 * kMiB, 64 * kMiB, 160 * kMiB});
+      // On a small disk.
+      std::string name;
+      do {
+        name = shelves.add(kMiB);
+      } while (shelves.disks_of(name) == std::vector{DiskId{2}});
+      const DiskId home = shelves.disks_of(name).front();
+      for (std::size_t at = kMiB; at < 60 * kMiB; at += kMiB)
+        shelves.write(name, at, pattern(shelves.random(), kMiB));
+      CHECK(shelves.pool.fs().metrics().spilled_bytes.sum() > 0);
+      CHECK(shelves.pool.fs().reencode_report().pending);
+      CHECK(shelves.disks_of(name).size() > 1);
+      shelves.check();
+      shelves.sync();
+      if (seed % 2 == 0) {
+        cut_and_mount(shelves.pool);
+        CHECK(shelves.pool.fs().reencode_report().pending);
+      }
+      shelves.settle();
+      shelves.check();
+      shelves.check_whole_files();
+      CHECK(shelves.disks_of(name) == std::vector{DiskId{2}});
+      CHECK(home != DiskId{2});
+      check_whole(shelves.pool);
+    }
+  }
+
+  TEST_CASE("a file that no disk has room for lies on several, is told, and is there") {
+    Shelves shelves(seed_from_environment(7), disks_alike(3, 64 * kMiB));
+    const std::string name = shelves.add(0);
+    for (std::size_t at = 0; at < 80 * kMiB; at += kMiB) shelves.write(name, at, pattern(at, kMiB));
+    shelves.add_some(10, 100'000);
+    shelves.pool.executor.run_for(std::chrono::minutes{5});
+    CHECK(shelves.disks_of(name).size() > 1);
+    CHECK(shelves.pool.fs().reencode_report().stuck_bytes > 0);
+    shelves.check();
+    // Smaller again, it is put together.
+    REQUIRE(shelves.pool.truncate(name, 20 * kMiB).has_value());
+    shelves.files[name].resize(20 * kMiB);
+    shelves.settle();
+    shelves.check();
+    shelves.check_whole_files();
+  }
+
+  TEST_CASE("a full pool takes what it says, keeps its promises, and can be emptied") {
+    const std::uint64_t first = seed_from_environment(8);
+    for (std::uint64_t seed = first; seed < first + seeds(4); ++seed) {
+      CAPTURE(seed);
+      Shelves shelves(seed, {64 * kMiB, 96 * kMiB, 64 * kMiB});
+      const std::uint64_t promised = 30 * kMiB;
+      REQUIRE(shelves.pool.create("promised").has_value());
+      const InodeId id = shelves.pool.resolve("promised").value();
+      const auto reserve = [&](std::uint64_t bytes) {
+        return shelves.pool.run(
+            shelves.pool.fs().fallocate(id, fs::FallocateMode::kAllocate, 0, bytes, false));
+      };
+      CHECK(reserve(kGiB).error().code == Code::kNoSpace);
+      REQUIRE(reserve(promised).has_value());
+      const fs::StatFs room = shelves.pool.fs().statfs();
+      std::uint64_t taken = 0;
+      while (true) {
+        const std::string name = "f" + std::to_string(shelves.made++);
+        REQUIRE(shelves.pool.create(name).has_value());
+        std::string text = pattern(shelves.random(), shelves.random() % 2'000'000);
+        const Result<void> written = shelves.pool.write(name, 0, text);
+        if (!written.has_value()) {
+          CHECK(written.error().code == Code::kNoSpace);
+          REQUIRE(shelves.pool.unlink(name).has_value());
+          break;
+        }
+        taken += text.size();
+        shelves.files[name] = std::move(text);
+      }
+      CHECK(taken + 12 * kMiB > room.available_bytes);
+      CHECK(taken <= room.available_bytes + 2 * kMiB);
+      // Overwriting takes nothing of the promise for good.
+      for (int i = 0; i < 60; ++i) {
+        const std::string name = shelves.any();
+        if (shelves.files[name].empty()) continue;
+        const std::size_t from = shelves.random() % shelves.files[name].size();
+        const std::size_t most = shelves.files[name].size() - from;
+        shelves.write(name, from, pattern(i, std::min<std::size_t>(most, 200'000)));
+      }
+      std::string text;
+      for (std::uint64_t at = 0; at < promised; at += 512 * kKiB) {
+        const std::string piece = pattern(at, 512 * kKiB);
+        REQUIRE(shelves.pool.write("promised", at, piece).has_value());
+        text += piece;
+      }
+      shelves.files["promised"] = text;
+      shelves.check();
+      check_whole(shelves.pool);
+      for (int i = 0; i < 5; ++i) {
+        const std::string name = shelves.any();
+        REQUIRE(shelves.pool.unlink(name).has_value());
+        shelves.files.erase(name);
+      }
+      shelves.pool.executor.run_for(std::chrono::minutes{3});
+      shelves.check();
+      while (!shelves.files.empty()) {
+        REQUIRE(shelves.pool.unlink(shelves.files.begin()->first).has_value());
+        shelves.files.erase(shelves.files.begin());
+      }
+      shelves.settle();
+      CHECK(shelves.pool.fs().statfs().available_bytes >= room.available_bytes + promised);
+    }
+  }
+
+  TEST_CASE("a disk that leaves takes no file apart") {
+    const std::uint64_t first = seed_from_environment(9);
+    for (std::uint64_t seed = first; seed < first + seeds(6); ++seed) {
+      CAPTURE(seed);
+      Shelves shelves(seed, disks_alike(4, 96 * kMiB));
+      shelves.add_some(40, 2'000'000);
+      for (int i = 0; i < 6; ++i) shelves.change_one();
+      const auto before = shelves.check_whole_files();
+      std::uint64_t missing = 0;
+      REQUIRE(shelves.pool.run(shelves.pool.fs().remove_disk(DiskId{1}, &missing)).has_value());
+      for (int i = 0; i < 6; ++i) {
+        for (int k = 0; k < 4; ++k) shelves.change_one();
+        shelves.pool.executor.run_for(std::chrono::milliseconds{shelves.random() % 1500});
+        if (seed % 2 == 0 && i < 3) {
+          shelves.sync();
+          // Not with a disk that has left by then.
+          const bool left = shelves.pool.fs().pool().superblock().find(DiskId{1}) == nullptr;
+          cut_and_mount(shelves.pool,
+                        left ? std::vector<std::size_t>{1} : std::vector<std::size_t>{});
+        }
+        shelves.check();
+      }
+      shelves.settle();
+      shelves.check();
+      CHECK(shelves.pool.fs().pool().superblock().find(DiskId{1}) == nullptr);
+      for (const auto& [name, disk] : shelves.check_whole_files()) {
+        CAPTURE(name);
+        CHECK(disk != DiskId{1});
+        if (before.contains(name) && before.at(name) != DiskId{1}) CHECK(disk == before.at(name));
+      }
+      check_whole(shelves.pool);
+    }
+  }
+
+  TEST_CASE("balancing leaves whole files where they are, and new ones go to the emptier disk") {
+    Shelves shelves(seed_from_environment(10), disks_alike(2, 96 * kMiB));
+    shelves.add_some(40, 2'000'000);
+    const auto before = shelves.check_whole_files();
+    REQUIRE(shelves.pool.add_disk(256 * kMiB).has_value());
+    REQUIRE(shelves.pool.run(shelves.pool.fs().rebalance(true)).has_value());
+    shelves.settle();
+    CHECK(shelves.check_whole_files() == before);
+    std::map<DiskId, int> fresh;
+    for (int i = 0; i < 40; ++i) ++fresh[shelves.disks_of(shelves.add(50'000)).front()];
+    CHECK(fresh[DiskId{2}] > 20);
+    shelves.check();
+  }
+
+  TEST_CASE("compaction leaves each file on its disk") {
+    Shelves shelves(seed_from_environment(11), disks_alike(3, 64 * kMiB));
+    for (int i = 0; i < 500; ++i) shelves.add(100'000 + shelves.random() % 200'000);
+    const auto before = shelves.check_whole_files();
+    for (auto at = shelves.files.begin(); at != shelves.files.end();) {
+      if (shelves.random() % 4 == 0) {
+        ++at;
+        continue;
+      }
+      REQUIRE(shelves.pool.unlink(at->first).has_value());
+      at = shelves.files.erase(at);
+    }
+    const std::uint64_t used = shelves.used_bytes();
+    REQUIRE(shelves.pool.run(shelves.pool.fs().compact()).has_value());
+    shelves.sync();
+    shelves.pool.executor.run_for(std::chrono::seconds{10});
+    CHECK(shelves.used_bytes() + 8 * kSlotBytes < used);
+    CHECK(shelves.pool.fs().metrics().compaction_bytes.sum() > 0);
+    for (const auto& [name, disk] : shelves.check_whole_files()) CHECK(before.at(name) == disk);
+    shelves.check();
+    check_whole(shelves.pool);
+  }
+
+  TEST_CASE("a clone shares the blocks and the disk, and never brings another disk in") {
+    Shelves shelves(seed_from_environment(12), disks_alike(3, 96 * kMiB));
+    const std::string one = shelves.add(3'000'000);
+    std::string other;
+    do {
+      other = shelves.add(1'000'000);
+    } while (shelves.disks_of(other) == shelves.disks_of(one));
+    REQUIRE(shelves.pool.unmount().has_value());
+    REQUIRE(shelves.pool.mount().has_value());
+    for (int i = 0; i < 5; ++i) {
+      const std::string clone = "clone" + std::to_string(i);
+      REQUIRE(shelves.pool.create(clone).has_value());
+      REQUIRE(shelves.pool.copy_range(one, 0, clone, 0, 3'000'000).has_value());
+      shelves.files[clone] = shelves.files[one];
+      shelves.write(clone, 500'000, pattern(i, 100'000));
+      CHECK(shelves.disks_of(clone) == shelves.disks_of(one));
+    }
+    CHECK(shelves.pool.fs().store().saved_blocks() > 3000);
+    CHECK(shelves.pool.copy_range(one, 0, other, 0, 1'000'000).error().code == Code::kNotSupported);
+    shelves.check();
+    shelves.check_whole_files();
+    check_whole(shelves.pool);
+  }
+
+  TEST_CASE("a change of policy brings each file to one disk, and back to all") {
+    const std::uint64_t first = seed_from_environment(13);
+    for (std::uint64_t seed = first; seed < first + seeds(4); ++seed) {
+      CAPTURE(seed);
+      const char* const from[] = {"single", "replica:2", "ec:2+1"};
+      Shelves shelves(seed, disks_alike(3, 128 * kMiB), from[seed % 3]);
+      shelves.add_some(30, 3'000'000);
+      const auto policy = journal::Policy::parse(kWhole).value();
+      REQUIRE(shelves.pool.run(shelves.pool.fs().set_policy(policy)).has_value());
+      for (int i = 0; i < 3; ++i) {
+        for (int k = 0; k < 5; ++k) shelves.change_one();
+        shelves.pool.executor.run_for(std::chrono::milliseconds{shelves.random() % 3000});
+        shelves.sync();
+        cut_and_mount(shelves.pool);
+        shelves.check();
+      }
+      shelves.settle();
+      shelves.check();
+      std::set<DiskId> used;
+      for (const auto& [name, disk] : shelves.check_whole_files()) used.insert(disk);
+      CHECK(used.size() == 3);
+      check_whole(shelves.pool);
+      const auto back = journal::Policy::parse(from[seed % 3]).value();
+      REQUIRE(shelves.pool.run(shelves.pool.fs().set_policy(back)).has_value());
+      shelves.settle();
+      shelves.check();
+      check_whole(shelves.pool);
+      for (const auto& [name, text] : shelves.files) {
+        const InodeId id = shelves.pool.resolve(name).value();
+        const fs::PolicyReport report =
+            shelves.pool.run(shelves.pool.fs().policy_report(id)).value();
+        for (const auto& [layout, bytes] : report.layouts) CHECK_FALSE(layout.whole_files);
+      }
+    }
+  }
+
+  TEST_CASE("a directory of whole files in a pool of copies lets the rest be reached") {
+    Shelves shelves(seed_from_environment(14), disks_alike(4, 96 * kMiB), "single");
+    REQUIRE(shelves.pool.mkdir("films").has_value());
+    REQUIRE(shelves.set("films", kWhole).has_value());
+    std::map<std::string, DiskId> homes;
+    for (int i = 0; i < 30; ++i) {
+      const std::string name = "films/" + std::to_string(i);
+      REQUIRE(shelves.pool.create(name).has_value());
+      REQUIRE(shelves.pool.write(name, 0, pattern(i, 400'000)).has_value());
+      REQUIRE(shelves.disks_of(name).size() == 1);
+      homes[name] = shelves.disks_of(name).front();
+    }
+    checkpoint(shelves.pool);
+    shelves.pool.executor.run_for(std::chrono::minutes{1});
+    CHECK(shelves.pool.fs().metadata_copies() == 3);
+    REQUIRE(shelves.pool.unmount().has_value());
+    REQUIRE(shelves.pool.mount({0, 3}).has_value());
+    for (const auto& [name, disk] : homes) {
+      const auto read = shelves.pool.read(name);
+      CHECK(read.has_value() == (disk != DiskId{0} && disk != DiskId{3}));
+    }
+  }
+}
