@@ -43,6 +43,8 @@ Allocator::Outcome Allocator::allocate(const Request& request, ChunkLog* log,
                   : allocate_copies(layout_of(request.policy), request, log, out);
   }
   if (erasure && outcome == Outcome::kNoSpace) outcome = allocate_any_rows(request, out);
+  if (outcome == Outcome::kNoSpace && request.urgent && request.policy == journal::Policy{})
+    outcome = allocate_single(request, log, out);
   if (outcome != Outcome::kDone) return outcome;
   metrics_.blocks_allocated.add(request.blocks);
   if (request.moving) moving_blocks_ += request.blocks;
@@ -54,7 +56,7 @@ Allocator::Outcome Allocator::allocate_copies(Layout& layout, const Request& req
   const std::uint32_t blocks = request.blocks;
   const std::uint32_t fresh = blocks - std::min(request.replaced_blocks, blocks);
   // What gives back as much leaves room alone that is promised to others, as long as that comes in time.
-  const bool takes = fresh == 0 && (request.urgent || layout.policy.whole_files);
+  const bool takes = fresh == 0 && (request.urgent || request.promised);
   if (layout.lanes.empty() || !fits(layout, fresh, blocks, takes)) return Outcome::kNoSpace;
 
   if (blocks >= kLargeBlocks) {

@@ -73,6 +73,7 @@ class Allocator {
     journal::Policy policy;
     std::optional<DiskId> home;  // if the policy keeps files whole: the disk of this one
     bool anywhere = false;       // ... or another: it is full, or cannot be written to
+    bool promised = false;       // ... and there is a promise for all of it
     std::uint32_t blocks = 0;
     // May use the reserve: as many blocks will be given back.
     std::uint32_t replaced_blocks = 0;
@@ -349,6 +350,8 @@ class Allocator {
   Outcome allocate_copies(Layout& layout, const Request& request, ChunkLog* log,
                           std::vector<Piece>& out) DFS_REQUIRES(mutex_);
   Outcome allocate_whole(const Request& request, ChunkLog* log, std::vector<Piece>& out)
+      DFS_REQUIRES(mutex_);
+  Outcome allocate_single(const Request& request, ChunkLog* log, std::vector<Piece>& out)
       DFS_REQUIRES(mutex_);
   Outcome allocate_parts(std::span<Layout* const> layouts, const Request& request, ChunkLog* log,
                          std::vector<Piece>& out) DFS_REQUIRES(mutex_);

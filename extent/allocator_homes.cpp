@@ -44,6 +44,16 @@ Allocator::Outcome Allocator::allocate_whole(const Request& request, ChunkLog* l
   return allocate_parts(layouts, request, log, out);
 }
 
+// A promise does not say of what kind the file is: in the end what is left in chunks of whole files will do for any of one copy.
+Allocator::Outcome Allocator::allocate_single(const Request& request, ChunkLog* log,
+                                              std::vector<Piece>& out) {
+  std::vector<Layout*> layouts{&layout_of(request.policy)};
+  for (const auto& layout : layouts_) {
+    if (layout->policy.whole_files) layouts.push_back(layout.get());
+  }
+  return layouts.size() == 1 ? Outcome::kNoSpace : allocate_parts(layouts, request, log, out);
+}
+
 // What a layout has for fresh blocks.
 std::uint64_t Allocator::fresh_room(Layout& layout) {
   available_blocks(layout);

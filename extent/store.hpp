@@ -69,13 +69,15 @@ struct WriteHint {
   bool rows_only = false;     // of a parity group, or kNoSpace
   // Where the file lies, if its policy keeps it whole: Store::home(). What is `moving` goes nowhere else.
   std::optional<DiskId> home;
+  bool promised = false;  // then: all of the blocks are reserved ones
 };
 
 struct Written {
   std::vector<Piece> pieces;        // in the order of the data
   std::vector<std::uint32_t> crcs;  // one per block
   bool striped = false;  // some of it under parity: the record must be RecordOrder::kBehindData
-  std::optional<DiskId> elsewhere;  // not all of it is at WriteHint::home: the end of it is here
+  // Not all of it is at WriteHint::home, in chunks of whole files: the last such part is here.
+  std::optional<DiskId> elsewhere;
 };
 
 // What blocks [first, first + count) of it are, counted from its beginning.

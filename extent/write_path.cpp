@@ -64,6 +64,7 @@ Task<Result<Written>> Store::Impl::write(WriteHint hint, std::span<const std::by
   request.first = hint.first;
   request.policy = hint.policy;
   request.home = hint.home;
+  request.promised = hint.promised;
   request.blocks = blocks;
   request.moving = hint.moving;
   request.in_one_piece = hint.in_one_piece;
@@ -87,8 +88,10 @@ Task<Result<Written>> Store::Impl::write(WriteHint hint, std::span<const std::by
       });
       written.elsewhere.reset();
       for (const Piece& piece : written.pieces) {
-        const DiskId disk = chunks.find(piece.chunk)->places[0].disk;
-        if (hint.home && disk != *hint.home) written.elsewhere = disk;
+        if (!hint.home) break;
+        const Chunk& chunk = *chunks.find(piece.chunk);
+        if (chunk.places[0].disk != *hint.home || !chunk.layout.whole_files)
+          written.elsewhere = chunk.places[0].disk;
       }
       co_return written;
     }

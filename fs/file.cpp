@@ -191,6 +191,7 @@ Task<Result<void>> Filesystem::Impl::write(InodeId id, std::uint64_t offset_byte
     hint.policy = policy_of(*inode);
     hint.replaced_blocks = replaced_blocks(*inode, first, blocks);
     CO_TRY(co_await aim(*inode, &hint));
+    hint.promised = hint.home && is_promised(*inode, first, blocks);
     CO_TRY_ASSIGN(const extent::Written written, co_await store->write(hint, whole));
     CO_TRY(co_await note_spill(*inode, written));
     journal::Credit credit =

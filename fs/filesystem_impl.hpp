@@ -265,6 +265,7 @@ struct Filesystem::Impl {
   // Where what is written of it goes, if that is its policy. kNoSpace: there is no disk; or as reading its map.
   Task<Result<void>> aim(Inode& inode, extent::WriteHint* hint);
   Task<Result<DiskId>> home_of(Inode& inode);
+  static bool is_promised(const Inode& inode, FileBlock first, std::uint64_t blocks);
   // Before what was written so is published. If it lies elsewhere, the file goes on there, and the superblock knows
   // that it is to be put together. An error, of a superblock, gives back what was written.
   Task<Result<void>> note_spill(Inode& inode, const extent::Written& written);

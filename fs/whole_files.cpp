@@ -27,6 +27,16 @@ Task<Result<void>> Filesystem::Impl::aim(Inode& inode, extent::WriteHint* hint) 
   co_return Result<void>{};
 }
 
+bool Filesystem::Impl::is_promised(const Inode& inode, FileBlock first, std::uint64_t blocks) {
+  if (inode.map->reserved_blocks() == 0) return false;
+  extent::MappingSet set;
+  inode.map->snapshot(first, blocks, set);
+  std::uint64_t reserved = 0;
+  for (const extent::Mapping& mapping : set.mappings)
+    reserved += mapping.kind == extent::MappingKind::kReserved ? mapping.count : 0;
+  return reserved == blocks;
+}
+
 Task<Result<DiskId>> Filesystem::Impl::home_of(Inode& inode) {
   std::uint32_t pinned = inode.home.load(std::memory_order_acquire);
   std::optional<DiskId> known;

@@ -400,6 +400,49 @@ TEST_SUITE("whole files") {
     }
   }
 
+  TEST_CASE("promises hold beside files of the other kind") {
+    const std::uint64_t first = seed_from_environment(15);
+    for (std::uint64_t seed = first; seed < first + seeds(6); ++seed) {
+      CAPTURE(seed);
+      const bool whole = seed % 2 == 0;
+      Shelves shelves(seed, disks_alike(3, 64 * kMiB), whole ? kWhole : "single");
+      const std::uint64_t promised = 24 * kMiB;
+      REQUIRE(shelves.pool.create("promised").has_value());
+      REQUIRE(shelves.set("promised", whole ? "single" : kWhole).has_value());
+      const InodeId id = shelves.pool.resolve("promised").value();
+      REQUIRE(shelves.pool
+                  .run(shelves.pool.fs().fallocate(id, fs::FallocateMode::kAllocate, 0, promised,
+                                                   false))
+                  .has_value());
+      while (true) {
+        const std::string name = "f" + std::to_string(shelves.made++);
+        REQUIRE(shelves.pool.create(name).has_value());
+        const std::string text = pattern(shelves.random(), shelves.random() % 900'000);
+        if (!shelves.pool.write(name, 0, text).has_value()) break;
+        shelves.files[name] = text;
+      }
+      shelves.pool.unlink("f" + std::to_string(shelves.made - 1)).ignore("it may be kept");
+      for (int i = 0; i < 150; ++i) {
+        const std::string name = shelves.any();
+        const std::size_t size = shelves.files[name].size();
+        if (size == 0) continue;
+        const std::size_t from = shelves.random() % size;
+        const std::string piece = pattern(i, std::min<std::size_t>(size - from, 300'000));
+        if (!shelves.pool.write(name, from, piece).has_value()) continue;
+        shelves.files[name].replace(from, piece.size(), piece);
+      }
+      std::string text;
+      for (std::uint64_t at = 0; at < promised; at += 512 * kKiB) {
+        const std::string piece = pattern(at, 512 * kKiB);
+        REQUIRE(shelves.pool.write("promised", at, piece).has_value());
+        text += piece;
+      }
+      shelves.files["promised"] = text;
+      shelves.check();
+      check_whole(shelves.pool);
+    }
+  }
+
   TEST_CASE("a disk that leaves takes no file apart") {
     const std::uint64_t first = seed_from_environment(9);
     for (std::uint64_t seed = first; seed < first + seeds(6); ++seed) {
