@@ -628,7 +628,9 @@ Task<void> Daemon::answer_policy(InodeId inode, ControlReply reply) {
     if (report->policy.whole_files) {
       shown["disks"] = Json::array();
       for (const auto& [disk, bytes] : report->disks)
-        shown["disks"].push_back({{"disk", disk.raw}, {"bytes", bytes}});
+        shown["disks"].push_back({{"disk", disk.raw},
+                                  {"bytes", bytes},
+                                  {"here", filesystem_->pool().disk(disk) != nullptr}});
     }
     reply.send({{"ok", true}, {"policy", std::move(shown)}});
   } else {

@@ -435,6 +435,8 @@ class Filesystem {
   const ByteBudget& read_memory() const;
   // Files with blocks that no copy could supply, as paths (newest first, at most 64).
   Task<std::vector<std::string>> damaged_files();
+  // Files with blocks that the last scrub could not read because disks are away, as paths; at most 100,000.
+  Task<std::vector<std::string>> cut_off_files();
 
   struct Impl;  // filesystem_impl.hpp; of no use elsewhere
 

@@ -135,6 +135,8 @@ struct Filesystem::Impl {
   extent::ExtentLocks::Guard lock_all_windows(Inode& inode) DFS_REQUIRES(inode.mutex);
   Task<std::optional<std::pair<InodeId, std::string>>> name_of(InodeId id);
   Task<std::string> path_of(InodeId id);
+  // Of those that have a name.
+  Task<std::vector<std::string>> paths_of(std::vector<InodeId> ids);
   // nullptr: it has none of that name. Valid until its attributes change.
   static const std::string* find_xattr(const Inode& inode, std::string_view name)
       DFS_REQUIRES(inode.mutex);

@@ -205,11 +205,12 @@ def whole_files(bench):
     images[1].take_away()
     # Offline, the files are named.
     lost = sorted(path for path, disk in home.items() if disk == 1)
-    told = dynamicfs("check", "--data", images[0].path, timeout_s=100)
+    told = dynamicfs("check", "--data", images[0].path, images[2].path, timeout_s=100)
     expect_equal(told.code, EXIT_AT_RISK, f"exit code of check, having said {told.text!r}")
     for path in lost:
         inside = "/" + str(path).removeprefix(f"{pool.root}/")
-        expect(inside in told.text, f"check does not name {inside}: {told.text!r}")
+        expect(f"{inside} needs a disk that is away" in told.text, f"check does not name {inside}: {told.text!r}")
+    expect_equal(told.text.count("needs a disk that is away"), len(lost), "files that check names")
     pool.mount()
     for path in files:
         try:
@@ -222,9 +223,11 @@ def whole_files(bench):
     code, status = pool.status()
     expect_equal(code, EXIT_AT_RISK, "exit code of status without a disk")
     expect_equal(status["pool"]["state"], "damaged", "state")
-    for path in lost:
-        inside = "/" + str(path).removeprefix(f"{pool.root}/")
-        expect(any(inside == name or name.endswith(inside) for name in status["damaged_files"]), f"status does not name {inside}: {status['damaged_files']}")
+    # Mounted, each file says so.
+    for one in json.loads(dynamicfs("policy", "get", "--json", *files).out):
+        expect_equal(one["disks"][0]["here"], one["path"] not in lost, f"whether the disk of {one['path']} is here")
+    shown = dynamicfs("policy", "get", *files, check=True).out.splitlines()
+    expect_equal(sum(line.endswith("on disk 1 (away)") for line in shown), len(lost), "lines of files that are away")
     # Work goes on: what is here is changed, what is new is here, what is lost is written anew.
     (pool.root / "new").write_bytes(b"new" * 1000)
     os.remove(lost[0])

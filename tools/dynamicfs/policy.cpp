@@ -132,7 +132,8 @@ ExitCode get(const Words& words) {
     const fs::Json disks = shown->value("disks", fs::Json::array());
     for (const fs::Json& disk : disks) {
       const auto id = disk.value("disk", 0);
-      where += where.empty() ? fmt::format("{}", id) : fmt::format(", {}", id);
+      where += fmt::format("{}{}{}", where.empty() ? "" : ", ", id,
+                           disk.value("here", true) ? "" : " (away)");
     }
     if (!where.empty()) line += fmt::format(": on disk{} {}", disks.size() == 1 ? "" : "s", where);
     put_out(line + "\n");
