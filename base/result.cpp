@@ -10,6 +10,7 @@ std::string_view code_name(Code code) {
     case Code::kDiskFlush: return "disk flush";
     case Code::kDiskGone: return "disk gone";
     case Code::kDiskHung: return "disk does not answer";
+    case Code::kDiskOffline: return "disk was taken offline";
     case Code::kDiskRange: return "disk range";
     case Code::kDiskOpen: return "disk open";
     case Code::kFormatMagic: return "format magic";

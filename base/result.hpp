@@ -20,6 +20,7 @@ enum class Code : std::uint8_t {
   kDiskFlush,  // ... a flush: what was written since the last good flush may be lost
   kDiskGone,   // the disk is missing, failed or shut down; nothing was attempted
   kDiskHung,   // the device has not answered for LatencyWatch::kHungAfter
+  kDiskOffline,  // the user has taken the disk offline
   kDiskRange,  // an offset behind the end of the volume
   kDiskOpen,   // opening a backing store failed; sys_errno says why
   // Bytes on disk.

@@ -83,7 +83,8 @@ Task<void> Store::Impl::read_places(std::shared_ptr<const PoolView> disks,
     }
     out->unreadable = true;
     if (failure.code != Code::kDiskGone) continue;
-    const auto reported = co_await pool.report_failure(move->from[places[i]].disk, failure);
+    const auto reported =
+        co_await pool.report_failure(move->from[places[i]].disk, failure, &group.disk(i));
     reported.ignore("the other places decide");
   }
 }
@@ -205,7 +206,7 @@ Task<Result<void>> Store::Impl::copy_rows(std::shared_ptr<const PoolView> disks,
       note_host_full(disk);
       co_return Code::kNoSpace;
     }
-    const auto reported = co_await pool.report_failure(disk, failure);
+    const auto reported = co_await pool.report_failure(disk, failure, &writes.disk(i));
     reported.ignore("somewhere else, then");
     co_return error(Code::kDiskGone);
   }
@@ -227,12 +228,17 @@ bool Store::Impl::beside_reads(const PoolView& disks) {
   return now < reads_until.load();
 }
 
-Task<Result<void>> Store::Impl::copy_chunk(const Allocator::Move* move) {
+// Until what was being written there is written.
+Task<Result<void>> Store::Impl::await_settled(const Allocator::Move* move) {
   for (unsigned step = 0; !allocator.is_settled(*move); ++step) {
     if (step == kSettleSteps || pool.read_only()) co_return Code::kBusy;
     co_await executor.sleep(kSettleStep);
   }
-  const std::shared_ptr<const PoolView> disks = look();
+  co_return Result<void>{};
+}
+
+Task<Result<void>> Store::Impl::copy_chunk(std::shared_ptr<const PoolView> disks,
+                                           const Allocator::Move* move) {
   const BlockWords needed = allocator.rows_to_copy(*move);
   for (const RowRun& run : runs_of(needed)) {
     for (std::uint32_t done = 0; done < run.count;) {
@@ -245,8 +251,8 @@ Task<Result<void>> Store::Impl::copy_chunk(const Allocator::Move* move) {
   co_return Result<void>{};
 }
 
-Task<Result<void>> Store::Impl::flush_new_places(const Allocator::Move* move) {
-  const std::shared_ptr<const PoolView> disks = look();
+Task<Result<void>> Store::Impl::flush_new_places(std::shared_ptr<const PoolView> disks,
+                                                 const Allocator::Move* move) {
   scheduler::IoGroup flushes;
   std::vector<DiskId> flushed;
   for (const Place& place : move->to) {
@@ -261,7 +267,7 @@ Task<Result<void>> Store::Impl::flush_new_places(const Allocator::Move* move) {
   for (std::size_t i = 0; i < flushed.size(); ++i) {
     const Error failure = flushes.error(i);
     if (failure.code == Code::kOk) continue;
-    const auto reported = co_await pool.report_failure(flushed[i], failure);
+    const auto reported = co_await pool.report_failure(flushed[i], failure, &flushes.disk(i));
     reported.ignore("somewhere else, then");
     co_return error(Code::kDiskGone);
   }
@@ -279,16 +285,18 @@ Task<Result<bool>> Store::Impl::move_chunk(ChunkId chunk, std::optional<DiskId> 
     case Allocator::MoveOutcome::kNoRoom: co_return Code::kNoSpace;
     case Allocator::MoveOutcome::kLater: co_return Code::kBusy;
   }
-  Result<void> copied = co_await copy_chunk(&move);
+  Result<void> copied = co_await await_settled(&move);
+  const std::shared_ptr<const PoolView> disks = look();
+  if (copied.has_value()) copied = co_await copy_chunk(disks, &move);
   // A disk that fails at the flush in front of the record would have missed what no generation tells of.
-  if (copied.has_value()) copied = co_await flush_new_places(&move);
+  if (copied.has_value()) copied = co_await flush_new_places(disks, &move);
   if (copied.has_value()) {
     journal::Credit credit = co_await journal->reserve(1, kChunkPutBytes);
     const journal::ChangeScope scope(gate);
-    // A disk that has failed meanwhile may not have kept it.
+    // A disk that has failed meanwhile may not have kept it, also if it is back.
     const bool whole = std::ranges::all_of(move.to, [&](const Place& place) {
       return std::ranges::find(move.from, place) != move.from.end() ||
-             pool.disk(place.disk) != nullptr;
+             pool.disk(place.disk) == disks->find(place.disk)->disk;
     });
     if (whole) {
       JournalChunkLog log(*journal, credit);

@@ -151,7 +151,8 @@ Task<bool> Store::Impl::scrub_rows(std::shared_ptr<const PoolView> disks, const 
   for (std::size_t i = 0; i < group->width(); ++i) {
     if (io.error(i).code == Code::kOk) continue;
     if (io.error(i).code == Code::kDiskGone) {
-      const auto reported = co_await pool.report_failure(group->places[i].disk, io.error(i));
+      const auto reported =
+          co_await pool.report_failure(group->places[i].disk, io.error(i), &io.disk(i));
       reported.ignore("the other columns decide");
     }
     unreadable |= 1u << i;
@@ -224,8 +225,8 @@ Task<bool> Store::Impl::scrub_rows(std::shared_ptr<const PoolView> disks, const 
     for (std::size_t i = 0; i < parity; ++i) {
       if ((wrong >> i & 1) == 0) continue;
       const Place& place = group->places[data + i];
-      if (disks->find(place.disk)->stale_since.raw != 0) {
-        // It may have gone before this reached the medium.
+      if (stale) {
+        // One may have gone before this, or a block of the row that nobody names, reached its medium.
         ++counts->copies_outdated;
       } else {
         ++counts->copies_bad;
@@ -244,7 +245,8 @@ Task<bool> Store::Impl::scrub_rows(std::shared_ptr<const PoolView> disks, const 
       continue;
     }
     if (is_host_full(repairs.error(i))) continue;
-    const auto reported = co_await pool.report_failure(repaired_disks[i], repairs.error(i));
+    const auto reported =
+        co_await pool.report_failure(repaired_disks[i], repairs.error(i), &repairs.disk(i));
     reported.ignore("the scrub goes on with the others");
   }
   co_return true;

@@ -13,6 +13,7 @@ std::shared_ptr<const PoolView> look_at(const journal::Pool& pool) {
       entry.first_slot_offset = record.first_slot_offset;
       entry.slots = record.slots;
       entry.leaving = record.leaving;
+      entry.spare = record.spare;
       if (status.health == journal::DiskHealth::kStale) entry.stale_since = record.stale_since;
       if (std::binary_search(view->healthy->begin(), view->healthy->end(), record.id)) {
         entry.disk = pool.disk(record.id);

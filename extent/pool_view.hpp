@@ -19,6 +19,7 @@ struct PoolView {
     std::uint32_t slots = 0;
     Lsn stale_since;       // extents of later generations may lack their copy here; 0: none
     bool leaving = false;  // everything on it goes elsewhere
+    bool spare = false;    // ... and nothing is put there
   };
   std::shared_ptr<const std::vector<DiskId>> healthy;  // ascending; its address is the version
   std::vector<DiskEntry> disks;                        // by id, all the pool knows

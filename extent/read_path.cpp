@@ -206,7 +206,8 @@ void Store::Impl::verify(const PoolView& disks, ReadPlan& plan, const Fetch& fet
 }
 
 // No copy that is here is good.
-void Store::Impl::give_up(const FileMap& map, ReadPlan& plan, const Fetch& fetch, InodeId inode) {
+void Store::Impl::give_up(const PoolView& disks, const FileMap& map, ReadPlan& plan,
+                          const Fetch& fetch, InodeId inode) {
   if (fetch.mismatched != 0 &&
       !map.unchanged(FileBlock{plan.first.raw + fetch.at}, fetch.count, plan.set)) {
     // Two things at once: every copy fails and the file has been changed. Blocks were reused
@@ -220,7 +221,12 @@ void Store::Impl::give_up(const FileMap& map, ReadPlan& plan, const Fetch& fetch
   count_damage(plan, fetch, inode);
   std::size_t away = 0;
   const auto count_away = [&](const auto& places) {
-    for (const Place& place : places) away += pool.disk(place.disk) == nullptr ? 1 : 0;
+    // As this read has seen them: one that has come back since was away for it.
+    for (const Place& place : places) {
+      const PoolView::DiskEntry* const entry = disks.find(place.disk);
+      const bool seen = entry != nullptr && entry->disk != nullptr;
+      away += !seen || pool.disk(place.disk) != entry->disk ? 1 : 0;
+    }
   };
   if (fetch.chunk->group() != nullptr) {
     count_away(fetch.chunk->group()->places);
@@ -322,7 +328,7 @@ Task<Result<void>> Store::Impl::read_once(const FileMap& map, InodeId inode, Fil
         plan.pins.pin(fetch.chunk->places[0].disk);
         plan.dark.push_back(fetch);
       } else {
-        give_up(map, plan, fetch, inode);
+        give_up(*disks, map, plan, fetch, inode);
       }
       return true;
     });
@@ -404,12 +410,12 @@ Task<Result<void>> Store::Impl::read_once(const FileMap& map, InodeId inode, Fil
         std::memcpy(part(plan, fetch).data(), direct->data(), direct->size());
         again.clear();
         verify(*disks, plan, fetch, inode, again);
-        for (const Fetch& bad : again) give_up(map, plan, bad, inode);
+        for (const Fetch& bad : again) give_up(*disks, map, plan, bad, inode);
         continue;
       }
       co_await note_read_failure(fetch, *own->disk, answer.error());
     }
-    give_up(map, plan, fetch, inode);
+    give_up(*disks, map, plan, fetch, inode);
   }
   if (!plan.repairs.empty()) co_await repair(disks, plan);
   *changed = plan.changed;
@@ -424,7 +430,7 @@ Task<void> Store::Impl::note_read_failure(Fetch& fetch, const scheduler::Disk& d
                                           Error failure) {
   const DiskId id = fetch.chunk->places[fetch.place].disk;
   if (failure.code == Code::kDiskGone) {
-    const auto outcome = co_await pool.report_failure(id, failure);
+    const auto outcome = co_await pool.report_failure(id, failure, &disk);
     outcome.ignore("the other copies decide");
     co_return;
   }
@@ -480,7 +486,7 @@ Task<std::uint64_t> Store::Impl::repair(std::shared_ptr<const PoolView> disks, R
       continue;
     }
     if (is_host_full(failure)) continue;  // what was never stored there stays missing
-    const auto outcome = co_await pool.report_failure(targets[i].disk, failure);
+    const auto outcome = co_await pool.report_failure(targets[i].disk, failure, &group.disk(i));
     outcome.ignore("the read has its data");
   }
   co_return repaired;

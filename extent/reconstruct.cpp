@@ -110,7 +110,8 @@ Task<void> Store::Impl::reconstruct(std::shared_ptr<const PoolView> disks, ReadP
           continue;
         }
         if (io.error(i).code == Code::kDiskGone) {
-          const auto reported = co_await pool.report_failure(source.place->disk, io.error(i));
+          const auto reported =
+              co_await pool.report_failure(source.place->disk, io.error(i), &io.disk(i));
           reported.ignore("the other columns decide");
         }
       }

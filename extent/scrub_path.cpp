@@ -175,7 +175,7 @@ Task<Result<void>> Store::Impl::scrub_once(const FileMap& map, InodeId inode, Fi
         for (const Fetch& one : lost) {
           const std::size_t lost_before = plan.lost.size();
           const bool changed_before = std::exchange(plan.changed, false);
-          give_up(map, plan, one, inode);
+          give_up(*disks, map, plan, one, inode);
           const bool changed_now = std::exchange(plan.changed, plan.changed || changed_before);
           if (changed_now) continue;
           (plan.lost.size() != lost_before ? counts->blocks_lost : counts->blocks_unreadable) +=

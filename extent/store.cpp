@@ -39,15 +39,24 @@ std::shared_ptr<const PoolView> Store::Impl::look() {
     const TimePoint now = executor.now();
     changed |= std::erase_if(host_full, [&](const auto& entry) { return entry.second <= now; }) > 0;
   }
-  // One that stays after all, or has left.
   if (changed) {
-    std::erase_if(closed, [&](DiskId disk) DFS_NO_THREAD_SAFETY_ANALYSIS {
-      const PoolView::DiskEntry* const entry = view->find(disk);
-      return entry == nullptr || !entry->leaving;
-    });
+    look_for_closed();
     tell_allocator();
   }
   return view;
+}
+
+void Store::Impl::look_for_closed() {
+  // One that stays after all, or has left.
+  std::erase_if(closed, [&](DiskId disk) DFS_NO_THREAD_SAFETY_ANALYSIS {
+    const PoolView::DiskEntry* const entry = view->find(disk);
+    return entry == nullptr || !entry->leaving;
+  });
+  for (std::size_t i = 0; i < view->disks.size(); ++i) {
+    const DiskId disk{static_cast<std::uint16_t>(i)};
+    if (view->disks[i].spare && std::ranges::find(closed, disk) == closed.end())
+      closed.push_back(disk);
+  }
 }
 
 bool Store::Impl::close_if_unused(DiskId disk) {
@@ -62,7 +71,9 @@ bool Store::Impl::close_if_unused(DiskId disk) {
   return allocator.is_unused(disk);
 }
 
-// A disk that leaves, or is suspect, is better than a missing copy: it is left alone only if the rest suffices.
+// A disk that leaves, or is suspect, is better than a missing copy: it is left alone only if the rest suffices. One that leaves
+// has to be emptied while there are hardly others, so the second copy that a run wants is no reason to keep it, but what
+// the policies ask for is: then another disk has been lost meanwhile.
 std::vector<DiskId> Store::Impl::left_alone() const {
   std::vector<DiskId> disks;
   for (const auto& [disk, until] : host_full) disks.push_back(disk);
@@ -84,7 +95,8 @@ std::vector<DiskId> Store::Impl::left_alone() const {
     if (view->find(id)->leaving) leaving.push_back(id);
   }
   const std::size_t staying = view->healthy->size() - leaving.size();
-  leave_alone_too(leaving, std::min(copies, std::max<std::size_t>(staying, 1)));
+  const std::size_t asked = std::min<std::size_t>(pool.tolerance() + 1, view->healthy->size());
+  leave_alone_too(leaving, std::max(asked, std::min(copies, std::max<std::size_t>(staying, 1))));
   leave_alone_too(suspects, wanted);
   return disks;
 }
@@ -206,6 +218,7 @@ void Store::start(journal::Journal& journal) {
   {
     LockGuard lock(impl_->view_mutex);
     impl_->view = look_at(impl_->pool);
+    impl_->look_for_closed();
     impl_->tell_allocator();
   }
   impl_->allocator.start();
@@ -285,6 +298,8 @@ std::optional<journal::Policy> Store::layout(ChunkId chunk) const {
 }
 std::size_t Store::copies(ChunkId chunk) const { return impl_->allocator.copies(chunk); }
 bool Store::close_if_unused(DiskId disk) { return impl_->close_if_unused(disk); }
+std::uint64_t Store::writes_mark() { return impl_->writers.current(); }
+bool Store::writes_ended(std::uint64_t mark) { return impl_->writers.try_advance() >= mark; }
 
 std::vector<ChunkId> Store::misplaced_chunks() const {
   impl_->look();

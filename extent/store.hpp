@@ -28,6 +28,7 @@
 #include "base/executor.hpp"
 #include "base/metrics.hpp"
 #include "base/result.hpp"
+#include "extent/epoch.hpp"
 #include "extent/extent_format.hpp"
 #include "extent/extent_lock.hpp"
 #include "extent/extent_map.hpp"
@@ -78,6 +79,7 @@ struct Written {
   bool striped = false;  // some of it under parity: the record must be RecordOrder::kBehindData
   // Not all of it is at WriteHint::home, in chunks of whole files: the last such part is here.
   std::optional<DiskId> elsewhere;
+  EpochTracker::Pin pin;  // until it is published or discarded: see writes_ended()
 };
 
 // What blocks [first, first + count) of it are, counted from its beginning.
@@ -234,6 +236,10 @@ class Store final : public journal::SlotSource {
   // Nothing is put on this disk, which is leaving, until it is said to stay. True: no slot of it is in use, by a
   // chunk or a run, nor will be, and nobody reads there.
   bool close_if_unused(DiskId disk);
+  // Once writes_ended() says true of a mark, everything that was being written when it was taken is published or
+  // discarded. A disk that is here then is part of whatever is written from then on, so a walk through the maps sees all that it lacks.
+  std::uint64_t writes_mark();
+  bool writes_ended(std::uint64_t mark);
   RoomWithout room_without(DiskId disk) const;
 
   // Called when a block of a file turns out unreadable, no lock held.

@@ -48,6 +48,7 @@ struct Store::Impl {
   Allocator allocator;
   Hedges hedges;
   AsyncMutex reclaiming;  // one reclaim at a time
+  EpochTracker writers;   // see Store::writes_ended()
 
   // Order: before the allocator's mutex and the pool's.
   mutable Mutex view_mutex;
@@ -57,7 +58,7 @@ struct Store::Impl {
   // ... and when that was last, for status and so that the log says it once in a while.
   std::vector<std::pair<DiskId, TimePoint>> last_full DFS_GUARDED_BY(view_mutex);
   std::vector<DiskId> suspects DFS_GUARDED_BY(view_mutex);
-  // Leaving, and nothing is put there any more in any case.
+  // Leaving, and nothing is put there any more in any case; or spare.
   std::vector<DiskId> closed DFS_GUARDED_BY(view_mutex);
   std::function<void(InodeId, FileBlock)> unrecoverable DFS_GUARDED_BY(view_mutex);
   // Rows with parity that a scrub has found wrong and could not judge, by group and row, and what is known of
@@ -67,6 +68,7 @@ struct Store::Impl {
 
   // The disks as they are now; tells the allocator when they have changed.
   std::shared_ptr<const PoolView> look();
+  void look_for_closed() DFS_REQUIRES(view_mutex);
   void tell_allocator() DFS_REQUIRES(view_mutex);
   bool close_if_unused(DiskId disk);
   void note_host_full(DiskId disk);
@@ -93,7 +95,8 @@ struct Store::Impl {
                      MappingSet& set);
   void verify(const PoolView& disks, ReadPlan& plan, const Fetch& fetch, InodeId inode,
               std::vector<Fetch>& again);
-  void give_up(const FileMap& map, ReadPlan& plan, const Fetch& fetch, InodeId inode);
+  void give_up(const PoolView& disks, const FileMap& map, ReadPlan& plan, const Fetch& fetch,
+               InodeId inode);
   void count_damage(const ReadPlan& plan, const Fetch& fetch, InodeId inode);
   void tell_lost(const ReadPlan& plan, InodeId inode);
   Task<void> reconstruct(std::shared_ptr<const PoolView> disks, ReadPlan* plan, Fetch fetch,
@@ -118,8 +121,10 @@ struct Store::Impl {
   struct Columns;
   Task<Result<bool>> move_chunk(ChunkId chunk, std::optional<DiskId> off, bool only_to_emptier);
   bool beside_reads(const PoolView& disks);
-  Task<Result<void>> flush_new_places(const Allocator::Move* move);
-  Task<Result<void>> copy_chunk(const Allocator::Move* move);
+  Task<Result<void>> await_settled(const Allocator::Move* move);
+  Task<Result<void>> copy_chunk(std::shared_ptr<const PoolView> disks, const Allocator::Move* move);
+  Task<Result<void>> flush_new_places(std::shared_ptr<const PoolView> disks,
+                                      const Allocator::Move* move);
   Task<Result<void>> copy_rows(std::shared_ptr<const PoolView> disks, const Allocator::Move* move,
                                const BlockWords* needed, std::uint32_t row, std::uint32_t rows);
   Task<Result<void>> gather(std::shared_ptr<const PoolView> disks, const Allocator::Move* move,

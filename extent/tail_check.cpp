@@ -82,7 +82,7 @@ Task<void> complete_copies(journal::Pool& pool, std::shared_ptr<const PoolView> 
   co_await group.run();
   for (std::size_t i = 0; i < ids.size(); ++i) {
     if (group.error(i).code == Code::kOk || is_host_full(group.error(i))) continue;
-    const auto reported = co_await pool.report_failure(ids[i], group.error(i));
+    const auto reported = co_await pool.report_failure(ids[i], group.error(i), &group.disk(i));
     reported.ignore("the other copies decide");
   }
 }
@@ -105,6 +105,14 @@ Result<void> Claims::take(std::size_t record, Lsn lsn, std::uint8_t type,
 Task<std::optional<std::size_t>> Store::Impl::first_missing(Claims claims) {
   const std::vector<ClaimPart> parts = list_parts(chunks, claims);
   const std::shared_ptr<const PoolView> disks = look();
+  // A disk that was away before and is back, but has not been given what it missed: since the epoch began in which it
+  // takes part again it was written to as all others were.
+  const journal::Superblock superblock = pool.superblock();
+  const auto was_written = [&superblock](DiskId disk, Generation generation) {
+    const journal::DiskRecord* const record = superblock.find(disk);
+    return record != nullptr && record->state == journal::DiskState::kActive &&
+           generation.raw > superblock.epoch().after.raw;
+  };
 
   Buffer buffer{kStepBlocks * kBlockBytes};
   scheduler::IoGroup group;
@@ -122,7 +130,8 @@ Task<std::optional<std::size_t>> Store::Impl::first_missing(Claims claims) {
         const PoolView::DiskEntry* const entry = disks->find(place.disk);
         // Of more copies than fit any will do.
         if (entry == nullptr || entry->disk == nullptr || used + bytes > buffer.size()) continue;
-        if (may_lack(*entry, part.claim->generation)) continue;
+        const Generation generation = part.claim->generation;
+        if (may_lack(*entry, generation) && !was_written(place.disk, generation)) continue;
         copies.push_back({&part, &place, buffer.span().subspan(used, bytes)});
         group.read(*entry->disk, scheduler::IoClass::kCritical,
                    PoolView::offset_of(*entry, place.slot, part.block), copies.back().bytes);

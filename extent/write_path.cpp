@@ -56,6 +56,7 @@ Task<Result<Written>> Store::Impl::write(WriteHint hint, std::span<const std::by
   if (pool.read_only() || journal->stopped()) co_return Code::kReadOnly;
   const auto blocks = static_cast<std::uint32_t>(data.size() / kBlockBytes);
   Written written;
+  written.pin = writers.pin();
   written.crcs.resize(blocks);
   crc32c_blocks(data, written.crcs);
 
@@ -196,18 +197,20 @@ Task<Result<void>> Store::Impl::write_copies(std::shared_ptr<const PoolView> dis
       needs_elsewhere = true;
       continue;
     }
-    const auto outcome = co_await pool.report_failure(copies[i].disk, failure);
+    const auto outcome = co_await pool.report_failure(copies[i].disk, failure, &group.disk(i));
     outcome.ignore("asked for below: read_only() says whether the pool can go on");
   }
   if (pool.read_only()) co_return Code::kReadOnly;
   // That disk stays in the pool, so a copy must not be missing there: somewhere else, then.
   if (needs_elsewhere) co_return Code::kNoSpace;
 
-  // A copy counts if its disk is still there; one may have failed in another's hands.
+  // A copy counts if its disk is still there; one may have failed in another's hands, and even be back.
   for (std::size_t i = 0; i < copies.size(); ++i) {
     std::size_t& wanted = missing[copies[i].piece];
-    if (wanted > 0 && group.error(i).code == Code::kOk && pool.disk(copies[i].disk) != nullptr)
+    if (wanted > 0 && group.error(i).code == Code::kOk &&
+        pool.disk(copies[i].disk) == &group.disk(i)) {
       --wanted;
+    }
   }
   if (std::ranges::any_of(missing, [](std::size_t wanted) { return wanted > 0; }))
     co_return first_failure;

@@ -304,7 +304,7 @@ Task<Result<void>> Filesystem::Impl::flush_disks() {
   Result<void> outcome;
   for (std::size_t i = 0; i < flushed.size() && outcome.has_value(); ++i) {
     if (flushes.error(i).code == Code::kOk) continue;
-    outcome = co_await pool->report_failure(flushed[i], flushes.error(i));
+    outcome = co_await pool->report_failure(flushed[i], flushes.error(i), &flushes.disk(i));
   }
   co_return outcome;
 }

@@ -355,7 +355,7 @@ std::vector<Compaction::Run> Compaction::plan(const extent::MappingSet& set, jou
 
 bool Compaction::striping(journal::Policy policy) const {
   return policy.kind == journal::Policy::Kind::kErasure &&
-         fs_.pool->healthy()->size() >= policy.width();
+         fs_.pool->staying()->size() >= policy.width();
 }
 
 Task<bool> Compaction::add(InodeRef inode, Run run) {

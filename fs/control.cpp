@@ -119,6 +119,13 @@ void ControlReply::send(const Json& answer) {
   send_all(connection_.get(), answer.dump(-1, ' ', false, Json::error_handler_t::replace) + "\n");
 }
 
+void ControlReply::refuse(const Refusal& why) {
+  send({{"ok", false},
+        {"error", why.what},
+        {"remedy", why.remedy},
+        {"code", static_cast<int>(why.code)}});
+}
+
 ControlServer::ControlServer(std::string path, UniqueFd listener, UniqueFd stop_event,
                              Handler handler)
     : path_(std::move(path)),

@@ -7,9 +7,11 @@
 //   {"command": "scrub_start"} {"ok": true}; also scrub_pause, scrub_resume, and scrub_cancel, which
 //                             answers when the scrub has ended
 //   {"command": "scrub_status"} {"ok": true, "scrub": {...}}
-//   {"command": "disk_add", "path": ..., "size": N, "force": B}  {"ok": true, "disk": ID}; path is absolute, size is
-//                             there if it matters
+//   {"command": "disk_add", "path": ..., "size": N, "force": B, "spare": B}  {"ok": true, "disk": ID}; path is absolute,
+//                             size is there if it matters
 //   {"command": "disk_remove", "disk": ID or path} {"ok": true} when it has begun; also disk_keep
+//   {"command": "disk_offline", "disk": ID or path} {"ok": true} when it is closed
+//   {"command": "disk_online", "path": ...} {"ok": true, "disk": ID}
 //   {"command": "rebalance_start"} {"ok": true}; also rebalance_stop, rebuild_pause, rebuild_resume
 //   {"command": "shutdown"}   {"ok": true, "pid": ...} at once; the daemon unmounts and exits
 //   {"command": "await_exit"} {"ok": true, "pid": ...} at once; like shutdown without the asking
@@ -61,6 +63,7 @@ class ControlReply {
 
   void send(const Json& answer);
   void refuse(const std::string& error) { send({{"ok", false}, {"error", error}}); }
+  void refuse(const Refusal& why);
   UniqueFd take_connection() { return std::move(connection_); }
 
  private:

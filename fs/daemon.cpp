@@ -29,7 +29,7 @@
 #include "base/log.hpp"
 #include "fs/alarm.hpp"
 #include "fs/control.hpp"
-#include "fs/create_pool.hpp"
+#include "fs/disk_orders.hpp"
 #include "fs/disk_search.hpp"
 #include "fs/filesystem.hpp"
 #include "fs/fuse_session.hpp"
@@ -139,27 +139,7 @@ std::string redirect_log(const Uuid& pool) {
   return path;
 }
 
-bool is_disk_order(const std::string& command) {
-  return command == "disk_remove" || command == "disk_keep" || command == "rebalance_start" ||
-         command == "rebalance_stop" || command == "rebuild_pause" || command == "rebuild_resume";
-}
-
-void refuse_with(ControlReply& reply, const Refusal& why) {
-  reply.send({{"ok", false},
-              {"error", why.what},
-              {"remedy", why.remedy},
-              {"code", static_cast<int>(why.code)}});
-}
-
 // Why an order to the scrub was not followed, for ControlReply::refuse().
-// As the user knows it.
-std::string name_of(Filesystem& filesystem, DiskId id) {
-  for (const auto& disk : filesystem.pool().status()) {
-    if (disk.record.id == id) return fmt::format("disk {} ({})", id, disk.record.path);
-  }
-  return fmt::format("disk {}", id);  // removed meanwhile
-}
-
 std::string why_not(const std::string& command, Error refused) {
   if (refused.code == Code::kBusy) return "a scrub is running or paused already";
   if (refused.code == Code::kShutdown) return "the pool is being unmounted";
@@ -186,13 +166,8 @@ class Daemon {
   Outcome<void> enter_tree();
   Outcome<void> start_control();
   void answer(const Json& request, ControlReply reply);
-  void answer_add(const Json& request, ControlReply reply);
-  Task<void> answer_added(std::unique_ptr<scheduler::Disk> disk, ControlReply reply);
-  Task<void> answer_order(std::string command, std::optional<DiskId> disk, ControlReply reply);
   Task<void> answer_policy(InodeId inode, ControlReply reply);
   Task<void> answer_set_policy(journal::Policy policy, ControlReply reply);
-  std::optional<DiskId> find_disk(const std::string& named);
-  bool is_in_tree(const std::string& path) const;
   bool answer_scrub(const std::string& command, ControlReply& reply);
   static Task<void> answer_cancel(Filesystem& filesystem, ControlReply reply,
                                   std::atomic<int>* outstanding);
@@ -213,6 +188,7 @@ class Daemon {
   std::unique_ptr<Executor> executor_;
   std::unique_ptr<Filesystem> filesystem_;
   std::unique_ptr<FuseSession> session_;
+  std::unique_ptr<DiskOrders> disk_orders_;
   std::unique_ptr<ControlServer> control_;
   std::unique_ptr<Alarm> alarm_;
   std::atomic<bool> ending_{false};  // nothing is mounted any more, or soon will not be
@@ -369,6 +345,7 @@ Outcome<void> Daemon::enter_tree() {
 }
 
 Outcome<void> Daemon::start_control() {
+  disk_orders_ = std::make_unique<DiskOrders>(*executor_, *filesystem_, facts_, syncs_);
   control_ = TRY(ControlServer::start(
       filesystem_->pool().uuid(),
       [this](const Json& request, ControlReply reply) { answer(request, std::move(reply)); }));
@@ -447,8 +424,8 @@ void Daemon::answer(const Json& request, ControlReply reply) {
       const std::uint64_t one = 1;
       [[maybe_unused]] const auto told = ::write(shutdown_event_.get(), &one, sizeof one);
     }
-  } else if (command == "disk_add") {
-    answer_add(request, std::move(reply));
+  } else if (disk_orders_->takes(command)) {
+    disk_orders_->answer(request, std::move(reply));
   } else if (command == "policy_get") {
     syncs_.fetch_add(1);
     DriverScope scope(*executor_);
@@ -462,10 +439,6 @@ void Daemon::answer(const Json& request, ControlReply reply) {
     syncs_.fetch_add(1);
     DriverScope scope(*executor_);
     spawn(answer_set_policy(*policy, std::move(reply)));
-  } else if (is_disk_order(command)) {
-    syncs_.fetch_add(1);
-    DriverScope scope(*executor_);
-    spawn(answer_order(command, find_disk(request.value("disk", "")), std::move(reply)));
   } else if (!answer_scrub(command, reply)) {
     reply.refuse("there is no such command");
   }
@@ -501,121 +474,6 @@ bool Daemon::answer_scrub(const std::string& command, ControlReply& reply) {
   return true;
 }
 
-// What the user calls a disk: its number, or the path by which the pool knows it.
-std::optional<DiskId> Daemon::find_disk(const std::string& named) {
-  for (const journal::DiskStatus& disk : filesystem_->pool().status()) {
-    if (disk.record.path == named || fmt::format("{}", disk.record.id) == named)
-      return disk.record.id;
-  }
-  return std::nullopt;
-}
-
-// Whether this file, or the directory it would be in, is in the tree that we serve: a disk there would wait for
-// itself.
-bool Daemon::is_in_tree(const std::string& path) const {
-  struct stat info {};
-  const std::string parent = std::filesystem::path(path).parent_path().string();
-  if (::stat(path.c_str(), &info) != 0 && ::stat(parent.c_str(), &info) != 0) return false;
-  return facts_.device == fmt::format("{}:{}", major(info.st_dev), minor(info.st_dev));
-}
-
-// On the server's thread: the pool may be as slow as the new disk is.
-void Daemon::answer_add(const Json& request, ControlReply reply) {
-  NewDiskRequest wanted;
-  wanted.path = request.value("path", "");
-  if (is_in_tree(wanted.path)) {
-    const Refusal refusal = usage(fmt::format("{} is in the pool itself.", wanted.path),
-                                  "Give a disk that is not in the tree it is to hold.");
-    reply.send({{"ok", false},
-                {"error", refusal.what},
-                {"remedy", refusal.remedy},
-                {"code", static_cast<int>(refusal.code)}});
-    return;
-  }
-  if (request.contains("size")) wanted.size_bytes = request.value("size", std::uint64_t{0});
-  wanted.force = request.value("force", false);
-  wanted.name = fmt::format("{}", filesystem_->pool().superblock().next_disk);
-  wanted.workers = request_.options.workers_per_disk;
-  wanted.queue = request_.options.queue;
-  auto disk = make_new_disk(*executor_, wanted);
-  if (!disk) {
-    refuse_with(reply, disk.error());
-    return;
-  }
-  // It may be slow, and others may ask meanwhile.
-  syncs_.fetch_add(1);
-  DriverScope scope(*executor_);
-  spawn(answer_added(std::move(*disk), std::move(reply)));
-}
-
-Task<void> Daemon::answer_added(std::unique_ptr<scheduler::Disk> disk, ControlReply reply) {
-  const auto added = co_await filesystem_->add_disk(std::move(disk));
-  if (added) {
-    reply.send({{"ok", true}, {"disk", added->raw}});
-  } else if (added.error().code == Code::kReadOnly) {
-    reply.refuse("the pool is read-only");
-  } else if (added.error().code == Code::kInvalid) {
-    reply.refuse("the pool has as many disks as it can have");
-  } else {
-    reply.refuse(describe(added.error()));
-  }
-  syncs_.fetch_sub(1);
-}
-
-Task<void> Daemon::answer_order(std::string command, std::optional<DiskId> disk,
-                                ControlReply reply) {
-  Result<void> done;
-  std::uint64_t missing_bytes = 0;
-  if (command == "disk_remove") {
-    done = Code::kNotInPool;
-    if (disk) {
-      done = co_await filesystem_->remove_disk(*disk, &missing_bytes);
-    }
-  } else if (command == "disk_keep") {
-    done = Code::kNotInPool;
-    if (disk) {
-      done = co_await filesystem_->keep_disk(*disk);
-    }
-  } else if (command == "rebalance_start" || command == "rebalance_stop") {
-    done = co_await filesystem_->rebalance(command == "rebalance_start");
-  } else {
-    filesystem_->pause_rebuild(command == "rebuild_pause");
-  }
-  if (done) {
-    reply.send({{"ok", true}});
-  } else {
-    const auto refuse = [&](ExitCode code, std::string what, std::string remedy) {
-      refuse_with(reply, {code, std::move(what), std::move(remedy)});
-    };
-    switch (done.error().code) {
-      case Code::kNotInPool:
-        refuse(ExitCode::kUsage, "This pool has no such disk.",
-               "'dynamicfs status' lists its disks with their numbers.");
-        break;
-      case Code::kTooFewDisks:
-        refuse(
-            ExitCode::kTooFewDisks,
-            fmt::format(
-                "What is on it has to lie on {} different disks, and without that one there would "
-                "be fewer.",
-                done.error().detail),
-            "Add a disk first: 'dynamicfs disk add'.");
-        break;
-      case Code::kNoSpace:
-        refuse(ExitCode::kFailed,
-               fmt::format("The other disks have no room for what is on it: {} MiB are missing.",
-                           ceil_div(missing_bytes, kMiB)),
-               "Add a disk ('dynamicfs disk add'), or remove files.");
-        break;
-      case Code::kReadOnly:
-        refuse(ExitCode::kFailed, "The pool is read-only.", "Connect what is missing first.");
-        break;
-      default: refuse(ExitCode::kFailed, describe(done.error()) + ".", "");
-    }
-  }
-  syncs_.fetch_sub(1);
-}
-
 Task<void> Daemon::answer_policy(InodeId inode, ControlReply reply) {
   const auto report = co_await filesystem_->policy_report(inode);
   if (report) {
@@ -644,15 +502,15 @@ Task<void> Daemon::answer_set_policy(journal::Policy policy, ControlReply reply)
   if (done) {
     reply.send({{"ok", true}});
   } else if (done.error().code == Code::kTooFewDisks) {
-    refuse_with(reply, {ExitCode::kTooFewDisks,
-                        fmt::format("{} takes {} disks, and {} of this pool stay.", policy.text(),
-                                    policy.width(), filesystem_->pool().staying()->size()),
-                        "Add some with 'dynamicfs disk add', or choose another policy."});
+    reply.refuse(Refusal{ExitCode::kTooFewDisks,
+                         fmt::format("{} takes {} disks, and {} of this pool stay.", policy.text(),
+                                     policy.width(), filesystem_->pool().staying()->size()),
+                         "Add some with 'dynamicfs disk add', or choose another policy."});
   } else if (done.error().code == Code::kDiskMissing) {
-    refuse_with(reply, {ExitCode::kFailed,
-                        fmt::format("{} disks are away, and {} can do without {}.",
-                                    done.error().detail, policy.text(), policy.tolerance()),
-                        "Connect them, or remove them from the pool, first."});
+    reply.refuse(Refusal{ExitCode::kFailed,
+                         fmt::format("{} disks are away, and {} can do without {}.",
+                                     done.error().detail, policy.text(), policy.tolerance()),
+                         "Connect them, or remove them from the pool, first."});
   } else {
     reply.refuse(describe(done.error()));
   }
@@ -707,6 +565,7 @@ Outcome<void> Daemon::serve() {
   session_->stop();
   session_->drain();
   control_->stop();
+  disk_orders_->stop();
   alarm_.reset();
   while (syncs_.load() != 0) std::this_thread::sleep_for(milliseconds{1});
   const Outcome<void> closed = close_pool();
@@ -761,15 +620,15 @@ Outcome<void> Daemon::close_pool() {
   const auto unmounted = block_on(*executor_, filesystem_->unmount());
   // A read that was left behind for a quicker copy comes back by itself, as a rule.
   const auto patience = std::chrono::steady_clock::now() + kKeptPatience;
-  std::vector<DiskId> kept = filesystem_->pool().kept_disks();
-  while (!kept.empty() && std::chrono::steady_clock::now() < patience) {
+  const auto look = [this] {
+    left_behind_ = filesystem_->pool().kept_disks();
+    if (disk_orders_ != nullptr && disk_orders_->is_opening())
+      left_behind_.push_back("a disk that was to be online again");
+    return !left_behind_.empty();
+  };
+  while (look() && std::chrono::steady_clock::now() < patience)
     std::this_thread::sleep_for(milliseconds{10});
-    kept = filesystem_->pool().kept_disks();
-  }
-  for (const DiskId disk : kept) {
-    left_behind_.push_back(name_of(*filesystem_, disk));
-    log_warning("{} does not answer: left behind", left_behind_.back());
-  }
+  for (const std::string& disk : left_behind_) log_warning("{} does not answer: left behind", disk);
   if (left_behind_.empty()) {
     filesystem_.reset();
     executor_.reset();

@@ -254,7 +254,7 @@ Task<void> Filesystem::Impl::check_disk(DiskId id, std::uint64_t bit) {
     check.check(*disk, scheduler::IoClass::kWrite);
     co_await check.run();
     if (!check.result()) {
-      const Result<void> reported = co_await pool->report_failure(id, check.error(0));
+      const Result<void> reported = co_await pool->report_failure(id, check.error(0), disk);
       reported.ignore("the pool says so itself");
     }
   }
@@ -275,9 +275,14 @@ bool Filesystem::Impl::can_lose(DiskId id) const {
 bool Filesystem::can_lose(DiskId id) const { return impl_->can_lose(id); }
 
 // Not inside watch_disks(): the epoch without it is written to disks that may hang too.
-Task<void> Filesystem::Impl::give_up(DiskId id) {
-  const Result<void> given_up = co_await pool->report_failure(id, error(Code::kDiskHung));
+Task<void> Filesystem::Impl::give_up(DiskId id, const scheduler::Disk* disk) {
+  const Result<void> given_up = co_await pool->report_failure(id, error(Code::kDiskHung), disk);
   given_up.ignore("the pool says so itself");
+  tasks.leave();
+}
+
+Task<void> Filesystem::Impl::close_failed() {
+  co_await pool->close_failed();
   tasks.leave();
 }
 
@@ -303,12 +308,16 @@ Task<void> Filesystem::Impl::watch_disks() {
         if (!can_lose(id)) break;
         metrics.disks_hung.add();
         tasks.enter();
-        spawn(give_up(id));
+        spawn(give_up(id, disk));
         continue;
     }
     if (disk->latency().suspect()) suspects.push_back(id);
   }
   store->note_suspects(std::move(suspects));
+  if (pool->has_failed_open()) {
+    tasks.enter();
+    spawn(close_failed());
+  }
   co_return;
 }
 
@@ -319,6 +328,12 @@ Task<void> Filesystem::Impl::tend() {
   if (journal->covered() < journal->appended()) {
     const Result<void> result = co_await journal->drain();
     result.ignore("the journal has stopped and said so; every later sync reports it");
+  }
+  // One that keeps the log may have left or failed since the last commit.
+  const std::uint64_t changes = pool->changes();
+  if (members_settled_at != changes) {
+    const Result<void> settled = co_await journal->settle_members();
+    if (settled.has_value()) members_settled_at = changes;
   }
   co_await store->reclaim();
   if (run_is_thin() && store->full_disks().empty()) {

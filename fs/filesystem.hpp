@@ -386,7 +386,11 @@ class Filesystem {
   // Disks (fs/rebuild.hpp).
 
   // Pool::add_disk(). What is new goes there too; what is old only if rebalance() is asked for.
-  Task<Result<DiskId>> add_disk(std::unique_ptr<scheduler::Disk> disk);
+  Task<Result<DiskId>> add_disk(std::unique_ptr<scheduler::Disk> disk, bool spare = false);
+  // Pool::take_offline(), when everything done before is durable. kTooFewDisks: what is on it cannot be done without.
+  Task<Result<void>> take_offline(DiskId disk);
+  // Pool::return_disk(). It gets what it has missed in the background.
+  Task<Result<DiskId>> return_disk(std::unique_ptr<scheduler::Disk> disk);
   // What is on the disk, or was if it is away, goes to others in the background; then it is out of the pool. With
   // kNoSpace `*missing_bytes` says how much more there would have to be on the others. Errors, nothing has changed: kNotInPool, kTooFewDisks
   // (detail: how many the policy asks for), kNoSpace, kReadOnly.

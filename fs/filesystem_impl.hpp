@@ -104,9 +104,10 @@ struct Filesystem::Impl {
   void begin_housekeeping();
   Task<void> tend();
   Task<void> watch_disks();
+  Task<void> close_failed();
   Task<void> check_disks();
   Task<void> check_disk(DiskId id, std::uint64_t bit);
-  Task<void> give_up(DiskId id);
+  Task<void> give_up(DiskId id, const scheduler::Disk* disk);
   bool can_lose(DiskId id) const;
 
   // Helpers.
@@ -371,6 +372,7 @@ struct Filesystem::Impl {
   std::atomic<bool> checkpointing{false};
   std::atomic<bool> closing{false};
   std::atomic<bool> run_thin{false};
+  std::uint64_t members_settled_at = 0;  // Pool::changes(); tend() alone
   std::atomic<bool> metadata_full{false};  // the last checkpoint did not find room
   std::atomic<bool> merging{false};
   std::atomic<TimePoint> merge_again_at{TimePoint{}};

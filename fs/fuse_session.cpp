@@ -84,6 +84,7 @@ int errno_of(const Error& error) {
     case Code::kDiskFlush:
     case Code::kDiskGone:
     case Code::kDiskHung:
+    case Code::kDiskOffline:
     case Code::kDiskRange:
     case Code::kDiskOpen:
     case Code::kFormatMagic:

@@ -136,7 +136,7 @@ void add_pool(Exposition& out, const Json& status) {
 
 void add_disks(Exposition& out, const Json& status) {
   const std::string pool = text_of(status.at("pool"), "uuid");
-  constexpr std::array kStates = {"healthy", "suspect", "missing", "failed", "stale"};
+  constexpr std::array kStates = {"healthy", "suspect", "missing", "failed", "offline", "stale"};
   for (const Json& disk : status.value("disks", Json::array())) {
     const Exposition::Labels labels = {{"pool", pool}, {"disk", disk.at("id").dump()}};
     Exposition::Labels info = labels;

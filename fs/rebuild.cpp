@@ -33,7 +33,8 @@ bool Rebuild::go_on() const {
 bool Rebuild::is_due() const {
   if (fs_.store->misplaced_bytes() > 0 || fs_.pool->rebalancing()) return true;
   const std::vector<journal::DiskStatus> disks = fs_.pool->status();
-  return std::ranges::any_of(disks, [](const auto& disk) { return disk.record.leaving; });
+  return std::ranges::any_of(
+      disks, [](const auto& disk) { return disk.record.leaving && !disk.record.spare; });
 }
 
 void Rebuild::tend() {
@@ -70,7 +71,8 @@ void Rebuild::give_up_lost() {
     LockGuard lock(mutex_);
     for (const journal::DiskStatus& disk : fs_.pool->status()) {
       const bool away = disk.health == journal::DiskHealth::kMissing ||
-                        disk.health == journal::DiskHealth::kFailed;
+                        disk.health == journal::DiskHealth::kFailed ||
+                        disk.health == journal::DiskHealth::kOffline;
       if (!away || disk.record.leaving) {
         away_since_.erase(disk.record.id);
         continue;
@@ -82,24 +84,42 @@ void Rebuild::give_up_lost() {
     }
   }
   for (const DiskId disk : lost) {
-    if (fs_.pool->staying()->size() < fs_.pool->policy().width()) continue;
-    const extent::RoomWithout without = fs_.store->room_without(disk);
-    if (without.room_bytes < without.needed_bytes) {
-      log_warning("disk {} is lost, and what it had is not made anew: that takes {} MiB more", disk,
-                  (without.needed_bytes - without.room_bytes) / kMiB);
-      continue;
-    }
     fs_.tasks.enter();
     spawn(mark_lost(disk));
   }
 }
 
 Task<void> Rebuild::mark_lost(DiskId disk) {
-  const Result<void> marked =
-      co_await fs_.pool->set_leaving(disk, journal::Pool::Leaving::kWhileAway);
-  if (marked.has_value())
-    log_warning("disk {} is lost: what it had is made anew on the others", disk);
+  if (fs_.pool->disk(disk) != nullptr) {  // it has just come back
+    fs_.tasks.leave();
+    co_return;
+  }
+  const std::vector<journal::DiskStatus> disks = fs_.pool->status();
+  const auto spare = std::ranges::find_if(disks, [](const journal::DiskStatus& one) {
+    return one.record.spare && one.health == journal::DiskHealth::kHealthy;
+  });
+  if (spare != disks.end()) {
+    const Result<void> used =
+        co_await fs_.pool->set_leaving(spare->record.id, journal::Pool::Leaving::kNo);
+    if (used.has_value())
+      log_warning("disk {}, a spare, takes the place of disk {}", spare->record.id, disk);
+  }
+  if (may_be_made_anew(disk)) {
+    const Result<void> marked =
+        co_await fs_.pool->set_leaving(disk, journal::Pool::Leaving::kWhileAway);
+    if (marked.has_value())
+      log_warning("disk {} is lost: what it had is made anew on the others", disk);
+  }
   fs_.tasks.leave();
+}
+
+bool Rebuild::may_be_made_anew(DiskId disk) const {
+  if (fs_.pool->staying()->size() < fs_.pool->policy().width()) return false;
+  const extent::RoomWithout without = fs_.store->room_without(disk);
+  if (without.room_bytes >= without.needed_bytes) return true;
+  log_warning("disk {} is lost, and what it had is not made anew: that takes {} MiB more", disk,
+              (without.needed_bytes - without.room_bytes) / kMiB);
+  return false;
 }
 
 void Rebuild::pause(bool on) {
@@ -242,7 +262,7 @@ std::vector<Rebuild::Step> Rebuild::plan() const {
 Task<void> Rebuild::let_go() {
   for (const journal::DiskStatus& disk : fs_.pool->status()) {
     const DiskId id = disk.record.id;
-    if (!disk.record.leaving || !fs_.store->chunks_on(id).empty()) continue;
+    if (!disk.record.leaving || disk.record.spare || !fs_.store->chunks_on(id).empty()) continue;
     if (!fs_.store->close_if_unused(id)) {
       // A run has a copy there: merged, it is written to the others. Or a slot is not free yet.
       fs_.run_thin.store(fs_.run_is_thin());
@@ -261,6 +281,8 @@ Task<void> Rebuild::let_go() {
     const Result<void> removed = co_await fs_.pool->remove_disk(id);
     if (removed.has_value()) {
       log_info("disk {} ({}) has left the pool", id, disk.record.path);
+      const Result<void> kept = co_await fs_.journal->settle_members();
+      kept.ignore("the journal has stopped and said so");
       continue;
     }
     log_warning("disk {} ({}) cannot leave the pool: {}", id, disk.record.path,
@@ -286,8 +308,29 @@ RebuildReport Rebuild::report() const {
 
 // Filesystem.
 
-Task<Result<DiskId>> Filesystem::add_disk(std::unique_ptr<scheduler::Disk> disk) {
-  co_return co_await impl_->pool->add_disk(std::move(disk));
+Task<Result<DiskId>> Filesystem::add_disk(std::unique_ptr<scheduler::Disk> disk, bool spare) {
+  co_return co_await impl_->pool->add_disk(std::move(disk), spare);
+}
+
+Task<Result<void>> Filesystem::take_offline(DiskId disk) {
+  journal::Pool& pool = *impl_->pool;
+  CO_TRY(impl_->writable());
+  if (pool.disk(disk) == nullptr) {
+    const std::vector<journal::DiskStatus> disks = pool.status();
+    const auto known = [&](const auto& status) { return status.record.id == disk; };
+    co_return error(std::ranges::any_of(disks, known) ? Code::kDiskGone : Code::kNotInPool,
+                    disk.raw);
+  }
+  if (!can_lose(disk)) co_return error(Code::kTooFewDisks, disk.raw);
+  // What is there already need not be looked for when it is back.
+  CO_TRY(co_await impl_->journal->drain());
+  if (!can_lose(disk)) co_return error(Code::kTooFewDisks, disk.raw);
+  co_return co_await pool.take_offline(disk);
+}
+
+Task<Result<DiskId>> Filesystem::return_disk(std::unique_ptr<scheduler::Disk> disk) {
+  CO_TRY(impl_->writable());
+  co_return co_await impl_->pool->return_disk(std::move(disk));
 }
 
 Task<Result<void>> Filesystem::remove_disk(DiskId disk, std::uint64_t* missing_bytes) {

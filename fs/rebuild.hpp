@@ -50,6 +50,7 @@ class Rebuild {
   void give_up_lost();
   void verify_if_due();
   Task<void> mark_lost(DiskId disk);
+  bool may_be_made_anew(DiskId disk) const;
   Task<void> run();
   Task<Result<void>> work();
   std::vector<Step> plan() const;

@@ -24,7 +24,7 @@ const char* rebuild_state(const RebuildReport& report, bool leaving) {
 Json rebuild_json(const RebuildReport& report, const journal::Pool& pool) {
   Json leaving = Json::array();
   for (const journal::DiskStatus& disk : pool.status()) {
-    if (disk.record.leaving)
+    if (disk.record.leaving && !disk.record.spare)
       leaving.push_back(
           {{"disk", disk.record.id.raw}, {"path", disk.record.path}, {"lost", disk.record.lost}});
   }

@@ -14,6 +14,7 @@ constexpr std::size_t kResyncTasks = 4;
 // After a pass that was cut short, and after one that has left something: then another disk has to come, as a rule.
 constexpr Duration kAfterOneCutShort = std::chrono::minutes{1};
 constexpr Duration kAfterOneThatLeftSomething = std::chrono::hours{1};
+constexpr Duration kWritesStep = std::chrono::milliseconds{10};
 
 }  // namespace
 
@@ -74,6 +75,10 @@ Task<bool> Resync::check_data() {
 Task<void> Resync::run() {
   co_await fs_.executor.leave_driver_thread();
   log_info("resync: disks that were away get what they have missed");
+  const std::vector<const scheduler::Disk*> lacking = fs_.pool->stale_disks();
+  // Of what was being written then, the walk would not see what is published behind it.
+  const std::uint64_t mark = fs_.store->writes_mark();
+  while (!fs_.store->writes_ended(mark) && go_on()) co_await fs_.executor.sleep(kWritesStep);
   const std::uint64_t clone_steps_before = fs_.clone_steps.sum();
   bad_ = repaired_ = failures_ = 0;
   walk_.begin();
@@ -101,7 +106,7 @@ Task<void> Resync::run() {
   if (whole) whole = (co_await fs_.flush_disks()).has_value();
   if (whole && go_on()) {
     // All that they may lack has been verified; what is newer than this was written to all of them.
-    const Result<void> marked = co_await fs_.pool->mark_whole();
+    const Result<void> marked = co_await fs_.pool->mark_whole(lacking);
     marked.ignore("the disks stay marked as they were");
     log_info("resync: {} MiB written; no disk lacks anything", repaired_ * kBlockBytes / kMiB);
   }

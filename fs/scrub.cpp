@@ -15,6 +15,7 @@ namespace {
 constexpr std::size_t kBytesInFlight = 8 * kMiB;
 constexpr std::size_t kWorkersMax = 4;
 // How often it is noted how far a scrub is: a superblock is written for it.
+constexpr Duration kWritesPause = std::chrono::milliseconds{10};
 constexpr Duration kNoteEvery = std::chrono::minutes{5};
 constexpr std::int64_t kNanosecondsPerSecond = 1'000'000'000;
 
@@ -298,6 +299,11 @@ Task<void> Scrub::check_doubtful() {
 Task<void> Scrub::run() {
   co_await fs_.executor.leave_driver_thread();
   const std::uint64_t clone_steps_before = fs_.clone_steps.sum();
+  const std::vector<const scheduler::Disk*> lacking = fs_.pool->stale_disks();
+  // Of what is being written now, the walk does not see what is published behind it.
+  const std::uint64_t being_written = fs_.store->writes_mark();
+  const auto unseen = [&] { return !lacking.empty() && !fs_.store->writes_ended(being_written); };
+  while (unseen() && co_await go_on()) co_await fs_.executor.sleep(kWritesPause);
   first_walk_to_ = 0;
   survey();
   const bool everything = [this] {
@@ -361,7 +367,7 @@ Task<void> Scrub::run() {
   if (whole && !fs_.pool->read_only()) {
     // All that is older than the scrub has been read from every disk that is here; what is newer was
     // written to all of them (or is a clone, see above).
-    const Result<void> marked = co_await fs_.pool->mark_whole();
+    const Result<void> marked = co_await fs_.pool->mark_whole(lacking);
     marked.ignore("the disks stay marked as they were");
   }
 

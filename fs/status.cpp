@@ -55,6 +55,7 @@ Json disk_json(Filesystem& filesystem, const DiskStatus& disk, std::uint64_t use
               {"kind", present != nullptr ? kind_name(present->kind()) : "unknown"},
               {"state", is_suspect(present) ? "suspect" : journal::disk_health_name(disk.health)},
               {"member", disk.member},
+              {"spare", disk.record.spare},
               {"size_bytes", disk.record.size_bytes},
               {"used_bytes", used_bytes}};
   if (!disk.reason.empty()) out["reason"] = disk.reason;
@@ -105,7 +106,9 @@ struct Absences {
 Absences absences(const std::vector<DiskStatus>& disks, const journal::Policy& policy) {
   Absences out;
   for (const DiskStatus& disk : disks) {
-    if (disk.health == DiskHealth::kMissing || disk.health == DiskHealth::kFailed) {
+    if (disk.record.spare) continue;  // nothing lies there
+    if (disk.health == DiskHealth::kMissing || disk.health == DiskHealth::kFailed ||
+        disk.health == DiskHealth::kOffline) {
       out.away.push_back(&disk);
     } else if (disk.health == DiskHealth::kStale) {
       out.stale.push_back(&disk);
@@ -143,15 +146,21 @@ Json problems_json(Filesystem& filesystem, bool chosen_read_only,
     switch (disk.health) {
       case DiskHealth::kHealthy: break;
       case DiskHealth::kMissing:
-        problems.push_back(
-            fmt::format("{} is missing. Connect it and mount again; if it has moved, name its "
-                        "place with -o disk=PATH.",
-                        disk_name(disk)));
+        problems.push_back(fmt::format(
+            "{} is missing. Connect it, then 'dynamicfs disk online MOUNTPOINT {}', with its path "
+            "behind that if it has moved.",
+            disk_name(disk), disk.record.id));
         break;
       case DiskHealth::kFailed:
         problems.push_back(fmt::format(
-            "{} has failed{}{}. Check its cables and its health, then unmount and mount again.",
-            disk_name(disk), disk.reason.empty() ? "" : ": ", disk.reason));
+            "{} has failed{}{}. Check its cables and its health, then 'dynamicfs disk online "
+            "MOUNTPOINT {}'.",
+            disk_name(disk), disk.reason.empty() ? "" : ": ", disk.reason, disk.record.id));
+        break;
+      case DiskHealth::kOffline:
+        problems.push_back(fmt::format(
+            "{} was taken offline. 'dynamicfs disk online MOUNTPOINT {}' takes it back.",
+            disk_name(disk), disk.record.id));
         break;
       case DiskHealth::kStale:
         problems.push_back(fmt::format(
@@ -233,7 +242,7 @@ Json problems_json(Filesystem& filesystem, bool chosen_read_only,
                     damaged.size(), damaged.size() == 1 ? "" : "s"));
   }
   const std::size_t metadata_copies = filesystem.metadata_copies();
-  const std::size_t here = filesystem.pool().healthy()->size();
+  const std::size_t here = filesystem.pool().staying()->size();
   if (metadata_copies != 0 && metadata_copies < std::min<std::size_t>(2, here)) {
     problems.push_back(
         "The metadata has one copy only, for want of room. Make room on another disk, or delete "

@@ -44,7 +44,9 @@ std::string disk_table(const Json& disks) {
     const auto count = [&](const char* key) {
       return present ? fmt::format("{}", disk.value(key, std::int64_t{0})) : std::string{"-"};
     };
-    table.add({fmt::format("{}", number_of(disk, "id")), text_of(disk, "state"),
+    const std::string state = text_of(disk, "state");
+    const bool waits = disk.value("spare", false) && state == "healthy";
+    table.add({fmt::format("{}", number_of(disk, "id")), waits ? "spare" : state,
                text_of(disk, "kind"), size_text(number_of(disk, "used_bytes")),
                size_text(number_of(disk, "size_bytes")), count("queued"), count("in_flight"),
                count("errors"), disk.value("member", false) ? "yes" : "no", text_of(disk, "path")});

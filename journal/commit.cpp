@@ -35,7 +35,7 @@ Journal::Impl::Work Journal::Impl::next_work() const {
   for (const CommitWaiter* const waiter : waiters) {
     if (waiter->until == CommitWaiter::Until::kIdle || satisfied(*waiter)) continue;
     wanted = true;
-    mark_wanted = mark_wanted || waiter->until == CommitWaiter::Until::kCovered;
+    mark_wanted = mark_wanted || waiter->until != CommitWaiter::Until::kDurable;
   }
   if (wanted && ring.last() > taken) return Work::kRecords;
   return mark_wanted ? Work::kMark : Work::kNone;
@@ -285,13 +285,14 @@ Task<bool> Journal::Impl::write_batch(Batch* batch) {
 Task<void> Journal::Impl::replace_members() {
   const std::vector<DiskId> wanted = pool.members_to_be();
   for (const DiskId id : wanted) {
-    if (log_set->has(id) || std::ranges::find(unfit, id) != unfit.end()) continue;
+    const scheduler::Disk* const disk = pool.disk(id);
+    if (log_set->has(id) || std::ranges::find(unfit, disk) != unfit.end()) continue;
     const bool copied = co_await copy_log(id);
     if (!copied) {
-      unfit.push_back(id);
+      unfit.push_back(disk);
       continue;
     }
-    const Result<void> adopted = co_await pool.adopt_member(id);
+    const Result<void> adopted = co_await pool.adopt_member(id, disk);
     if (!adopted.has_value()) co_return;
     metrics.members_replaced.add();
     log_info("disk {} keeps the journal from now on", id);
@@ -401,7 +402,8 @@ Task<bool> Journal::Impl::run(IoGroup& group, const std::vector<DiskId>& ids) {
   for (std::size_t i = 0; i < ids.size(); ++i) {
     if (group.error(i).code == Code::kOk) continue;
     good = false;
-    const Result<void> reported = co_await pool.report_failure(ids[i], group.error(i));
+    const Result<void> reported =
+        co_await pool.report_failure(ids[i], group.error(i), &group.disk(i));
     reported.ignore("read_only() is asked before the next attempt");
   }
   co_return good;

@@ -48,12 +48,13 @@ bool Journal::Impl::satisfied(const CommitWaiter& waiter) const {
       return durable.load(std::memory_order_relaxed) >= waiter.target.raw;
     case CommitWaiter::Until::kCovered:
       return covered.load(std::memory_order_relaxed) >= waiter.target.raw;
+    case CommitWaiter::Until::kBatch: return space.next().sequence > waiter.batch;
     case CommitWaiter::Until::kIdle: return !committing.load(std::memory_order_relaxed);
   }
   return false;
 }
 
-Task<Result<void>> Journal::Impl::wait(CommitWaiter::Until until, Lsn target) {
+Task<Result<void>> Journal::Impl::wait(CommitWaiter::Until until, Lsn target, BatchSequence batch) {
   assert_no_mutex_held();
   struct Awaiter {
     Impl& impl;
@@ -89,6 +90,7 @@ Task<Result<void>> Journal::Impl::wait(CommitWaiter::Until until, Lsn target) {
   CommitWaiter waiter;
   waiter.until = until;
   waiter.target = target;
+  waiter.batch = batch;
   Awaiter awaiter{*this, waiter};
   co_await awaiter;
   if (waiter.failed) co_return Code::kJournalStopped;
@@ -281,6 +283,22 @@ Task<Result<void>> Journal::drain() {
   CO_TRY(co_await sync(upto));
   if (covered() >= upto) co_return Result<void>{};
   const Result<void> waited = co_await impl_->wait(CommitWaiter::Until::kCovered, upto);
+  co_return waited;
+}
+
+Task<Result<void>> Journal::settle_members() {
+  const std::shared_ptr<const LogSet> set = impl_->pool.log_set();
+  const std::vector<DiskId> wanted = impl_->pool.members_to_be();
+  BatchSequence next;
+  {
+    LockGuard lock(impl_->mutex);
+    next = impl_->space.next().sequence;
+  }
+  if (set == nullptr || impl_->pool.read_only() ||
+      std::ranges::all_of(wanted, [&](DiskId id) { return set->has(id); }))
+    co_return Result<void>{};
+  // A batch finds out who should have it before it is written, and again if that changes meanwhile.
+  const Result<void> waited = co_await impl_->wait(CommitWaiter::Until::kBatch, Lsn{}, next);
   co_return waited;
 }
 

@@ -155,6 +155,9 @@ class Journal {
   // sync(appended()), then a header that covers it: afterwards covered() == durable() if nothing
   // new came. Two device trips; one if there was nothing to commit; none if already covered.
   Task<Result<void>> drain();
+  // Disks that should keep the log, since others have left or come, do when it completes, as far as they can be given it.
+  // Every commit sees to that; this is for when there is nothing to commit. kJournalStopped.
+  Task<Result<void>> settle_members();
 
   Lsn appended() const;  // the newest record handed in
   Lsn durable() const;

@@ -19,9 +19,10 @@ namespace dynamicfs::journal {
 
 // Somebody who waits for the commit loop; lives in the waiting coroutine's frame.
 struct CommitWaiter {
-  enum class Until : std::uint8_t { kDurable, kCovered, kIdle };
+  enum class Until : std::uint8_t { kDurable, kCovered, kBatch, kIdle };
   Until until = Until::kDurable;
-  Lsn target;
+  Lsn target;           // kDurable, kCovered
+  BatchSequence batch;  // kBatch: it is on its way or there
   std::coroutine_handle<> handle;
   bool failed = false;
 };
@@ -75,7 +76,7 @@ struct Journal::Impl {
   std::shared_ptr<const LogSet> log_set;
   std::uint64_t changes_seen = 0;  // Pool::changes() that `log_set` has seen settled
   Settle settle;
-  std::vector<DiskId> unfit;  // could not be given the log
+  std::vector<const scheduler::Disk*> unfit;  // could not be given the log
 
   mutable Mutex mutex;
   // Written under the mutex; read without it only as a hint.
@@ -93,7 +94,7 @@ struct Journal::Impl {
   }
 
   // Waits until `waiter` is satisfied, committing if nobody is.
-  Task<Result<void>> wait(CommitWaiter::Until until, Lsn target);
+  Task<Result<void>> wait(CommitWaiter::Until until, Lsn target, BatchSequence batch = {});
   bool satisfied(const CommitWaiter& waiter) const DFS_REQUIRES(mutex);
   // Room that came back goes to those who wait for it, first come first served.
   void give_back(std::uint32_t records, std::uint64_t bytes);

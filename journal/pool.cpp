@@ -16,34 +16,6 @@ namespace {
 // the root directory, which has no data.
 Lsn stale_mark(Lsn last) { return Lsn{std::max<std::uint64_t>(last.raw, 1)}; }
 
-// How long a disk may take that is not yet, or not any more, one of those that are watched.
-constexpr Duration kDiskPatience = std::chrono::seconds{10};
-constexpr Duration kZeroPatience = std::chrono::minutes{5};
-constexpr Duration kPatienceStep = std::chrono::milliseconds{10};
-
-struct Limited {
-  std::atomic<bool> ended{false};
-  Result<void> result;
-};
-
-Task<void> run_limited(std::shared_ptr<Limited> state, Task<Result<void>> io) {
-  state->result = co_await std::move(io);
-  state->ended.store(true, std::memory_order_release);
-}
-
-// What `io` says. A disk that takes longer is failed, which ends what it was asked.
-Task<Result<void>> within_limit(Executor& executor, scheduler::Disk* disk, Task<Result<void>> io,
-                                Duration limit) {
-  const auto state = std::make_shared<Limited>();
-  spawn(run_limited(state, std::move(io)));
-  const TimePoint end = executor.now() + limit;
-  while (!state->ended.load(std::memory_order_acquire)) {
-    co_await executor.sleep(kPatienceStep);
-    if (executor.now() >= end && !disk->failed()) disk->fail();
-  }
-  co_return state->result;
-}
-
 // Forgets the oldest epochs when there are too many, but none that a batch of the log may carry.
 void trim_history(Superblock& superblock) {
   auto& epochs = superblock.epochs;
@@ -60,6 +32,7 @@ const char* disk_health_name(DiskHealth health) {
     case DiskHealth::kHealthy: return "healthy";
     case DiskHealth::kMissing: return "missing";
     case DiskHealth::kFailed: return "failed";
+    case DiskHealth::kOffline: return "offline";
     case DiskHealth::kStale: return "stale";
   }
   return "unknown";
@@ -70,6 +43,7 @@ Pool::Impl::Impl(Executor& executor_in, Superblock superblock_in, bool read_only
       opened_read_only(read_only_in),
       members_found(superblock_in.members),
       writing(executor_in),
+      closing(executor_in),
       policy(superblock_in.policy.packed()),
       superblock(std::move(superblock_in)) {}
 
@@ -80,9 +54,13 @@ void Pool::Impl::take_seats(std::vector<std::unique_ptr<Seat>> taken) {
 }
 
 void Pool::Impl::take_seat(std::unique_ptr<Seat> seat) {
-  seat->usable.store(seat->disk.get(), std::memory_order_release);
-  seat_by_id[seat->id.raw].store(seat.get(), std::memory_order_release);
+  enter_seat(*seat);
   seats.push_back(std::move(seat));
+}
+
+void Pool::Impl::enter_seat(Seat& seat) {
+  seat.usable.store(seat.disk.get(), std::memory_order_release);
+  seat_by_id[seat.id.raw].store(&seat, std::memory_order_release);
 }
 
 void Pool::Impl::drop_seat(Seat& seat) {
@@ -102,6 +80,14 @@ std::vector<Seat*> Pool::Impl::all_seats() const {
   return all;
 }
 
+std::vector<Seat*> Pool::Impl::all_seats_ever() const {
+  LockGuard lock(mutex);
+  std::vector<Seat*> all;
+  for (const auto& seat : seats) all.push_back(seat.get());
+  for (const auto& seat : removed) all.push_back(seat.get());
+  return all;
+}
+
 void Pool::Impl::update() {
   auto here = std::make_shared<std::vector<DiskId>>();
   auto stay = std::make_shared<std::vector<DiskId>>();
@@ -110,7 +96,7 @@ void Pool::Impl::update() {
     if (seat->here()) {
       here->push_back(seat->id);
       if (!superblock.find(seat->id)->leaving) stay->push_back(seat->id);
-    } else {
+    } else if (!superblock.find(seat->id)->spare) {
       ++lost;
     }
   }
@@ -143,12 +129,14 @@ bool Pool::Impl::note_failed(Seat& seat, Error cause) {
     if (!seat.here()) return false;
     changes.fetch_add(1, std::memory_order_seq_cst);
     seat.usable.store(nullptr, std::memory_order_release);
-    seat.health = DiskHealth::kFailed;
-    seat.reason = describe(cause);
+    const bool offline = cause.code == Code::kDiskOffline;
+    seat.health = offline ? DiskHealth::kOffline : DiskHealth::kFailed;
+    seat.reason = offline ? "" : describe(cause);
     seat.failed_after = last;
     update();
   }
-  log_warning("disk {} ({}) has failed: {}; {}", seat.id, seat.disk->path(), describe(cause),
+  log_warning("disk {} ({}) {}: {}; {}", seat.id, seat.disk->path(),
+              cause.code == Code::kDiskOffline ? "is left out" : "has failed", describe(cause),
               read_only.load(std::memory_order_acquire) ? "the pool is read-only now"
                                                         : "the pool goes on without it");
   // Not under the mutex: requests that end now resume their owners. Not later: a superblock write
@@ -343,25 +331,26 @@ Task<Result<void>> Pool::begin(LogFound found) {
   co_return stored;
 }
 
-Task<Result<void>> Pool::report_failure(DiskId id, Error cause) {
+Task<Result<void>> Pool::report_failure(DiskId id, Error cause, const scheduler::Disk* from) {
   Impl& impl = *impl_;
   Seat* const seat = impl.seat(id);
   DFS_ASSERT(seat != nullptr);
-  const bool fresh = seat->disk != nullptr && impl.note_failed(*seat, cause);
+  const bool is_another = from != nullptr && seat->disk.get() != from;
+  const bool fresh = seat->disk != nullptr && !is_another && impl.note_failed(*seat, cause);
   co_await settled();
   if (fresh) impl.tell_listeners();
   if (read_only()) co_return Code::kReadOnly;
   co_return Result<void>{};
 }
 
-Task<Result<void>> Pool::adopt_member(DiskId id) {
+Task<Result<void>> Pool::adopt_member(DiskId id, const scheduler::Disk* copied_to) {
   Impl& impl = *impl_;
   const auto guard = co_await impl.writing.acquire();
   {
     LockGuard lock(impl.mutex);
     std::vector<DiskId>& members = impl.superblock.members;
     const bool is_one = std::ranges::find(members, id) != members.end();
-    if (is_one || members.size() >= kMembersMax || !impl.seat(id)->here()) co_return Result<void>{};
+    if (is_one || members.size() >= kMembersMax || disk(id) != copied_to) co_return Result<void>{};
     members.push_back(id);
   }
   impl.announce_epoch();
@@ -393,7 +382,16 @@ Task<Result<void>> Pool::commit_manifest(Manifest manifest) {
   co_return stored;
 }
 
-Task<Result<void>> Pool::mark_whole() {
+std::vector<const scheduler::Disk*> Pool::stale_disks() const {
+  LockGuard lock(impl_->mutex);
+  std::vector<const scheduler::Disk*> stale;
+  for (const auto& seat : impl_->seats) {
+    if (seat->here() && seat->health == DiskHealth::kStale) stale.push_back(seat->disk.get());
+  }
+  return stale;
+}
+
+Task<Result<void>> Pool::mark_whole(std::vector<const scheduler::Disk*> verified) {
   Impl& impl = *impl_;
   bool changed = false;
   Result<void> stored;
@@ -404,6 +402,7 @@ Task<Result<void>> Pool::mark_whole() {
       DFS_ASSERT(impl.begun);
       for (const auto& seat : impl.seats) {
         if (!seat->here() || seat->health != DiskHealth::kStale) continue;
+        if (std::ranges::find(verified, seat->disk.get()) == verified.end()) continue;
         impl.superblock.find(seat->id)->stale_since = Lsn{};
         seat->health = DiskHealth::kHealthy;
         changed = true;
@@ -417,136 +416,10 @@ Task<Result<void>> Pool::mark_whole() {
   co_return stored;
 }
 
-Task<Result<DiskId>> Pool::add_disk(std::unique_ptr<scheduler::Disk> disk) {
-  Impl& impl = *impl_;
-  // Nobody waits for a disk that is none of ours yet.
-  DiskRecord record = new_record(impl.executor, DiskId{}, *disk);
-  Result<void> done =
-      co_await within_limit(impl.executor, disk.get(), check_new_disk(disk.get()), kDiskPatience);
-  if (done.has_value()) {
-    done = co_await within_limit(impl.executor, disk.get(), zero_journal(disk.get(), record),
-                                 kZeroPatience);
-  }
-  if (done.has_value()) {
-    const auto guard = co_await impl.writing.acquire();
-    done = co_await impl.take_disk(&disk, &record);
-  }
-  impl.tell_listeners();
-  // The disk may go here: not in one of its own threads.
-  co_await impl.executor.leave_driver_thread();
-  CO_TRY(done);
-  co_return record.id;
-}
-
-// With `writing` held. Takes the disk if it knows that it is part of the pool.
-Task<Result<void>> Pool::Impl::take_disk(std::unique_ptr<scheduler::Disk>* disk,
-                                         DiskRecord* record) {
-  Superblock next;
-  {
-    LockGuard lock(mutex);
-    DFS_ASSERT(begun);
-    next = superblock;
-  }
-  if (read_only.load(std::memory_order_acquire)) co_return Code::kReadOnly;
-  if (next.disks.size() == kDisksMax || next.next_disk.raw >= kDiskIdsMax)
-    co_return error(Code::kInvalid, kDisksMax);
-  record->id = next.next_disk;
-  next.next_disk = DiskId{static_cast<std::uint16_t>(record->id.raw + 1)};
-  next.disks.push_back(*record);
-  next.this_disk = record->id;
-  ++next.sequence;
-  // It knows of itself, durably: whoever is found from now on, with it or without, agrees.
-  CO_TRY_ASSIGN(const Bytes bytes, encode(next));
-  CO_TRY(co_await within_limit(executor, disk->get(), write_superblock(disk->get(), bytes),
-                               kDiskPatience));
-  auto seat = std::make_unique<Seat>();
-  seat->id = record->id;
-  seat->first_slot_offset = record->first_slot_offset;
-  seat->slots = record->slots;
-  seat->disk = std::move(*disk);
-  {
-    LockGuard lock(mutex);
-    superblock.next_disk = next.next_disk;
-    superblock.disks.push_back(*record);
-    take_seat(std::move(seat));
-    update();
-  }
-  announce_epoch();
-  co_return co_await store(Copies::kBoth);
-}
-
-Task<Result<void>> Pool::set_leaving(DiskId id, Leaving leaving) {
-  Impl& impl = *impl_;
-  Result<void> stored;
-  {
-    const auto guard = co_await impl.writing.acquire();
-    if (read_only()) co_return Code::kReadOnly;
-    {
-      LockGuard lock(impl.mutex);
-      DFS_ASSERT(impl.begun);
-      DiskRecord* const record = impl.superblock.find(id);
-      if (record == nullptr) co_return error(Code::kNotInPool, id.raw);
-      const auto stay = std::ranges::count_if(*impl.staying, [&](DiskId one) { return one != id; });
-      const unsigned width = impl.superblock.policy.width();
-      if (leaving != Leaving::kNo && static_cast<std::size_t>(stay) < width)
-        co_return error(Code::kTooFewDisks, width);
-      record->leaving = leaving != Leaving::kNo;
-      record->lost = leaving == Leaving::kWhileAway;
-      impl.update();  // who looks at the disks looks again
-    }
-    stored = co_await impl.store(Impl::Copies::kBoth);
-  }
-  impl.tell_listeners();
-  co_return stored;
-}
-
 bool Pool::is_leaving(DiskId id) const {
   LockGuard lock(impl_->mutex);
   const DiskRecord* const record = impl_->superblock.find(id);
   return record != nullptr && record->leaving;
-}
-
-Task<Result<void>> Pool::remove_disk(DiskId id) {
-  Impl& impl = *impl_;
-  Result<void> stored;
-  Seat* const seat = impl.seat(id);
-  {
-    const auto guard = co_await impl.writing.acquire();
-    if (read_only()) co_return Code::kReadOnly;
-    {
-      LockGuard lock(impl.mutex);
-      DFS_ASSERT(impl.begun);
-      Superblock& superblock = impl.superblock;
-      if (superblock.find(id) == nullptr) co_return error(Code::kNotInPool, id.raw);
-      const bool keeps_log = std::ranges::any_of(superblock.members, [&](DiskId member) {
-        return member != id && impl.seat(member)->here();
-      });
-      if (!keeps_log) co_return error(Code::kTooFewDisks, 1);
-      for (const RunRef& run : superblock.manifest.runs) {
-        const bool named =
-            std::ranges::any_of(run.copies, [&](const RunCopy& copy) { return copy.disk == id; });
-        if (named) co_return Code::kBusy;
-      }
-      impl.drop_seat(*seat);
-      impl.update();
-    }
-    impl.announce_epoch();
-    stored = co_await impl.store(Impl::Copies::kBoth);
-  }
-  impl.tell_listeners();
-  // Only now: a crash before leaves it in the pool. And with nothing held: nobody watches it any more.
-  if (stored.has_value() && seat->disk != nullptr && !seat->disk->failed()) {
-    const Result<void> wiped = co_await within_limit(
-        impl.executor, seat->disk.get(),
-        write_superblock(seat->disk.get(), Bytes(kSuperblockBytes)), kDiskPatience);
-    if (wiped.has_value()) {
-      seat->disk->unlock();
-    } else {
-      log_warning("{} has left the pool, but its superblocks cannot be overwritten: {}",
-                  seat->disk->path(), describe(wiped.error()));
-    }
-  }
-  co_return stored;
 }
 
 Task<Result<void>> Pool::mark_clean() {
@@ -579,8 +452,12 @@ Task<Result<unsigned>> Pool::Impl::bad_copies(Seat& seat, scheduler::IoClass io_
     if (failure.code == Code::kOk) {
       const Result<Superblock> decoded = decode(copy_of(copy));
       LockGuard lock(mutex);
-      good =
-          decoded.has_value() && decoded->pool == superblock.pool && decoded->this_disk == seat.id;
+      // The two newest have been written to each disk that is here, one to each place: an older one
+      // says that a write has been lost.
+      const bool written = begun && !read_only.load(std::memory_order_acquire);
+      good = decoded.has_value() && decoded->pool == superblock.pool &&
+             decoded->this_disk == seat.id &&
+             (!written || decoded->sequence + 1 >= superblock.sequence);
     }
     if (!good) bad |= 1U << copy;
   }
@@ -598,7 +475,8 @@ Task<ScrubCounts> Pool::scrub_superblocks() {
     if (seat->here()) {
       bad = co_await impl.bad_copies(*seat, scheduler::IoClass::kBackground);
       if (!bad.has_value()) {
-        const Result<void> reported = co_await report_failure(seat->id, bad.error());
+        const Result<void> reported =
+            co_await report_failure(seat->id, bad.error(), seat->disk.get());
         reported.ignore("its copies are skipped");
       }
     }
@@ -740,9 +618,14 @@ bool Pool::degraded() const {
 
 bool Pool::can_lose(DiskId id) const {
   LockGuard lock(impl_->mutex);
-  const auto lost = std::ranges::count_if(
-      impl_->seats, [](const auto& seat) { return seat->health != DiskHealth::kHealthy; });
-  if (static_cast<unsigned>(lost) >= impl_->superblock.tolerance()) return false;
+  const DiskRecord* const record = impl_->superblock.find(id);
+  if (record == nullptr) return false;
+  std::size_t lost = 0;  // of the others
+  for (const auto& seat : impl_->seats) {
+    const bool counts = seat->id != id && !impl_->superblock.find(seat->id)->spare;
+    lost += counts && seat->health != DiskHealth::kHealthy ? 1 : 0;
+  }
+  if (!record->spare && lost >= impl_->superblock.tolerance()) return false;
   return std::ranges::any_of(impl_->superblock.members, [&](DiskId member) {
     return member != id && impl_->seat(member) != nullptr && impl_->seat(member)->here();
   });
@@ -750,15 +633,11 @@ bool Pool::can_lose(DiskId id) const {
 
 bool Pool::read_only() const { return impl_->read_only.load(std::memory_order_acquire); }
 
-std::vector<DiskId> Pool::kept_disks() {
-  std::vector<DiskId> kept;
-  std::vector<Seat*> seats = impl_->all_seats();
-  {
-    LockGuard lock(impl_->mutex);
-    for (const auto& seat : impl_->removed) seats.push_back(seat.get());
-  }
+std::vector<std::string> Pool::kept_disks() {
+  std::vector<std::string> kept;
+  const std::vector<Seat*> seats = impl_->all_seats_ever();
   for (const Seat* const seat : seats) {
-    if (seat->disk != nullptr && seat->disk->kept()) kept.push_back(seat->id);
+    if (seat->disk != nullptr && seat->disk->kept()) kept.push_back(seat->disk->path());
   }
   if (kept.empty()) return kept;
   for (const Seat* const seat : seats) {

@@ -43,6 +43,7 @@ enum class DiskHealth : std::uint8_t {
   kHealthy,
   kMissing,  // not found at mount
   kFailed,   // a write or flush failed, or it vanished, since the mount
+  kOffline,  // the user has taken it offline, since the mount
   kStale,    // here again after it was away: reads verify, what it missed has one copy less
 };
 const char* disk_health_name(DiskHealth health);
@@ -152,7 +153,8 @@ class Pool {
   // this completes; every caller that reports the same disk waits for that. `stale_since` becomes
   // the last durable LSN. Errors: kReadOnly if too much is lost now. Before begin() the disk is
   // only left out: begin() makes that durable.
-  Task<Result<void>> report_failure(DiskId id, Error cause);
+  // `from`: what answered so, if the caller knows: of a disk that has come back since, nothing is noted.
+  Task<Result<void>> report_failure(DiskId id, Error cause, const scheduler::Disk* from = nullptr);
   // Called after each membership change, on some thread, with no lock held.
   void on_change(std::function<void()> listener);
 
@@ -165,8 +167,8 @@ class Pool {
   Task<void> settled();
   // This disk keeps the log from the next batch on: in a new epoch, durable when it completes. The
   // caller has copied all that is still needed of the log to it, durably, and commits nothing
-  // meanwhile. Nothing happens if it has failed or there are enough. kReadOnly.
-  Task<Result<void>> adopt_member(DiskId id);
+  // meanwhile. Nothing happens if it has failed, `copied_to` is not this disk any more, or there are enough. kReadOnly.
+  Task<Result<void>> adopt_member(DiskId id, const scheduler::Disk* copied_to);
   // The newest durable epoch.
   std::shared_ptr<const LogSet> log_set() const;
 
@@ -174,14 +176,31 @@ class Pool {
   // flushed what the manifest names. kFormatInvalid: too large for a superblock, or too many runs;
   // nothing has changed; kReadOnly.
   Task<Result<void>> commit_manifest(Manifest manifest);
-  // No disk that is here lacks anything any more: kStale becomes kHealthy, durably. The caller has
-  // verified every copy that is older, and flushed what it rewrote.
-  Task<Result<void>> mark_whole();
-  // A disk that belongs to nobody is part of the pool from now on, in a new epoch, durably, and empty. It belongs to
+  // What may lack something and is here.
+  std::vector<const scheduler::Disk*> stale_disks() const;
+  // These lack nothing any more: kStale becomes kHealthy, durably. The caller has verified every copy on them that is
+  // older than stale_disks() was asked, and flushed what it rewrote. One that has failed since, and come back, stays stale.
+  Task<Result<void>> mark_whole(std::vector<const scheduler::Disk*> verified);
+  // A disk that belongs to nobody is part of the pool from now on, in a new epoch, durably, and empty. A spare takes nothing
+  // before another disk is lost, and is not missed when it is away. It belongs to
   // the pool if this fails behind its first superblock. Errors: kPoolExists: it is, or was, a pool's; kInvalid: too small, or the pool
   // has as many disks as it can; kReadOnly; as the disk, kDiskGone if it does not answer.
-  Task<Result<DiskId>> add_disk(std::unique_ptr<scheduler::Disk> disk);
-  // Durably: what is on this disk is to go elsewhere, or not. kWhileAway: only until it is found again at a
+  Task<Result<DiskId>> add_disk(std::unique_ptr<scheduler::Disk> disk, bool spare = false);
+  // Leaves the disk out from now on, as report_failure() does, and lets go of what the user named. The caller has seen
+  // that it can be done without. kNotInPool; kDiskGone: it is not here; kReadOnly; kBusy: it is offline, but the device has
+  // requests that it does not answer, so it stays open.
+  Task<Result<void>> take_offline(DiskId id);
+  // Closes disks that have failed, as far as their devices have answered, so that they can be unplugged, unmounted or
+  // opened anew. Completes in a thread of none.
+  Task<void> close_failed();
+  bool has_failed_open() const;  // there are some
+  // A disk of this pool that is away, whatever the reason, is here again and may lack what was written meanwhile: kStale,
+  // in a new epoch, durably. What was to be made anew because it was away stays on it. Errors, with everything as it was: kBusy (detail: its
+  // id): that disk is here already; kDiskHung (its id): the device has requests from before, which it may still carry out;
+  // kNotInPool: it is no disk of this pool, or was removed; kSplitBrain: it was mounted without the others meanwhile;
+  // kDiskRange: it has become smaller; kReadOnly; else as the disk and read_superblock().
+  Task<Result<DiskId>> return_disk(std::unique_ptr<scheduler::Disk> disk);
+  // Durably: what is on this disk is to go elsewhere, or not; either way it is no spare any more. kWhileAway: only until it is found again at a
   // mount. kNotInPool; kTooFewDisks: no disk would stay; kReadOnly.
   enum class Leaving : std::uint8_t { kNo, kYes, kWhileAway };
   Task<Result<void>> set_leaving(DiskId id, Leaving leaving);
@@ -216,7 +235,7 @@ class Pool {
   Task<ScrubCounts> scrub_superblocks();
   // Disks that would keep the destructor waiting. If there are any, lets go of the locks of all
   // others: the caller is about to end the process without it.
-  std::vector<DiskId> kept_disks();
+  std::vector<std::string> kept_disks();  // their paths
   // Remembers where disks are found now; written with the next superblock.
   void set_path(DiskId id, std::string path);
 

@@ -12,6 +12,7 @@
 #include "base/mutex.hpp"
 #include "base/waiters.hpp"
 #include "journal/pool.hpp"
+#include "journal/superblock_io.hpp"
 
 namespace dynamicfs::journal {
 
@@ -29,8 +30,9 @@ struct Seat {
   std::atomic<scheduler::Disk*> usable{nullptr};
 
   // Guarded by Impl::writing.
-  unsigned next_copy = 0;         // superblock copy to overwrite: never the newest whole one
-  bool failure_recorded = false;  // a durable epoch leaves it out
+  unsigned next_copy = 0;           // superblock copy to overwrite: never the newest whole one
+  bool failure_recorded = false;    // a durable epoch leaves it out
+  std::atomic<bool> closed{false};  // Disk::close(); set with Impl::closing held
   // What is written to this disk, and to no other: a disk that has failed may still read from it, and
   // must not find the superblock of another there.
   Buffer superblock_memory;
@@ -63,6 +65,7 @@ struct Pool::Impl {
 
   // Own synchronisation.
   AsyncMutex writing;  // serialises whoever writes superblocks
+  AsyncMutex closing;  // one closes failed disks
   std::atomic<std::uint64_t> changes{0};
   std::atomic<bool> read_only{false};
   std::atomic<std::uint32_t> policy;  // as the superblock has it: Policy::packed()
@@ -87,14 +90,23 @@ struct Pool::Impl {
   }
   // As they are now.
   std::vector<Seat*> all_seats() const;
+  // Those and the ones before them, of disks that have left or come back.
+  std::vector<Seat*> all_seats_ever() const;
   void take_seats(std::vector<std::unique_ptr<Seat>> taken);
   void take_seat(std::unique_ptr<Seat> seat) DFS_REQUIRES(mutex);
+  void enter_seat(Seat& seat);  // whoever asks for the disk finds it there
   // Takes the disk out of the superblock, and nobody is told of it any more.
   void drop_seat(Seat& seat) DFS_REQUIRES(mutex);
   // Derives `healthy` and `read_only` after a seat has changed.
   void update() DFS_REQUIRES(mutex);
   Task<Result<void>> mark(std::function<Result<bool>(Superblock&)> change);
   Task<Result<void>> take_disk(std::unique_ptr<scheduler::Disk>* disk, DiskRecord* record);
+  Task<Result<void>> take_back(std::unique_ptr<scheduler::Disk>* disk,
+                               const FoundSuperblock* found);
+  Task<void> let_go_of(std::unique_ptr<scheduler::Disk>* disk);
+  // Why the disk with this superblock cannot take its seat again, if it cannot.
+  Result<void> may_return(const scheduler::Disk& disk, const FoundSuperblock& found)
+      DFS_REQUIRES(mutex);
   // Writes down the failures that no epoch tells of yet. With `writing` held.
   Task<void> record_failures();
   // Leaves the disk out from now on; false if it had failed before.

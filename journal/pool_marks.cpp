@@ -39,7 +39,10 @@ Task<Result<void>> Pool::set_policy(Policy policy) {
   return impl->mark(
       [impl, policy](Superblock& superblock) DFS_NO_THREAD_SAFETY_ANALYSIS -> Result<bool> {
         if (superblock.policy == policy) return false;
-        const auto lost = static_cast<unsigned>(impl->seats.size() - impl->healthy->size());
+        const auto is_lost = [impl](const auto& seat) DFS_NO_THREAD_SAFETY_ANALYSIS {
+          return !seat->here() && !impl->superblock.find(seat->id)->spare;
+        };
+        const auto lost = static_cast<unsigned>(std::ranges::count_if(impl->seats, is_lost));
         if (impl->staying->size() < policy.width())
           return error(Code::kTooFewDisks, policy.width());
         Superblock changed = superblock;

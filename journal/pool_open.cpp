@@ -350,6 +350,7 @@ Task<Result<std::unique_ptr<Pool>>> Pool::open(Executor& executor, Opening openi
   Superblock superblock = *found[std::get<std::size_t>(chosen)];
   found.clear();
 
+  const std::size_t confirmed = *place_in_history(superblock, superblock.confirmed_epoch());
   std::vector<std::unique_ptr<Seat>> seats;
   std::vector<DiskRecord> missing;
   for (DiskRecord& record : superblock.disks) {
@@ -370,7 +371,8 @@ Task<Result<std::unique_ptr<Pool>>> Pool::open(Executor& executor, Opening openi
       }
       const auto known = last_known_epoch(superblock, candidate.found->superblock);
       DFS_ASSERT(known.has_value());  // or it would have been mounted apart
-      if (*known + 1 != superblock.epochs.size()) seat->old_epoch = *known;
+      // Nothing is recorded in an epoch that is only announced, so one that has not heard of it lacks nothing.
+      if (*known < confirmed) seat->old_epoch = *known;
       seat->next_copy = candidate.found->copy ^ 1;
       seat->disk = std::move(candidate.disk);
       record.path = stored_path(seat->disk->path());
@@ -393,7 +395,10 @@ Task<Result<std::unique_ptr<Pool>>> Pool::open(Executor& executor, Opening openi
   const unsigned tolerance = superblock.tolerance();
   const Error cause =
       damaged.empty() ? error(Code::kDiskMissing, missing.size()) : damaged.front().why;
-  if (missing.size() > tolerance) {
+  // A spare has nothing that could be missing.
+  const auto missed =
+      std::ranges::count_if(missing, [](const DiskRecord& record) { return !record.spare; });
+  if (static_cast<unsigned>(missed) > tolerance) {
     co_return refuse(problem, cause,
                      fmt::format("{} of {} disks {} missing, and {} {}: {}.{} Connect "
                                  "what is missing, or say where it is with -o disk=PATH.",
@@ -403,7 +408,6 @@ Task<Result<std::unique_ptr<Pool>>> Pool::open(Executor& executor, Opening openi
                                                 : fmt::format("can do without {}", tolerance),
                                  names_of(missing), damage_text(damaged)));
   }
-  const std::size_t confirmed = *place_in_history(superblock, superblock.confirmed_epoch());
   const bool member_here = std::ranges::any_of(seats, [&](const auto& seat) {
     return seat->disk != nullptr && seat->old_epoch.value_or(confirmed) >= confirmed &&
            std::ranges::find(superblock.members, seat->id) != superblock.members.end();

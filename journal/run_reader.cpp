@@ -40,7 +40,7 @@ Task<bool> rewrite_run_block(Pool& pool, RunCopy copy, std::uint64_t at,
   if (written.has_value()) co_return true;
   // A host file system that writes elsewhere may have no room for that: the disk is well.
   if (written.error().sys_errno == ENOSPC) co_return false;
-  const Result<void> reported = co_await pool.report_failure(copy.disk, written.error());
+  const Result<void> reported = co_await pool.report_failure(copy.disk, written.error(), disk);
   reported.ignore("the block has been read; whoever writes next is told");
   co_return false;
 }

@@ -36,7 +36,8 @@ Task<ScrubCounts> scrub_run_piece(Pool& pool, RunRef run, std::uint64_t at) {
     here[read[i]] = arrived[read[i]] || failure.code == Code::kDiskRead;
     if (arrived[read[i]]) counts.read_bytes += size_bytes;
     if (failure.code == Code::kDiskGone) {
-      const Result<void> reported = co_await pool.report_failure(run.copies[read[i]].disk, failure);
+      const Result<void> reported =
+          co_await pool.report_failure(run.copies[read[i]].disk, failure, &group.disk(i));
       reported.ignore("the other copies decide");
     }
   }

@@ -2,6 +2,7 @@
 #include <array>
 #include <cerrno>
 #include <cstring>
+#include <map>
 #include <memory>
 #include <optional>
 
@@ -41,7 +42,8 @@ struct RunWriter::Impl : std::enable_shared_from_this<RunWriter::Impl> {
   const Uuid pool_uuid;
 
   std::vector<RunCopy> copies;
-  std::vector<RunCopy> lost;  // on disks that failed meanwhile
+  std::map<DiskId, scheduler::Disk*> begun_on;  // as it was then
+  std::vector<RunCopy> lost;                    // on disks that failed meanwhile
   bool kept = false;
 
   // Two pieces: one is filled while the other is written.
@@ -75,13 +77,19 @@ struct RunWriter::Impl : std::enable_shared_from_this<RunWriter::Impl> {
     return {};
   }
 
+  // The disk of a copy, if it has been here since the run was begun: one that was away meanwhile may lack its beginning.
+  scheduler::Disk* disk_of(const RunCopy& copy) const {
+    scheduler::Disk* const disk = pool.disk(copy.disk);
+    return disk == begun_on.at(copy.disk) ? disk : nullptr;
+  }
+
   Task<Result<void>> drop_copy(DiskId disk, Error cause) {
     const auto it = std::ranges::find(copies, disk, &RunCopy::disk);
     if (it != copies.end()) {
       lost.push_back(std::move(*it));
       copies.erase(it);
     }
-    CO_TRY(co_await pool.report_failure(disk, cause));
+    CO_TRY(co_await pool.report_failure(disk, cause, begun_on.at(disk)));
     if (copies.empty()) co_return error(Code::kDiskGone, disk.raw);
     co_return Result<void>{};
   }
@@ -92,7 +100,7 @@ struct RunWriter::Impl : std::enable_shared_from_this<RunWriter::Impl> {
     std::vector<std::pair<DiskId, Error>> failed;
     std::vector<DiskId> ids;
     for (const RunCopy& copy : copies) {
-      scheduler::Disk* const disk = pool.disk(copy.disk);
+      scheduler::Disk* const disk = disk_of(copy);
       if (disk == nullptr) {
         failed.emplace_back(copy.disk, error(Code::kDiskGone));
         continue;
@@ -219,7 +227,7 @@ struct RunWriter::Impl : std::enable_shared_from_this<RunWriter::Impl> {
     std::vector<std::pair<DiskId, Error>> failed;
     std::vector<DiskId> ids;
     for (const RunCopy& copy : copies) {
-      scheduler::Disk* const disk = pool.disk(copy.disk);
+      scheduler::Disk* const disk = disk_of(copy);
       if (disk == nullptr) {
         failed.emplace_back(copy.disk, error(Code::kDiskGone));
         continue;
@@ -242,7 +250,10 @@ RunWriter::RunWriter(Pool& pool, SlotSource& slots, std::uint64_t run_id, std::v
                      RunFilterHash filter, IoClass io_class)
     : impl_(std::make_shared<Impl>(pool, slots, run_id, std::move(filter), io_class)) {
   DFS_ASSERT(run_id != 0 && !disks.empty());
-  for (const DiskId disk : disks) impl_->copies.push_back(RunCopy{disk, {}});
+  for (const DiskId disk : disks) {
+    impl_->copies.push_back(RunCopy{disk, {}});
+    impl_->begun_on[disk] = pool.disk(disk);
+  }
 }
 
 RunWriter::~RunWriter() = default;

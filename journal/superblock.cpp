@@ -27,6 +27,7 @@ constexpr std::uint8_t kFlagsAll =
     kFlagClean | kFlagAnnounced | kFlagRebalancing | kFlagReencoding | kFlagWholeFiles;
 constexpr std::uint8_t kDiskLeaving = 1;
 constexpr std::uint8_t kDiskLost = 2;
+constexpr std::uint8_t kDiskSpare = 4;
 constexpr std::size_t kFixedBytes = 192;
 constexpr std::size_t kEpochBytes = 32;
 constexpr std::size_t kDiskFixedBytes = 60;
@@ -119,8 +120,8 @@ bool possible(const Superblock& superblock) {
 void put_disk(ByteWriter& out, const DiskRecord& disk) {
   out.put(disk.id);
   out.put(static_cast<std::uint8_t>(disk.state));
-  out.put(
-      static_cast<std::uint8_t>((disk.leaving ? kDiskLeaving : 0) | (disk.lost ? kDiskLost : 0)));
+  out.put(static_cast<std::uint8_t>((disk.leaving ? kDiskLeaving : 0) |
+                                    (disk.lost ? kDiskLost : 0) | (disk.spare ? kDiskSpare : 0)));
   out.put_bytes(disk.uuid.span());
   out.put(disk.size_bytes);
   out.put(disk.journal_bytes);
@@ -379,7 +380,9 @@ Result<Superblock> decode(std::span<const std::byte> bytes) {
     const auto disk_flags = in.get<std::uint8_t>();
     disk.leaving = (disk_flags & kDiskLeaving) != 0;
     disk.lost = (disk_flags & kDiskLost) != 0;
-    zeros = (disk_flags & ~(kDiskLeaving | kDiskLost)) == 0 && zeros;
+    disk.spare = (disk_flags & kDiskSpare) != 0;
+    zeros = (disk_flags & ~(kDiskLeaving | kDiskLost | kDiskSpare)) == 0 && zeros;
+    zeros = (disk.leaving || !disk.spare) && zeros;
     disk.uuid = get_uuid(in);
     disk.size_bytes = in.get<std::uint64_t>();
     disk.journal_bytes = in.get<std::uint64_t>();

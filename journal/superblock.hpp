@@ -29,7 +29,7 @@
 
 namespace dynamicfs::journal {
 
-// 5: parity groups. 4: blocks may be shared, inodes have flags. 3: a checkpoint is several runs, with an index and a filter each. Nobody has
+// 6: files whole on one disk, spare disks. 5: parity groups. 4: blocks may be shared, inodes have flags. 3: a checkpoint is several runs, with an index and a filter each. Nobody has
 // pools of an older format, so they are refused.
 inline constexpr std::uint32_t kFormatVersion = 6;
 // The oldest that is read; a mount for writing makes of a pool one of kFormatVersion.
@@ -132,6 +132,8 @@ struct DiskRecord {
   // Everything on it is going elsewhere; then it is removed.
   bool leaving = false;
   bool lost = false;  // ... because it has been away for long, and only as long as it is
+  // With `leaving`: nothing is put there until another disk is lost, and it stays in the pool.
+  bool spare = false;
   bool operator==(const DiskRecord&) const = default;
 };
 

@@ -99,7 +99,7 @@ struct DiskMetrics {
   std::array<ClassMetrics, kIoClasses> classes;
   // Requests given to the device; write_batch_ops of the writes reached it as write_batches.
   Counter reads, writes, flushes;
-  Counter durable_writes;          // of the writes: the device flushes for each, uncounted above
+  Counter durable_writes;  // of the writes: the device flushes for each, uncounted above
   Counter read_bytes, written_bytes;
   Counter write_batches;           // of several writes that were one to the device
   Counter write_batch_ops;         // the writes in them
@@ -143,6 +143,10 @@ class Disk {
   virtual bool kept() const { return false; }
   // Lets others open what the user named, while this object lives on; for one that is left behind.
   virtual void unlock() {}
+  // After fail(): ends what serves it and closes what the user named, so that it can be unmounted or unplugged; this
+  // object lives on. False, and nothing has happened: the device has requests, or fail() has not returned yet. Not in a
+  // thread of the disk, and not beside itself.
+  virtual bool close() { return failed() && !kept(); }
 
   // What the device has now that it should have answered.
   virtual Lateness lateness() const { return {}; }

@@ -81,7 +81,7 @@ struct SimulatedDisk::Impl : std::enable_shared_from_this<SimulatedDisk::Impl> {
   void rebuild_visible();
   template <class Under>
   void tear(CachedWrite& write, Under under);
-  void cut_power();
+  void stop(bool process_only);
 
   SimExecutor& executor;
   LatencyWatch& latency_watch;  // of the disk, which outlives its requests
@@ -156,11 +156,11 @@ void SimulatedDisk::Impl::arrive(std::uint64_t id) {
     if (hook) {
       const auto called = hook;  // it may replace itself
       called(operation);
-      if (cut) return;
+      if (!in_flight.contains(id)) return;  // it has cut the power, or failed this disk
     }
   }
   const Code code = faults.fail ? faults.fail(request) : Code::kOk;
-  if (cut) return;
+  if (!in_flight.contains(id)) return;
   request.error = apply(request, code);
   in_flight.erase(it);
   note_completed(request);
@@ -369,8 +369,10 @@ void SimulatedDisk::Impl::tear(CachedWrite& write, Under under) {
   }
 }
 
-void SimulatedDisk::Impl::cut_power() {
+// `process_only`: the machine goes on, and with it what the device has in its cache.
+void SimulatedDisk::Impl::stop(bool process_only) {
   cut = true;
+  const std::size_t completed = cached.size();
   // What the device has but did not answer is no different from what it has cached, except that
   // even a durable write may be lost.
   for (const auto& [id, request] : in_flight) {
@@ -378,12 +380,14 @@ void SimulatedDisk::Impl::cut_power() {
     cached.push_back(write_of(*request));
     cached.back().durable = false;
   }
-  for (CachedWrite& write : cached) {
-    const std::uint64_t fate = write.durable ? 0 : draw(3);
+  for (std::size_t i = 0; i < cached.size(); ++i) {
+    CachedWrite& write = cached[i];
+    const bool safe = write.durable || (process_only && i < completed);
+    const std::uint64_t fate = safe ? 0 : draw(3);
     if (fate == 1) continue;
     if (fate == 2) tear(write, [this](std::uint64_t block) { return media->block(block); });
-    for (std::size_t i = 0; i < write.blocks.size(); ++i) {
-      media->put(write.first_block + i, std::move(write.blocks[i]));
+    for (std::size_t k = 0; k < write.blocks.size(); ++k) {
+      media->put(write.first_block + k, std::move(write.blocks[k]));
     }
   }
   cached.clear();
@@ -439,7 +443,10 @@ bool SimulatedDisk::failed() const { return impl_->refuses(); }
 Lateness SimulatedDisk::lateness() const { return impl_->queue.lateness(impl_->executor.now()); }
 SimulatedFaults& SimulatedDisk::faults() { return impl_->faults; }
 void SimulatedDisk::power_cut() {
-  if (!impl_->cut) impl_->cut_power();
+  if (!impl_->cut) impl_->stop(false);
+}
+void SimulatedDisk::kill() {
+  if (!impl_->cut) impl_->stop(true);
 }
 std::uint64_t SimulatedDisk::device_operations() const { return impl_->device_operations; }
 void SimulatedDisk::on_device_operation(std::function<void(std::uint64_t)> hook) {

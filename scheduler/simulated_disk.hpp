@@ -105,11 +105,14 @@ class SimulatedDisk final : public Disk {
   void release();
   // The machine loses power now: see the fault model. Nothing after this reaches the media.
   void power_cut();
+  // The process that has the disk is killed, and the machine goes on: what has completed is there, what
+  // is at the device is, independently, kept, lost or torn. Otherwise as a power cut.
+  void kill();
   // Number of writes and flushes that reached the device so far, failed ones included: crash tests
   // count with it.
   std::uint64_t device_operations() const;
   // Calls `hook` before each write or flush takes effect, with its index; the hook may cut the
-  // power, and then this write too is kept, lost or torn.
+  // power, or fail this disk or another, and then this write too is kept, lost or torn.
   void on_device_operation(std::function<void(std::uint64_t)> hook);
 
  private:

@@ -38,13 +38,7 @@ class UringDisk final : public Disk {
   }
 
   ~UringDisk() override {
-    {
-      LockGuard lock(shared_.mutex);
-      shared_.stopping = true;
-      shared_.queue.end_pace();
-    }
-    for (const auto& worker : workers_) worker->wake();
-    workers_.clear();
+    end_workers();
     {
       LockGuard lock(shared_.mutex);
       DFS_ASSERT(shared_.queue.queued() == 0);
@@ -122,6 +116,14 @@ class UringDisk final : public Disk {
       request->error = error(Code::kDiskGone);
       request->on_complete(*request);
     }
+    fail_ended_.store(true, std::memory_order_release);
+  }
+  bool close() override {
+    if (!fail_ended_.load(std::memory_order_acquire) || kept()) return false;
+    end_workers();
+    unlock();
+    shared_.volume.fd.reset();
+    return true;
   }
   bool kept() const override {
     return std::ranges::any_of(workers_, [](const auto& worker) { return worker->kept(); });
@@ -137,6 +139,16 @@ class UringDisk final : public Disk {
  private:
   UringDisk(Executor& executor, VolumeTarget target, OpenVolume volume, IoQueueOptions queue)
       : target_(std::move(target)), shared_(executor, latency(), std::move(volume), queue) {}
+
+  void end_workers() {
+    {
+      LockGuard lock(shared_.mutex);
+      shared_.stopping = true;
+      shared_.queue.end_pace();
+    }
+    for (const auto& worker : workers_) worker->wake();
+    for (const auto& worker : workers_) worker->join();
+  }
 
   // Who is to look at the queue because of what was just pushed; nullptr if somebody will anyway.
   Worker* worker_to_wake(TimePoint now) DFS_REQUIRES(shared_.mutex) {
@@ -166,6 +178,7 @@ class UringDisk final : public Disk {
   const VolumeTarget target_;
   mutable WorkerShared shared_;
   std::vector<std::unique_ptr<Worker>> workers_;  // fixed when open() has returned
+  std::atomic<bool> fail_ended_{false};
 };
 
 }  // namespace

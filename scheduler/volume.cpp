@@ -228,6 +228,9 @@ Result<OpenVolume> open_volume(const VolumeTarget& target, bool read_only, Durat
     // On the same open file, which already carries the lock.
     if (::fcntl(fd, F_SETFL, flags & ~O_DIRECT) != 0) return open_error();
     log_info("{}: the store refuses direct I/O; going through the page cache", target.path);
+    // After a write back that failed the cache may hold what the store does not.
+    if (!read_only && ::fdatasync(fd) != 0) return open_error();
+    ::posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED);
   }
   const dev_t device = S_ISBLK(of.st_mode) ? of.st_rdev : of.st_dev;
   volume.rotational = device_limit(device, "rotational", 0) == 1;

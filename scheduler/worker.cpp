@@ -81,7 +81,9 @@ Worker::Worker(WorkerShared& shared, unsigned depth) : shared_(shared), slots_(d
   for (std::uint32_t slot = depth; slot-- > 0;) free_slots_.push_back(slot);
 }
 
-Worker::~Worker() {
+Worker::~Worker() { join(); }
+
+void Worker::join() {
   DFS_ASSERT(thread_.get_id() != std::this_thread::get_id());
   if (thread_.joinable()) thread_.join();
 }

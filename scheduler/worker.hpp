@@ -52,7 +52,7 @@ struct WorkerShared {
 
   Executor& executor;
   LatencyWatch& latency;
-  const OpenVolume volume;
+  OpenVolume volume;  // its file is closed when no worker runs any more; the rest never changes
   SpaceAhead space;
   const IoQueueOptions options;
   DiskMetrics metrics;
@@ -75,11 +75,13 @@ class Worker {
  public:
   // Returns when the ring stands, or says why it does not (kDiskOpen, the errno of io_uring_setup).
   static Result<std::unique_ptr<Worker>> start(WorkerShared& shared, const std::string& name);
-  // `shared.stopping` is set and wake() was called: waits until the queue and the ring are empty.
+  // As join().
   ~Worker();
   Worker(const Worker&) = delete;
   Worker& operator=(const Worker&) = delete;
 
+  // `shared.stopping` is set and wake() was called: waits until the queue and the ring are empty. Once more does nothing.
+  void join();
   // Gets the thread out of the kernel. Any thread; no lock needed.
   void wake();
 

@@ -135,6 +135,45 @@ TEST_SUITE("the life of disks") {
     }
   }
 
+  TEST_CASE("when a disk leaves and another is lost, the one that leaves is better than no room") {
+    const std::uint64_t seed = seed_from_environment(11);
+    for (const journal::Policy policy : {copies(2), copies(3), erasure(2, 1)}) {
+      CAPTURE(policy.text());
+      Archive archive(seed, policy, equal(policy.width() + 1));
+      archive.add(30, 300'000);
+      archive.sync();
+      REQUIRE(archive.remove(1).has_value());
+      archive.pool.disks[0]->fail();
+      archive.add(30, 300'000);
+      archive.sync();
+      archive.check();
+      REQUIRE(archive.pool.add_disk(96 * kMiB).has_value());
+      REQUIRE(archive.pool.add_disk(96 * kMiB).has_value());
+      archive.pool.executor.run_for(std::chrono::minutes{12});
+      archive.settle();
+      CHECK_FALSE(archive.has(0));
+      CHECK_FALSE(archive.has(1));
+      CHECK(archive.pool.fs().store().space(policy).degraded_chunks == 0);
+      archive.check();
+      check_whole(archive.pool);
+    }
+  }
+
+  TEST_CASE("a disk that leaves an idle pool hands the log on, so that as many may go as before") {
+    const std::uint64_t seed = seed_from_environment(12);
+    Archive archive(seed, copies(3), equal(4));
+    archive.add(30, 300'000);
+    archive.sync();
+    REQUIRE(archive.remove(0).has_value());
+    archive.settle();
+    REQUIRE_FALSE(archive.has(0));
+    CHECK(archive.pool.fs().pool().members().size() == 3);
+    REQUIRE(archive.pool.unmount().has_value());
+    REQUIRE(archive.pool.mount({0, 1, 2}).has_value());
+    archive.check();
+    check_whole(archive.pool);
+  }
+
   TEST_CASE("what would not hold is refused, with how much is missing, and nothing has changed") {
     const std::uint64_t seed = seed_from_environment(2);
     CAPTURE(seed);
@@ -296,8 +335,7 @@ TEST_SUITE("the life of disks") {
     CHECK(report.stuck_chunks > 0);
     CHECK(report.obstacle.code == Code::kNoSpace);
     CHECK(archive.has(0));
-    for (const std::string& name : fillers)
-      REQUIRE(archive.pool.unlink(name).has_value());
+    for (const std::string& name : fillers) REQUIRE(archive.pool.unlink(name).has_value());
     archive.settle();
     CHECK_FALSE(archive.has(0));
     archive.check();

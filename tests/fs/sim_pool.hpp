@@ -31,6 +31,7 @@ struct SimPoolOptions {
   unsigned checkpoint_log_percent = fs::FilesystemOptions{}.checkpoint_log_percent;
   std::uint64_t small_run_bytes = fs::FilesystemOptions{}.small_run_bytes;
   std::uint64_t metadata_memory_bytes = fs::FilesystemOptions{}.metadata_memory_bytes;
+  Duration rebuild_after = fs::FilesystemOptions{}.rebuild_after;
 };
 
 inline SimPoolOptions one_disk(std::uint64_t bytes) {
@@ -87,16 +88,42 @@ class SimPool {
     drop();
   }
 
+  // The daemon is killed, and the machine goes on.
+  void kill() {
+    for (scheduler::SimulatedDisk* disk : disks) disk->kill();
+    drop();
+  }
+
   fs::Filesystem& fs() { return *filesystem; }
 
   // A new disk for what is mounted, and for the next mounts.
-  Result<DiskId> add_disk(std::uint64_t bytes) {
+  Result<DiskId> add_disk(std::uint64_t bytes, bool spare = false) {
     media.push_back(std::make_shared<scheduler::SimulatedMedia>(bytes));
     auto disk = std::make_unique<scheduler::SimulatedDisk>(
         executor, fmt::format("sim{}", media.size() - 1), media.back(),
         seed_ * 1000 + media.size() + 100 * ++opened_);
     disks.push_back(disk.get());
-    return run(filesystem->add_disk(std::move(disk)));
+    if (on_open) on_open(media.size() - 1, *disk);
+    scheduler::SimulatedDisk* const added = disk.get();
+    Result<DiskId> id = run(filesystem->add_disk(std::move(disk), spare));
+    if (!id.has_value()) std::erase(disks, added);  // it may be gone
+    return id;
+  }
+
+  // A disk that is away comes back while the pool is mounted; what it had not flushed may be gone.
+  Result<DiskId> return_disk(std::size_t index) {
+    const std::string name = fmt::format("sim{}", index);
+    std::erase_if(disks, [&](scheduler::SimulatedDisk* disk) {
+      const bool away = disk->path() == name && disk->failed();
+      if (away) disk->power_cut();
+      return away;
+    });
+    auto disk = std::make_unique<scheduler::SimulatedDisk>(executor, name, media[index],
+                                                           seed_ * 1000 + index + 100 * ++opened_);
+    disks.push_back(disk.get());
+    const auto returned = run(filesystem->return_disk(std::move(disk)));
+    if (!returned.has_value()) disks.pop_back();
+    return returned;
   }
 
   // For the next mount.
@@ -250,7 +277,7 @@ class SimPool {
   std::vector<scheduler::SimulatedDisk*> disks;  // those of the current mount
   std::unique_ptr<fs::Filesystem> filesystem;
   journal::Pool::Problem problem;
-  // Called for each disk of the next mount, before anything is read.
+  // Called for each disk of the next mount, and each that is added, before anything is read.
   std::function<void(std::size_t index, scheduler::SimulatedDisk&)> on_open;
   // What stands between the file system and each disk of the next mount.
   std::function<std::unique_ptr<scheduler::Disk>(std::unique_ptr<scheduler::SimulatedDisk>,
@@ -346,6 +373,7 @@ class SimPool {
     options.scrub_every = options_.scrub_every;
     options.small_run_bytes = options_.small_run_bytes;
     options.metadata_memory_bytes = options_.metadata_memory_bytes;
+    options.rebuild_after = options_.rebuild_after;
     CO_TRY_ASSIGN(filesystem, co_await fs::Filesystem::mount(executor, std::move(pool), options));
     co_return {};
   }

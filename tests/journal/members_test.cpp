@@ -236,6 +236,25 @@ TEST_SUITE("journal members") {
     }
   }
 
+  TEST_CASE("a member that fails while nothing is committed is replaced when that is asked for") {
+    Started pool{4};
+    REQUIRE(pool.append_and_sync("one").has_value());
+    REQUIRE(
+        pool.executor.run(pool.pool->report_failure(kDiskB, error(Code::kDiskWrite))).has_value());
+    CHECK(pool.pool->members().size() == 2);
+    REQUIRE(pool.executor.run(pool.log->settle_members()).has_value());
+    CHECK(pool.pool->members().size() == 3);
+    CHECK(pool.log->metrics().members_replaced.sum() == 1);
+    const std::uint64_t commits = pool.log->metrics().group_commits.sum();
+    REQUIRE(pool.executor.run(pool.log->settle_members()).has_value());
+    CHECK(pool.log->metrics().group_commits.sum() == commits);
+    pool.power_cut();
+    for (const std::size_t i : {0u, 2u})
+      pool.media[i]->write(journal::kJournalOffset, Bytes(64 * kKiB));
+    pool.boot_with({true, false, true, true});
+    CHECK(texts(pool.replayed) == list({"one"}));
+  }
+
   TEST_CASE("a spare disk that cannot be given the log is left out, and commits go on") {
     Started pool{4};
     REQUIRE(pool.append_and_sync("one").has_value());

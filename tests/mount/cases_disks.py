@@ -12,6 +12,7 @@ import mmap
 import os
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 from case import OWN_POOLS, case
 from harness import Skip, command, expect, expect_equal, wait_until
@@ -559,6 +560,84 @@ def large_fsync(bench):
 
 @case(
     GROUP,
+    "a disk is taken offline and away, comes back, and gets what it has missed",
+    where=OWN_POOLS,
+    needs=["xfs"],
+    timeout_s=120,
+)
+def offline_and_online(bench):
+    device, host = own_xfs(bench.scratch, "away")
+    away = directory_disk(host / "disk")
+    disks = [image_disk(bench.scratch / f"disk-{name}.img", DISK_BYTES) for name in "ab"]
+    pool = bench.pool("pool", [disks[0], away, disks[1]], "replica:2").mount()
+    files = write_set(pool.root, "before", bench.rng, count=10)
+    number = next(disk["id"] for disk in pool.status()[1]["disks"] if disk["path"] == str(away.path))
+    dynamicfs("disk", "offline", pool.root, number, check=True)
+    expect_equal(disk_states(pool)[str(away.path)], "offline", "state of the disk")
+    refused = dynamicfs("disk", "offline", pool.root, disks[0].path)
+    expect(refused.code == 8 and "cannot be done without" in refused.err, f"a second one: {refused}")
+    # Nothing of it is in use any more: it could be unplugged.
+    command("umount", host)
+    missing = dynamicfs("disk", "online", pool.root, number)
+    expect(missing.code != 0 and str(away.path) in missing.err, f"while it is away: {missing}")
+    files |= write_set(pool.root, "meanwhile", bench.rng, count=10)
+    change_set(files, bench.rng)
+    # It comes back in another place.
+    other = bench.scratch / "elsewhere"
+    other.mkdir()
+    command("mount", device, other)
+    said = dynamicfs("disk", "online", pool.root, number, other / "disk", check=True)
+    expect("is here again" in said.out, f"online says: {said}")
+    wait_until(lambda: pool.status()[0] == EXIT_HEALTHY, 60, "what it has missed to be there")
+    again = dynamicfs("disk", "online", pool.root, number)
+    expect(again.code == 4 and "already" in again.err, f"once more: {again}")
+    expect_files(files, "after it came back")
+    pool.umount()
+    pool.mount()
+    expect_equal(pool.status()[0], EXIT_HEALTHY, "status after the next mount")
+    # The first disk alone is gone: what it had is on the others.
+    pool.umount()
+    disks[0].volume.rename(bench.scratch / "gone")
+    dynamicfs("mount", disks[1].path, pool.root, check=True)
+    expect_files(files, "without the first disk")
+    pool.umount()
+    command("umount", other)
+
+
+def daemon_has_open(pool, path):
+    descriptors = Path(f"/proc/{pool.daemon_pid()}/fd")
+    return any(os.path.realpath(one) == str(path) for one in descriptors.iterdir())
+
+
+@case(
+    GROUP,
+    "a disk that failed is let go of, and taken back when it works again",
+    where=OWN_POOLS,
+    needs=["xfs"],
+    timeout_s=120,
+)
+def failed_and_online(bench):
+    hosted = HostedDisk(bench.scratch, "victim", "device")
+    disks = [image_disk(bench.scratch / "disk-a.img", DISK_BYTES), hosted.disk]
+    pool = bench.pool("pool", disks, "replica:2").mount()
+    files = write_set(pool.root, "before", bench.rng, count=10)
+    hosted.pull()
+    files |= write_set(pool.root, "meanwhile", bench.rng, count=10)
+    expect_equal(disk_states(pool)[str(hosted.disk.path)], "failed", "state of the disk")
+    # While the pool is mounted: this fails as long as the daemon has the device open.
+    wait_until(lambda: not daemon_has_open(pool, hosted.disk.path), 30, "the daemon to let go of it")
+    hosted.put_back()
+    dynamicfs("disk", "online", pool.root, hosted.disk.path, check=True)
+    wait_until(lambda: pool.status()[0] == EXIT_HEALTHY, 60, "what it has missed to be there")
+    expect_files(files, "after it came back")
+    pool.kill()
+    pool.mount()
+    expect_files(files, "after a kill")
+    pool.umount()
+
+
+@case(
+    GROUP,
     "a disk that hangs for good: fsync waits, then the pool goes on without it",
     where=OWN_POOLS,
     needs=["xfs"],
@@ -580,7 +659,7 @@ def hung_disk(bench):
         expect_degraded(pool, slow)
         expect_files(files, "without it")
         said = pool.umount().err
-        expect(f"{slow.path}) does not answer and was left behind" in said, f"umount says: {said}")
+        expect(f"{slow.path} does not answer and was left behind" in said, f"umount says: {said}")
     finally:
         command("fsfreeze", "--unfreeze", host)
     pool.mount()

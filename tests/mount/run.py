@@ -28,6 +28,7 @@ import cases_faults
 import cases_flags
 import cases_fuzz
 import cases_life
+import cases_matrix
 import cases_policy
 import cases_metadata
 import cases_metrics
@@ -65,6 +66,7 @@ MODULES = (
     cases_samba,
     cases_erasure,
     cases_life,
+    cases_matrix,
     cases_policy,
     cases_nfs,
     cases_stress,

@@ -391,6 +391,24 @@ TEST_SUITE("uring_disk") {
     });
   }
 
+  TEST_CASE("a disk that has failed can be closed, and opened anew while it lives on") {
+    on_each_kind([](const std::string& path) {
+      auto first = open_at(path).value();
+      Buffer buffer(kBlockBytes);
+      fill(buffer.span(), 1, 1);
+      REQUIRE(write(*first, 0, buffer.span()).has_value());
+      CHECK_FALSE(first->close());  // it has not failed
+      first->fail();
+      CHECK(first->close());
+      const auto second = open_at(path);
+      REQUIRE(second.has_value());
+      CHECK(read(**second, 0, buffer.span()).has_value());
+      CHECK(is_filled(buffer.span(), 1, 1));
+      CHECK(read(*first, 0, buffer.span()).error().code == Code::kDiskGone);
+      CHECK(first->close());
+    });
+  }
+
   TEST_CASE("an open waits for a lock that is given back in time") {
     on_each_kind([](const std::string& path) {
       auto first = open_at(path).value();
