@@ -217,11 +217,12 @@ class Allocator {
     kLater,  // somebody else is at it
   };
   // All that lack places, or have some on disks that are to be emptied, ascending; how many places those
-  // are.
+  // are. Not those that cannot be read now.
   std::vector<ChunkId> misplaced() const;
   std::uint64_t misplaced_slots() const;
-  // All with a place on that disk.
+  // All with a place on that disk; whether there are any, in no time.
   std::vector<ChunkId> chunks_on(DiskId disk) const;
+  bool has_chunks(DiskId disk) const;
   // Takes slots for what `chunk` should have elsewhere, and has on disk `off`, on the disks that are least
   // full; for the latter, with `only_to_emptier`, only where less is used than on `off`. Nothing is put into it from now
   // on, until finish_move() or cancel_move(): one follows if this was kReady.

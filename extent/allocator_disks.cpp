@@ -323,8 +323,9 @@ void Allocator::judge(Chunk& chunk) {
   chunk.fillable = writable && !chunk.moving && has >= width_of(chunk.layout);
   const std::size_t lacks =
       chunk.layout.copies_or_data > has ? chunk.layout.copies_or_data - has : 0;
-  chunk.to_move =
-      static_cast<std::uint8_t>(leaving({chunk.places.data(), chunk.places.size()}) + lacks);
+  // There is nothing to make another place of while none is here.
+  const std::size_t to_move = leaving({chunk.places.data(), chunk.places.size()}) + lacks;
+  chunk.to_move = static_cast<std::uint8_t>(readable == 0 ? 0 : to_move);
   misplaced_slots_ += chunk.to_move;
   if (chunk.degraded) ++degraded_chunks_;
   if (chunk.fillable) {

@@ -48,6 +48,15 @@ std::uint64_t Allocator::misplaced_slots() const {
   return misplaced_slots_;
 }
 
+// By the slots: what is neither free, nor about to be, nor of a run.
+bool Allocator::has_chunks(DiskId disk) const {
+  LockGuard lock(mutex_);
+  if (disk.raw >= disks_.size()) return false;
+  const DiskSpace& space = disks_[disk.raw];
+  return slots_.total(disk) > slots_.free(disk) + space.pending_slots + space.run_slots.size() +
+                                  space.new_run_slots.size();
+}
+
 std::vector<ChunkId> Allocator::chunks_on(DiskId disk) const {
   LockGuard lock(mutex_);
   std::vector<ChunkId> out;
@@ -67,6 +76,8 @@ RoomWithout Allocator::room_without(DiskId disk) const {
   LockGuard lock(mutex_);
   std::uint32_t widest = 0;
   std::uint64_t needed = 0;
+  std::uint64_t own = 0;
+  std::uint64_t unreadable_blocks = 0;
   std::vector<std::uint64_t> takers(disks_.size());  // how many of the chunks may go there
   chunks_.for_each([&](const Chunk& chunk) DFS_NO_THREAD_SAFETY_ANALYSIS {
     if (chunk.stage == ChunkStage::kRemoved) return;
@@ -77,12 +88,24 @@ RoomWithout Allocator::room_without(DiskId disk) const {
     const std::span<const Place> places =
         group == nullptr ? std::span<const Place>{chunk.places.data(), chunk.places.size()}
                          : std::span<const Place>{group->places.data(), group->places.size()};
-    const auto going = static_cast<std::uint64_t>(
-        std::ranges::count_if(places, [&](const Place& place) DFS_NO_THREAD_SAFETY_ANALYSIS {
-          return place.disk == disk || is_leaving(place.disk);
-        }));
+    const auto is_here = [&](const Place& place) DFS_NO_THREAD_SAFETY_ANALYSIS {
+      return view_->is_healthy(place.disk);
+    };
+    const auto goes = [&](const Place& place) DFS_NO_THREAD_SAFETY_ANALYSIS {
+      return place.disk == disk || is_leaving(place.disk);
+    };
+    const auto going = static_cast<std::uint64_t>(std::ranges::count_if(places, goes));
     if (going == 0) return;
+    const bool own_too = has_disk(places, disk);
+    const auto here = static_cast<std::size_t>(std::ranges::count_if(places, is_here));
+    const bool to_make_anew = std::ranges::any_of(
+        places, [&](const Place& place) { return goes(place) && !is_here(place); });
+    if (to_make_anew && here < (group == nullptr ? 1 : group->data_columns())) {
+      if (own_too) unreadable_blocks += group == nullptr ? chunk.live_count : group->live_blocks();
+      return;
+    }
     needed += going;
+    own += own_too ? 1 : 0;
     for (std::size_t i = 0; i < takers.size(); ++i)
       takers[i] += has_disk(places, DiskId{static_cast<std::uint16_t>(i)}) ? 0 : 1;
   });
@@ -108,6 +131,8 @@ RoomWithout Allocator::room_without(DiskId disk) const {
   room = std::min(room, free - std::min(free, kept));
   return {.needed_bytes = needed * kSlotBytes,
           .room_bytes = std::min(needed, room) * kSlotBytes,
+          .own_bytes = own * kSlotBytes,
+          .unreadable_bytes = unreadable_blocks * kBlockBytes,
           .widest = widest};
 }
 

@@ -312,6 +312,7 @@ std::uint64_t Store::misplaced_bytes() const {
 std::vector<ChunkId> Store::chunks_on(DiskId disk) const {
   return impl_->allocator.chunks_on(disk);
 }
+bool Store::has_chunks(DiskId disk) const { return impl_->allocator.has_chunks(disk); }
 Task<Result<bool>> Store::move_chunk(ChunkId chunk, std::optional<DiskId> off,
                                      bool only_to_emptier) {
   return impl_->move_chunk(chunk, off, only_to_emptier);

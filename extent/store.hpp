@@ -221,11 +221,12 @@ class Store final : public journal::SlotSource {
   // Only for one that a mapping or a write names.
   std::size_t copies(ChunkId chunk) const;
 
-  // Chunks that lack places, or have some on disks that are leaving the pool, a group by its first column; how many
-  // places those are, in bytes; all with a place on this disk.
+  // Chunks that lack places, or have some on disks that are leaving the pool, a group by its first column, and can be
+  // read; how many places those are, in bytes; all with a place on this disk; whether there are any.
   std::vector<ChunkId> misplaced_chunks() const;
   std::uint64_t misplaced_bytes() const;
   std::vector<ChunkId> chunks_on(DiskId disk) const;
+  bool has_chunks(DiskId disk) const;
   // Gives a chunk, or group, the places it should have, and another for the one on disk `off`, on the disks that are
   // least full; what is there is copied in the background class (move_chunk.cpp). False: there is nothing to
   // do. Otherwise its record is appended. Errors, each with everything as it was: kNoSpace; kBusy: somebody
