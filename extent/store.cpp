@@ -77,8 +77,8 @@ bool Store::Impl::close_if_unused(DiskId disk) {
 std::vector<DiskId> Store::Impl::left_alone() const {
   std::vector<DiskId> disks;
   for (const auto& [disk, until] : host_full) disks.push_back(disk);
-  // A run wants two copies whatever the policy.
-  const std::size_t copies = std::max<std::size_t>(2, pool.tolerance() + 1);
+  // A run wants two copies whatever the policy. The third that it gets beside whole files has to do without them.
+  const std::size_t copies = std::max<std::size_t>(2, pool.data_tolerance() + 1);
   const std::size_t wanted = std::min(copies, view->healthy->size());
   const auto leave_alone_too = [&](const std::vector<DiskId>& more, std::size_t least) {
     std::vector<DiskId> with_more = disks;
@@ -95,7 +95,7 @@ std::vector<DiskId> Store::Impl::left_alone() const {
     if (view->find(id)->leaving) leaving.push_back(id);
   }
   const std::size_t staying = view->healthy->size() - leaving.size();
-  const std::size_t asked = std::min<std::size_t>(pool.tolerance() + 1, view->healthy->size());
+  const std::size_t asked = std::min<std::size_t>(pool.data_tolerance() + 1, view->healthy->size());
   leave_alone_too(leaving, std::max(asked, std::min(copies, std::max<std::size_t>(staying, 1))));
   leave_alone_too(suspects, wanted);
   return disks;

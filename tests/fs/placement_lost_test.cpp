@@ -133,4 +133,65 @@ TEST_SUITE("whole files") {
     CHECK(rebuild_rests(shelves.pool));
     CHECK(shelves.pool.fs().store().unavailable_bytes() == lost_bytes);
   }
+
+  TEST_CASE("beside whole files a disk that leaves takes nothing new of others") {
+    Shelves shelves(seed_from_environment(34), disks_alike(3, 96 * kMiB), "single");
+    REQUIRE(shelves.pool.mkdir("films").has_value());
+    REQUIRE(shelves.set("films", kWhole).has_value());
+    shelves.add_some(20, 500'000);
+    shelves.pool.fs().pause_rebuild(true);
+    std::uint64_t missing = 0;
+    REQUIRE(shelves.pool.run(shelves.pool.fs().remove_disk(DiskId{1}, &missing)).has_value());
+    const auto there = [&] { return shelves.pool.disks[1]->metrics().written_bytes.sum(); };
+    const std::size_t chunks = shelves.pool.fs().store().chunks_on(DiskId{1}).size();
+    const std::uint64_t before = there();
+    for (int i = 0; i < 40; ++i) shelves.add(kMiB);
+    CHECK(shelves.pool.fs().store().chunks_on(DiskId{1}).size() == chunks);
+    // Its log alone.
+    CHECK(there() - before < 8 * kMiB);
+    shelves.pool.fs().pause_rebuild(false);
+    shelves.settle();
+    shelves.check();
+    check_whole(shelves.pool);
+  }
+
+  TEST_CASE("beside whole files new data of others goes past a disk that is suspect") {
+    SimPool pool(seed_from_environment(35),
+                 Shelves::options_of(disks_alike(3, 64 * kMiB), "single"));
+    pool.format();
+    REQUIRE(pool.mount().has_value());
+    REQUIRE(pool.mkdir("films").has_value());
+    REQUIRE(
+        pool.run(pool.fs().setxattr(pool.resolve("films").value(), std::string{fs::kPolicyXattr},
+                                    std::string{kWhole}, fs::XattrMode::kEither, false))
+            .has_value());
+    REQUIRE(pool.create("new").has_value());
+    const InodeId file = pool.resolve("new").value();
+    pool.disks[2]->faults().hung = true;
+    // Something must find out: a write that lands there waits.
+    std::vector<std::shared_ptr<std::optional<Result<void>>>> waiting;
+    for (std::uint64_t i = 0; i < 16; ++i) {
+      const auto ended = waiting.emplace_back(std::make_shared<std::optional<Result<void>>>());
+      struct Write {
+        static Task<void> run(fs::Filesystem* filesystem, InodeId file, std::uint64_t at,
+                              std::shared_ptr<std::optional<Result<void>>> ended) {
+          *ended = co_await SimPool::write_task(filesystem, file, at, std::string(kMiB, 'n'));
+        }
+      };
+      spawn(Write::run(&pool.fs(), file, i * kMiB, ended));
+    }
+    pool.executor.run_for(seconds{5});
+    REQUIRE(pool.disks[2]->latency().suspect());
+    const std::uint64_t there = pool.disks[2]->metrics().writes.sum();
+    for (std::uint64_t i = 0; i < 16; ++i)
+      REQUIRE(pool.write("new", (20 + i) * kMiB, std::string(kMiB, 'm')).has_value());
+    CHECK(pool.disks[2]->metrics().writes.sum() == there);
+    pool.disks[2]->release();
+    pool.executor.run_for(seconds{15});
+    for (const auto& ended : waiting) {
+      REQUIRE(ended->has_value());
+      CHECK((*ended)->has_value());
+    }
+    REQUIRE(pool.unmount().has_value());
+  }
 }
