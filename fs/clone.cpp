@@ -229,10 +229,7 @@ Task<Result<std::uint64_t>> Filesystem::Impl::clone(InodeRef source, std::uint64
   if (policy_of(*target).whole_files) {
     // A file that has nothing yet goes where what it shares is; any other stays where it is.
     CO_TRY_ASSIGN(const DiskId with, co_await home_of(*source));
-    std::uint32_t none = 0;
-    if (target->map->data_blocks() == 0) {
-      target->home.store(with.raw + std::uint32_t{1}, std::memory_order_release);
-    } else if (target->home.load(std::memory_order_acquire) == none) {
+    if (!pin_home(*target, {}, with) && target->home.load(std::memory_order_acquire) == 0) {
       CO_TRY(co_await home_of(*target));
     }
   }

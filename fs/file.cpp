@@ -190,10 +190,14 @@ Task<Result<void>> Filesystem::Impl::write(InodeId id, std::uint64_t offset_byte
     hint.first = first;
     hint.policy = policy_of(*inode);
     hint.replaced_blocks = replaced_blocks(*inode, first, blocks);
-    CO_TRY(co_await aim(*inode, &hint));
-    hint.promised = hint.home && is_promised(*inode, first, blocks);
+    if (hint.policy.whole_files) {
+      CO_TRY_ASSIGN(hint.home, co_await home_of(*inode));
+      hint.promised = is_promised(*inode, first, blocks);
+    }
     CO_TRY_ASSIGN(const extent::Written written, co_await store->write(hint, whole));
-    CO_TRY(co_await note_spill(*inode, written));
+    if (written.elsewhere) {
+      CO_TRY(co_await note_spill(*inode, hint, written));
+    }
     journal::Credit credit =
         co_await journal->reserve(1, kPutFixedBytes + blocks * kPutBytesPerBlock);
 
@@ -310,15 +314,23 @@ Task<Result<void>> Filesystem::Impl::prepare_edges(Inode& inode, Edit* plan) {
     hint.policy = plan->policy;
     // A truncate may use what is kept for overwriting: it gives back more than that.
     hint.replaced_blocks = truncates ? 1 : replaced_blocks(inode, edge.block, 1);
-    outcome = co_await aim(inode, &hint);
-    if (!outcome.has_value()) break;
+    if (hint.policy.whole_files) {
+      const Result<DiskId> home = co_await home_of(inode);
+      if (!home.has_value()) {
+        outcome = home.error();
+        break;
+      }
+      hint.home = *home;
+    }
     auto written = co_await store->write(hint, block.span());
     if (!written.has_value()) {
       outcome = written.error();
       break;
     }
-    outcome = co_await note_spill(inode, *written);
-    if (!outcome.has_value()) break;
+    if (written->elsewhere) {
+      outcome = co_await note_spill(inode, hint, *written);
+      if (!outcome.has_value()) break;
+    }
     edge.written = std::move(written).value();
     edge.home = hint.home;
     edge.mapped = true;

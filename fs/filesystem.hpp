@@ -218,6 +218,7 @@ struct ReencodeReport {
   double progress = 0;   // of the look at all files that is under way, or was the last, 0..1
   std::uint64_t moved_bytes = 0;  // since the mount
   std::uint64_t stuck_bytes = 0;  // of the last look: could not be moved
+  std::uint64_t cut_bytes =
       0;  // of these: of files that no disk has room for, beside where most of them is
 };
 

@@ -265,25 +265,38 @@ struct Filesystem::Impl {
 
   // Files that are kept whole on one disk (whole_files.cpp).
 
-  // Where what is written of it goes, if that is its policy. kNoSpace: there is no disk; or as reading its map.
-  Task<Result<void>> aim(Inode& inode, extent::WriteHint* hint);
+  // Where what is written of it goes. kNoSpace: there is no disk.
   Task<Result<DiskId>> home_of(Inode& inode);
+  // Where what is moved of it goes. Nothing: nowhere now, for the rest of it would not be there.
+  Task<Result<std::optional<DiskId>>> home_to_move(Inode& inode);
+  // Its home becomes `to` if it is `from`, or, if that is nothing, if the file has no data. What has been written for
+  // another is not published any more.
+  bool pin_home(Inode& inode, std::optional<std::uint32_t> from, DiskId to);
+  void leave_if_cramped(Inode& inode, DiskId home, std::uint64_t blocks);
   static bool is_promised(const Inode& inode, FileBlock first, std::uint64_t blocks);
-  // Before what was written so is published. If it lies elsewhere, the file goes on there, and the superblock knows
+  // Before what was written so is published, if it lies elsewhere: the file goes on there, and the superblock knows
   // that it is to be put together. An error, of a superblock, gives back what was written.
-  Task<Result<void>> note_spill(Inode& inode, const extent::Written& written);
+  Task<Result<void>> note_spill(Inode& inode, const extent::WriteHint& hint,
+                                const extent::Written& written);
   // When it is published: that is still where the file lies. Else it is to be written again.
   static bool is_at_home(const Inode& inode, std::optional<DiskId> home,
                          const extent::Written& written);
-  Task<Result<void>> note_scattered_files();
+  // Some are cut, or about to be; this one gets another home, if it has `from`.
+  Task<Result<void>> note_scattered_files(Inode* inode = nullptr, std::uint32_t from = 0,
+                                          DiskId to = {});
   struct Spread {
     std::vector<std::pair<DiskId, std::uint64_t>> blocks;  // in chunks of whole files; most first
     std::uint64_t all = 0;                                 // in any
+    Result<void> outcome;  // an error: the map behind that cannot be read
   };
   // Of the first `windows_max` windows that have data.
-  Task<Result<Spread>> where_it_lies(Inode& inode, std::uint64_t windows_max);
-  // The disk on which a file that lies on several, or otherwise, can be put together; nothing: nowhere is room for it.
-  Task<Result<std::optional<DiskId>>> where_it_fits(InodeRef inode);
+  Task<Spread> where_it_lies(Inode& inode, std::uint64_t windows_max);
+  struct Fit {
+    std::optional<DiskId> home;  // nothing: no disk that stays has room for all of it
+    std::optional<DiskId> most;  // has most of what is in chunks of whole files
+  };
+  // The disk on which a file is put together that lies on several, or otherwise: its home from now on.
+  Task<Result<Fit>> where_it_fits(InodeRef inode);
 
   // Clones (clone.cpp).
   Counter clone_steps;  // grows with each: what a scrub has passed may name what it has not
@@ -372,7 +385,7 @@ struct Filesystem::Impl {
   std::atomic<bool> checkpointing{false};
   std::atomic<bool> closing{false};
   std::atomic<bool> run_thin{false};
-  std::uint64_t members_settled_at = 0;  // Pool::changes(); tend() alone
+  std::uint64_t members_settled_at = 0;    // Pool::changes(); tend() alone
   std::atomic<bool> metadata_full{false};  // the last checkpoint did not find room
   std::atomic<bool> merging{false};
   std::atomic<TimePoint> merge_again_at{TimePoint{}};
