@@ -37,21 +37,26 @@ Allocator::Outcome Allocator::allocate(const Request& request, ChunkLog* log,
   if (erasure && request.blocks >= kStripeBlocks * request.policy.copies_or_data)
     outcome = allocate_rows(request, log, out);
   if (request.rows_only && outcome == Outcome::kNoSpace) return outcome;
-  if (outcome == Outcome::kNoSpace) outcome = allocate_copies(request, log, out);
+  if (outcome == Outcome::kNoSpace) {
+    outcome = request.policy.whole_files
+                  ? allocate_whole(request, log, out)
+                  : allocate_copies(layout_of(request.policy), request, log, out);
+  }
   if (erasure && outcome == Outcome::kNoSpace) outcome = allocate_any_rows(request, out);
+  if (outcome == Outcome::kNoSpace && request.urgent && request.policy == journal::Policy{})
+    outcome = allocate_single(request, log, out);
   if (outcome != Outcome::kDone) return outcome;
   metrics_.blocks_allocated.add(request.blocks);
   if (request.moving) moving_blocks_ += request.blocks;
   return outcome;
 }
 
-Allocator::Outcome Allocator::allocate_copies(const Request& request, ChunkLog* log,
+Allocator::Outcome Allocator::allocate_copies(Layout& layout, const Request& request, ChunkLog* log,
                                               std::vector<Piece>& out) {
-  Layout& layout = layout_of(request.policy);
   const std::uint32_t blocks = request.blocks;
   const std::uint32_t fresh = blocks - std::min(request.replaced_blocks, blocks);
   // What gives back as much leaves room alone that is promised to others, as long as that comes in time.
-  const bool takes = fresh == 0 && request.urgent;
+  const bool takes = fresh == 0 && (request.urgent || request.promised);
   if (layout.lanes.empty() || !fits(layout, fresh, blocks, takes)) return Outcome::kNoSpace;
 
   if (blocks >= kLargeBlocks) {
@@ -104,7 +109,7 @@ std::size_t Allocator::promise_width() const {
 
 // What fresh blocks of this layout leave alone of what is available to it.
 std::uint64_t Allocator::kept_blocks(const Layout& layout) const {
-  if (promised_blocks_ == 0) return layout.overwrite_reserve_blocks;
+  if (promised_blocks_ == 0 || layout.policy.whole_files) return layout.overwrite_reserve_blocks;
   const bool of_promises = width_of(layout.policy) == promise_width() || !holds_promises();
   return layout.overwrite_reserve_blocks + (of_promises ? promised_blocks_ : 0);
 }
@@ -115,11 +120,11 @@ bool Allocator::holds_promises() const {
          promised_elsewhere();
 }
 
-// Of the promises what has no room in chunks of their width that are there.
+// Of the promises what has no room in chunks of their width that are there: in those of whole files not every file has.
 std::uint64_t Allocator::promised_elsewhere() const {
   std::uint64_t blocks = promised_blocks_;
   for (const auto& layout : layouts_) {
-    if (width_of(layout->policy) == promise_width())
+    if (width_of(layout->policy) == promise_width() && !layout->policy.whole_files)
       blocks -= std::min(blocks, layout->free_blocks);
   }
   return blocks;
@@ -128,9 +133,13 @@ std::uint64_t Allocator::promised_elsewhere() const {
 // How many chunks of this layout can be opened with room left for what is promised to others.
 std::uint64_t Allocator::spare_chunks(const Layout& layout) const {
   const std::size_t width = width_of(layout.policy);
-  if (promised_blocks_ == 0 || width == promise_width() || !holds_promises())
-    return ~std::uint64_t{0};
-  const std::uint64_t fit = chunks_that_fit(candidates(false, true), promise_width());
+  if (promised_blocks_ == 0) return ~std::uint64_t{0};
+  const bool held = holds_promises();
+  const bool whole = layout.policy.whole_files;
+  if (!whole && (width == promise_width() || !held)) return ~std::uint64_t{0};
+  // Nobody keeps them on one disk: then they are kept on all as if made for one copy.
+  const std::size_t of_promises = held ? promise_width() : 1;
+  const std::uint64_t fit = chunks_that_fit(candidates(false, true), of_promises);
   const std::uint64_t needed = ceil_div(promised_elsewhere(), kSlotBlocks);
   // Each slot that is taken makes one chunk fewer at most.
   return fit > needed ? (fit - needed) / std::max<std::size_t>(1, width) : 0;
@@ -156,7 +165,7 @@ bool Allocator::can_open(Layout& layout, bool may_take_promises) {
 
 std::uint64_t Allocator::available_blocks(Layout& layout) {
   if (layout.chunks_fit_version != slots_version_) {
-    layout.chunks_fit = chunks_that_fit(candidates(false, true), width_of(layout.policy));
+    layout.chunks_fit = chunks_that_fit(candidates(false, true, &layout), width_of(layout.policy));
     layout.chunks_fit_version = slots_version_;
   }
   return layout.free_blocks + layout.chunks_fit * kSlotBlocks;
@@ -165,7 +174,7 @@ std::uint64_t Allocator::available_blocks(Layout& layout) {
 Chunk& Allocator::open(Layout& layout, ChunkLog& log) {
   ChunkPut put{.chunk = ChunkId{next_chunk_++}, .layout = layout.policy, .places = {}};
   for (const DiskId disk :
-       layout.placement.choose(candidates(false, true), width_of(layout.policy))) {
+       layout.placement.choose(candidates(false, true, &layout), width_of(layout.policy))) {
     const std::optional<SlotId> slot = slots_.take_lowest(disk);
     DFS_ASSERT(slot.has_value());
     put.places.push_back({.disk = disk, .slot = *slot});
@@ -328,29 +337,22 @@ std::uint32_t Allocator::take_from(Layout& layout, Chunk& chunk, std::uint32_t c
 
 std::vector<ChunkId> Allocator::drain_sparse(Drain why) {
   LockGuard lock(mutex_);
-  std::vector<journal::Policy> policies;
-  for (const auto& groups : groups_) policies.push_back(groups->policy);
+  for (const auto& groups : groups_) drain_sparse(layout_of(groups->policy), groups->policy, why);
   for (const auto& layout : layouts_) {
     const bool of_groups = std::ranges::any_of(
-        policies, [&](journal::Policy policy) { return policy.of_copies() == layout->policy; });
-    if (!of_groups) policies.push_back(layout->policy);
+        groups_, [&](const auto& groups) { return groups->policy.of_copies() == layout->policy; });
+    if (!of_groups) drain_sparse(*layout, layout->policy, why);
   }
-  for (const journal::Policy policy : policies) drain_sparse(policy, why);
   std::ranges::sort(draining_);
   return draining_;
 }
 
 // Those that were written under one policy, its copies as well as its groups.
-void Allocator::drain_sparse(journal::Policy policy, Drain why) {
+void Allocator::drain_sparse(Layout& layout, journal::Policy policy, Drain why) {
   const bool in_any_case = why != Drain::kWhenShort;
-  Layout& layout = layout_of(policy);
-  std::vector<Candidate> all;
-  for (std::size_t id = 0; id < disks_.size(); ++id) {
-    const DiskId disk{static_cast<std::uint16_t>(id)};
-    if (disks_[id].writable) all.push_back({.disk = disk, .free_slots = slots_.total(disk)});
-  }
-  const std::uint64_t total = chunks_that_fit(all, width_of(policy));
-  const std::uint64_t soon_free = chunks_that_fit(candidates(true, true), width_of(policy));
+  const std::uint64_t total = chunks_that_fit(whole_disks(layout), width_of(policy));
+  const std::uint64_t soon_free =
+      chunks_that_fit(candidates(true, true, &layout), width_of(policy));
   if (!in_any_case && soon_free * kShortOfSlots > total) return;
 
   std::vector<Chunk*> sparse;
@@ -365,10 +367,14 @@ void Allocator::drain_sparse(journal::Policy policy, Drain why) {
   }
   if (why == Drain::kForRoom) {
     // What has a place on a disk that is away is in no list.
+    const auto is_here = [&](const Place& place) DFS_NO_THREAD_SAFETY_ANALYSIS {
+      return view_->is_healthy(place.disk);
+    };
     chunks_.for_each([&](Chunk& chunk) DFS_NO_THREAD_SAFETY_ANALYSIS {
-      if (chunk.group() == nullptr && chunk.layout == layout.policy && !chunk.fillable &&
-          chunk.stage == ChunkStage::kSealed && !chunk.moving && chunk.held_blocks() > 0 &&
-          chunk.held_blocks() <= kSlotBlocks / 2 && !shared_.contains(chunk.id.raw)) {
+      if (chunk.group() == nullptr && !chunk.fillable && !chunk.moving &&
+          chunk.stage == ChunkStage::kSealed && &layout_of(chunk) == &layout &&
+          chunk.held_blocks() > 0 && chunk.held_blocks() <= kSlotBlocks / 2 &&
+          std::ranges::any_of(chunk.places, is_here) && !shared_.contains(chunk.id.raw)) {
         sparse.push_back(&chunk);
       }
     });
@@ -436,7 +442,7 @@ void Allocator::stop_draining() {
       continue;
     }
     chunk->draining = false;
-    Layout& layout = layout_of(chunk->layout);
+    Layout& layout = layout_of(*chunk);
     if (chunk->list != &layout.draining) continue;
     layout.draining.remove(*chunk);
     layout.partial.push_back(*chunk);
@@ -460,7 +466,7 @@ void Allocator::give(Chunk& chunk, std::uint32_t block, std::uint32_t count) {
   chunk.used_blocks = static_cast<std::uint16_t>(chunk.used_blocks - count);
   if (chunk.group() != nullptr) return note_rows_given(chunk, block, count);
   if (chunk.fillable) {
-    Layout& layout = layout_of(chunk.layout);
+    Layout& layout = layout_of(chunk);
     layout.free_blocks += count;
     if (chunk.stage == ChunkStage::kSealed && chunk.list == nullptr)
       layout.list_of(chunk).push_back(chunk);
@@ -622,7 +628,7 @@ void Allocator::make_pending(const Piece& piece, Lsn lsn) {
   chunk.pending_blocks = static_cast<std::uint16_t>(chunk.pending_blocks + piece.count);
   DFS_ASSERT(chunk.pending_blocks <= chunk.used_blocks);
   pending_blocks_ += piece.count;
-  if (chunk.fillable) layout_of(chunk.layout).pending_blocks += piece.count;
+  if (chunk.fillable) layout_of(chunk).pending_blocks += piece.count;
   pending_.add({.kind = PendingEntry::Kind::kBlocks,
                 .lsn = lsn,
                 .chunk = piece.chunk,
@@ -668,7 +674,7 @@ bool Allocator::advance(Lsn covered) {
     if (chunk->stage == ChunkStage::kRemoved) continue;
     chunk->pending_blocks = static_cast<std::uint16_t>(chunk->pending_blocks - entry.count);
     pending_blocks_ -= entry.count;
-    if (chunk->fillable) layout_of(chunk->layout).pending_blocks -= entry.count;
+    if (chunk->fillable) layout_of(*chunk).pending_blocks -= entry.count;
     give(*chunk, entry.block, entry.count);
   }
   return !released.empty();
@@ -701,7 +707,7 @@ void Allocator::remove_empty(std::size_t count, ChunkLog& log) {
     const Lsn lsn = log.append(ChunkRemove{.chunk = chunk->id});
     if (chunk->list != nullptr) chunk->list->remove(*chunk);
     if (chunk->fillable) {
-      Layout& layout = layout_of(chunk->layout);
+      Layout& layout = layout_of(*chunk);
       layout.free_blocks -= chunk->free_blocks();
       layout.pending_blocks -= chunk->pending_blocks;
       chunk->fillable = false;
@@ -727,7 +733,8 @@ void Allocator::remove_empty(std::size_t count, ChunkLog& log) {
 
 bool Allocator::promise(std::uint64_t blocks, journal::Policy policy) {
   LockGuard lock(mutex_);
-  Layout& layout = layout_of(policy);
+  // What one disk has no room for goes to the others, in the end to chunks of any file.
+  Layout& layout = layout_of(policy.spread());
   if (layout.lanes.empty() || !fits(layout, blocks, blocks)) return false;
   // Those that were promised more narrowly take as much then.
   const std::size_t width = std::max(promise_width_, width_of(policy));

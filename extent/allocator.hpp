@@ -10,6 +10,9 @@
 //               the end a large write is cut into what there is: "no space" is the exact truth.
 // Parity groups Under ec:K+M a write of at least kStripeBlocks for each column takes rows of a group
 //               (parity_group.hpp), if one can be had; others go to chunks of M + 1 copies.
+// Whole files   A policy that keeps files whole has a layout for each disk, with one lane: what is written there comes
+//               from chunks of that disk, which many files share. When it has no room, and the caller says so, any
+//               other disk has to do.
 // Compaction    When slots run short, the sparsest chunks are given up: drain_sparse() names them, and
 //               whoever moves what they hold elsewhere (fs/compaction.hpp) makes them empty.
 // Reserve       On every disk some slots are kept for metadata runs; of the rest some blocks are
@@ -68,6 +71,9 @@ class Allocator {
     InodeId inode;
     FileBlock first;
     journal::Policy policy;
+    std::optional<DiskId> home;  // if the policy keeps files whole: the disk of this one
+    bool anywhere = false;       // ... or another: it is full, or cannot be written to
+    bool promised = false;       // ... and there is a promise for all of it
     std::uint32_t blocks = 0;
     // May use the reserve: as many blocks will be given back.
     std::uint32_t replaced_blocks = 0;
@@ -118,9 +124,9 @@ class Allocator {
 
   // Disks that are `left_alone` take nothing new for now: their host file system has no space, or they
   // do not answer in time.
-  // `closed`: nothing is put there, even for want of any other.
+  // `closed`: nothing is put there, even for want of any other. `slow`: those left alone for the latter only.
   void set_disks(std::shared_ptr<const PoolView> view, std::vector<DiskId> left_alone,
-                 std::vector<DiskId> closed = {});
+                 std::vector<DiskId> closed = {}, std::vector<DiskId> slow = {});
   // No slot of it is taken, nor about to be free.
   bool is_unused(DiskId disk) const;
 
@@ -141,6 +147,18 @@ class Allocator {
   // Whether one of these blocks has several references; how many have one.
   bool is_shared(std::span<const Piece> pieces) const;
   std::uint64_t single_blocks(std::span<const Piece> pieces) const;
+
+  // Whole files.
+
+  // `known` if a whole file can be written to it; that where what is on it goes, if it is leaving; else the disk for a
+  // file of so many blocks (0: not known yet), weighted by free space. Nothing: there is none.
+  std::optional<DiskId> home(std::optional<DiskId> known, std::uint64_t blocks);
+  // So much finds room in chunks of whole files on that disk.
+  std::uint64_t room_at_home(DiskId disk);
+  // Some of it will be free soon.
+  bool has_pending_at_home(DiskId disk);
+  // Of its first place. Nothing: it is gone.
+  std::optional<DiskId> disk_of(ChunkId chunk) const;
   bool promise(std::uint64_t blocks, journal::Policy policy);
 
   // Compaction.
@@ -204,11 +222,12 @@ class Allocator {
     kLater,  // somebody else is at it
   };
   // All that lack places, or have some on disks that are to be emptied, ascending; how many places those
-  // are.
+  // are. Not those that cannot be read now.
   std::vector<ChunkId> misplaced() const;
   std::uint64_t misplaced_slots() const;
-  // All with a place on that disk.
+  // All with a place on that disk; whether there are any, in no time.
   std::vector<ChunkId> chunks_on(DiskId disk) const;
+  bool has_chunks(DiskId disk) const;
   // Takes slots for what `chunk` should have elsewhere, and has on disk `off`, on the disks that are least
   // full; for the latter, with `only_to_emptier`, only where less is used than on `off`. Nothing is put into it from now
   // on, until finish_move() or cancel_move(): one follows if this was kReady.
@@ -284,24 +303,34 @@ class Allocator {
   struct Groups;
   struct DiskSpace {
     bool writable = false;  // healthy, and its host has space
+    // The same for whole files, which have no choice: also if it does not answer in time; but not if it is leaving.
+    bool keeps_writing = false;
+    std::optional<DiskId> successor;  // where whole files go when it is leaving
     bool closed = false;
     std::set<SlotId> run_slots;      // of the manifest's runs
     std::set<SlotId> new_run_slots;  // of those that are being written
     std::uint32_t pending_slots = 0;
   };
 
-  Layout& layout_of(journal::Policy policy) DFS_REQUIRES(mutex_);
-  const Layout* find_layout(journal::Policy policy) const DFS_REQUIRES(mutex_);
+  // `disk`: if it is of whole files.
+  Layout& layout_of(journal::Policy policy, DiskId disk = {}) DFS_REQUIRES(mutex_);
+  Layout& layout_of(const Chunk& chunk) DFS_REQUIRES(mutex_);
+  bool is_on(const Layout& layout, DiskId disk) const DFS_REQUIRES(mutex_);
+  std::size_t lanes_of(const Layout& layout) const DFS_REQUIRES(mutex_);
   std::size_t width_of(journal::Policy policy) const DFS_REQUIRES(mutex_);
   std::uint32_t reserved_slots(DiskId disk) const DFS_REQUIRES(mutex_);
-  std::vector<Candidate> candidates(bool with_pending, bool with_reserve) const
-      DFS_REQUIRES(mutex_);
+  // For any layout, or for this one.
+  std::vector<Candidate> candidates(bool with_pending, bool with_reserve,
+                                    const Layout* layout = nullptr) const DFS_REQUIRES(mutex_);
+  std::vector<Candidate> whole_disks(const Layout& layout) const DFS_REQUIRES(mutex_);
   std::uint64_t available_blocks(Layout& layout) DFS_REQUIRES(mutex_);
-  std::uint64_t overwrite_reserve(journal::Policy policy) const DFS_REQUIRES(mutex_);
+  std::uint64_t overwrite_reserve(const Layout& layout) const DFS_REQUIRES(mutex_);
+  std::optional<DiskId> successor(DiskId leaving) DFS_REQUIRES(mutex_);
   std::size_t promise_width() const DFS_REQUIRES(mutex_);
   std::uint64_t kept_blocks(const Layout& layout) const DFS_REQUIRES(mutex_);
   std::uint64_t spare_chunks(const Layout& layout) const DFS_REQUIRES(mutex_);
-  void drain_sparse(journal::Policy policy, Drain why) DFS_REQUIRES(mutex_);
+  std::uint64_t fresh_room(Layout& layout) DFS_REQUIRES(mutex_);
+  void drain_sparse(Layout& layout, journal::Policy policy, Drain why) DFS_REQUIRES(mutex_);
   bool can_open(Layout& layout, bool may_take_promises) DFS_REQUIRES(mutex_);
   bool holds_promises() const DFS_REQUIRES(mutex_);
   std::uint64_t promised_elsewhere() const DFS_REQUIRES(mutex_);
@@ -331,8 +360,14 @@ class Allocator {
   void make_pending(const Piece& piece, Lsn lsn) DFS_REQUIRES(mutex_);
   Groups& groups_of(journal::Policy policy) DFS_REQUIRES(mutex_);
   const Groups* find_groups(journal::Policy policy) const DFS_REQUIRES(mutex_);
-  Outcome allocate_copies(const Request& request, ChunkLog* log, std::vector<Piece>& out)
+  Outcome allocate_copies(Layout& layout, const Request& request, ChunkLog* log,
+                          std::vector<Piece>& out) DFS_REQUIRES(mutex_);
+  Outcome allocate_whole(const Request& request, ChunkLog* log, std::vector<Piece>& out)
       DFS_REQUIRES(mutex_);
+  Outcome allocate_single(const Request& request, ChunkLog* log, std::vector<Piece>& out)
+      DFS_REQUIRES(mutex_);
+  Outcome allocate_parts(std::span<Layout* const> layouts, const Request& request, ChunkLog* log,
+                         std::vector<Piece>& out) DFS_REQUIRES(mutex_);
   Outcome allocate_rows(const Request& request, ChunkLog* log, std::vector<Piece>& out)
       DFS_REQUIRES(mutex_);
   Outcome allocate_any_rows(const Request& request, std::vector<Piece>& out) DFS_REQUIRES(mutex_);
@@ -357,7 +392,7 @@ class Allocator {
   std::optional<DiskId> emptiest(std::span<const Place> places, std::optional<DiskId> than) const
       DFS_REQUIRES(mutex_);
   const MovedChunk* put_places(ChunkId id, std::span<const Place> places) DFS_REQUIRES(mutex_);
-  bool take_place(Move& move, std::optional<Place> instead_of, std::optional<DiskId> than)
+  bool take_place(Move& move, std::optional<Place> instead_of, std::optional<DiskId> disk)
       DFS_REQUIRES(mutex_);
   void close(Chunk& chunk) DFS_REQUIRES(mutex_);
   void end_move(ChunkId id) DFS_REQUIRES(mutex_);
@@ -380,6 +415,7 @@ class Allocator {
   std::shared_ptr<const PoolView> view_ DFS_GUARDED_BY(mutex_);
   SlotMap slots_ DFS_GUARDED_BY(mutex_);
   std::vector<DiskSpace> disks_ DFS_GUARDED_BY(mutex_);  // by id
+  Placement homes_ DFS_GUARDED_BY(mutex_);
   std::vector<std::unique_ptr<Layout>> layouts_ DFS_GUARDED_BY(mutex_);
   std::vector<std::unique_ptr<Groups>> groups_ DFS_GUARDED_BY(mutex_);
   std::map<std::uint32_t, std::unique_ptr<ParityGroup>> parity_groups_

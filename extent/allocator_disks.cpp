@@ -32,25 +32,32 @@ ChunkPut put_of(const Chunk& chunk) {
           .places = {chunk.places.begin(), chunk.places.end()}};
 }
 
-Allocator::Layout& Allocator::layout_of(journal::Policy policy) {
+Allocator::Layout& Allocator::layout_of(journal::Policy policy, DiskId disk) {
   policy = policy.of_copies();
   for (const auto& layout : layouts_) {
-    if (layout->policy == policy) return *layout;
+    if (layout->policy == policy && (!policy.whole_files || layout->disk == disk)) return *layout;
   }
   auto fresh = std::make_unique<Layout>();
   fresh->policy = policy;
-  if (started_) fresh->lanes.resize(view_->healthy->size());
-  fresh->overwrite_reserve_blocks = overwrite_reserve(policy);
+  fresh->disk = disk;
+  if (started_) fresh->lanes.resize(lanes_of(*fresh));
+  fresh->overwrite_reserve_blocks = overwrite_reserve(*fresh);
   layouts_.push_back(std::move(fresh));
   return *layouts_.back();
 }
 
-const Allocator::Layout* Allocator::find_layout(journal::Policy policy) const {
-  policy = policy.of_copies();
-  for (const auto& layout : layouts_) {
-    if (layout->policy == policy) return layout.get();
-  }
-  return nullptr;
+Allocator::Layout& Allocator::layout_of(const Chunk& chunk) {
+  return layout_of(chunk.layout, chunk.places[0].disk);
+}
+
+std::size_t Allocator::lanes_of(const Layout& layout) const {
+  return layout.policy.whole_files ? 1 : view_->healthy->size();
+}
+
+// Whether chunks of the layout may be made and filled there.
+bool Allocator::is_on(const Layout& layout, DiskId disk) const {
+  const DiskSpace& space = disks_[disk.raw];
+  return layout.policy.whole_files ? layout.disk == disk && space.keeps_writing : space.writable;
 }
 
 // How many places a new chunk gets: as the policy says, or one on each disk that is left.
@@ -76,12 +83,13 @@ std::uint32_t Allocator::reserved_slots(DiskId disk) const {
 
 // The disks that can take new chunks, with what they have for them. `with_pending`: as if
 // everything pending were free; `with_reserve`: without what is kept for runs.
-std::vector<Candidate> Allocator::candidates(bool with_pending, bool with_reserve) const {
+std::vector<Candidate> Allocator::candidates(bool with_pending, bool with_reserve,
+                                             const Layout* layout) const {
   std::vector<Candidate> out;
   for (std::size_t id = 0; id < disks_.size(); ++id) {
     const DiskSpace& space = disks_[id];
-    if (!space.writable) continue;
     const DiskId disk{static_cast<std::uint16_t>(id)};
+    if (layout != nullptr ? !is_on(*layout, disk) : !space.writable) continue;
     const std::uint32_t free = slots_.free(disk) + (with_pending ? space.pending_slots : 0);
     const std::uint32_t kept = with_reserve ? reserved_slots(disk) : 0;
     out.push_back({.disk = disk, .free_slots = free > kept ? free - kept : 0});
@@ -89,13 +97,19 @@ std::vector<Candidate> Allocator::candidates(bool with_pending, bool with_reserv
   return out;
 }
 
-std::uint64_t Allocator::overwrite_reserve(journal::Policy policy) const {
+// The disks of a layout, as if they were empty.
+std::vector<Candidate> Allocator::whole_disks(const Layout& layout) const {
   std::vector<Candidate> all;
   for (std::size_t id = 0; id < disks_.size(); ++id) {
     const DiskId disk{static_cast<std::uint16_t>(id)};
-    if (disks_[id].writable) all.push_back({.disk = disk, .free_slots = slots_.total(disk)});
+    if (is_on(layout, disk)) all.push_back({.disk = disk, .free_slots = slots_.total(disk)});
   }
-  const std::uint64_t blocks = chunks_that_fit(all, width_of(policy)) * kSlotBlocks;
+  return all;
+}
+
+std::uint64_t Allocator::overwrite_reserve(const Layout& layout) const {
+  const std::uint64_t blocks =
+      chunks_that_fit(whole_disks(layout), width_of(layout.policy)) * kSlotBlocks;
   return std::max(kOverwriteReserveBlocksMin, blocks / kOverwriteReserveDivisor);
 }
 
@@ -271,6 +285,7 @@ void Allocator::start() {
   std::shared_ptr<const PoolView> view;
   std::vector<DiskId> left_alone;
   std::vector<DiskId> closed;
+  std::vector<DiskId> slow;
   {
     LockGuard lock(mutex_);
     started_ = true;
@@ -292,9 +307,10 @@ void Allocator::start() {
       const DiskId disk{static_cast<std::uint16_t>(i)};
       if (disks_[i].closed) closed.push_back(disk);
       if (view_->is_healthy(disk) && !disks_[i].writable) left_alone.push_back(disk);
+      if (disks_[i].keeps_writing && !disks_[i].writable) slow.push_back(disk);
     }
   }
-  set_disks(view, left_alone, closed);
+  set_disks(view, left_alone, closed, slow);
   LockGuard lock(mutex_);
   chunks_.for_each([&](Chunk& chunk) DFS_NO_THREAD_SAFETY_ANALYSIS { note_if_empty(chunk); });
 }
@@ -304,7 +320,7 @@ void Allocator::start() {
 // Derives what depends on the disks: whether the chunk may be filled, and in which list it is.
 void Allocator::judge(Chunk& chunk) {
   DFS_ASSERT(chunk.group() == nullptr);
-  Layout& layout = layout_of(chunk.layout);
+  Layout& layout = layout_of(chunk);
   if (chunk.fillable) {
     layout.free_blocks -= chunk.free_blocks();
     layout.pending_blocks -= chunk.pending_blocks;
@@ -316,15 +332,16 @@ void Allocator::judge(Chunk& chunk) {
   bool writable = true;
   for (const Place& place : chunk.places) {
     readable += view_->is_healthy(place.disk) ? 1 : 0;
-    writable &= disks_[place.disk.raw].writable;
+    writable &= is_on(layout, place.disk);
   }
   chunk.degraded = readable < chunk.layout.copies_or_data;
   const std::size_t has = chunk.places.size();
   chunk.fillable = writable && !chunk.moving && has >= width_of(chunk.layout);
   const std::size_t lacks =
       chunk.layout.copies_or_data > has ? chunk.layout.copies_or_data - has : 0;
-  chunk.to_move =
-      static_cast<std::uint8_t>(leaving({chunk.places.data(), chunk.places.size()}) + lacks);
+  // There is nothing to make another place of while none is here.
+  const std::size_t to_move = leaving({chunk.places.data(), chunk.places.size()}) + lacks;
+  chunk.to_move = static_cast<std::uint8_t>(readable == 0 ? 0 : to_move);
   misplaced_slots_ += chunk.to_move;
   if (chunk.degraded) ++degraded_chunks_;
   if (chunk.fillable) {
@@ -336,7 +353,7 @@ void Allocator::judge(Chunk& chunk) {
 }
 
 void Allocator::set_disks(std::shared_ptr<const PoolView> view, std::vector<DiskId> left_alone,
-                          std::vector<DiskId> closed) {
+                          std::vector<DiskId> closed, std::vector<DiskId> slow) {
   LockGuard lock(mutex_);
   view_ = std::move(view);
   if (view_->disks.size() > disks_.size()) disks_.resize(view_->disks.size());
@@ -345,14 +362,16 @@ void Allocator::set_disks(std::shared_ptr<const PoolView> view, std::vector<Disk
     const DiskId disk{static_cast<std::uint16_t>(i)};
     if (i < view_->disks.size()) slots_.add_disk(disk, view_->disks[i].slots);
     disks_[i].closed = std::ranges::find(closed, disk) != closed.end();
-    disks_[i].writable = view_->is_healthy(disk) && !disks_[i].closed &&
-                         std::ranges::find(left_alone, disk) == left_alone.end();
+    const bool open = view_->is_healthy(disk) && !disks_[i].closed;
+    disks_[i].writable = open && std::ranges::find(left_alone, disk) == left_alone.end();
+    const bool only_slow = std::ranges::find(slow, disk) != slow.end();
+    disks_[i].keeps_writing = open && (disks_[i].writable || only_slow) && !is_leaving(disk);
   }
   slots_changed();
   if (!started_) return;
   const std::size_t lanes = view_->healthy->size();
   for (const auto& layout : layouts_) {
-    layout->overwrite_reserve_blocks = overwrite_reserve(layout->policy);
+    layout->overwrite_reserve_blocks = overwrite_reserve(*layout);
   }
   chunks_.for_each([&](Chunk& chunk) DFS_NO_THREAD_SAFETY_ANALYSIS {
     if (chunk.stage != ChunkStage::kRemoved && chunk.group() == nullptr) judge(chunk);
@@ -361,12 +380,13 @@ void Allocator::set_disks(std::shared_ptr<const PoolView> view, std::vector<Disk
     if (!group->removed) judge(*group);
   }
   for (const auto& layout : layouts_) {
+    const std::size_t count = lanes_of(*layout);
     for (std::size_t i = 0; i < layout->lanes.size(); ++i) {
       for (Chunk** const chunk : {&layout->lanes[i].large, &layout->lanes[i].small}) {
-        if (*chunk != nullptr && (!(*chunk)->fillable || i >= lanes)) seal(*layout, *chunk, false);
+        if (*chunk != nullptr && (!(*chunk)->fillable || i >= count)) seal(*layout, *chunk, false);
       }
     }
-    layout->lanes.resize(lanes);
+    layout->lanes.resize(count);
   }
   for (const auto& groups : groups_) {
     for (std::size_t i = 0; i < groups->lanes.size(); ++i) {
@@ -530,9 +550,17 @@ Allocator::Space Allocator::space(journal::Policy policy) const {
   };
   out.usable_blocks = room_on(all);
   std::uint64_t in_chunks = 0;
-  const std::uint64_t overwrite_blocks = overwrite_reserve(policy);
-  if (const Layout* const layout = find_layout(policy)) {
-    in_chunks = layout->free_blocks + layout->pending_blocks;
+  std::uint64_t overwrite_blocks = 0;
+  Layout any;
+  any.policy = policy.of_copies();
+  for (const Candidate& disk : all) {
+    any.disk = disk.disk;
+    overwrite_blocks += policy.whole_files ? overwrite_reserve(any) : 0;
+  }
+  if (!policy.whole_files) overwrite_blocks = overwrite_reserve(any);
+  for (const auto& layout : layouts_) {
+    if (layout->policy == policy.of_copies())
+      in_chunks += layout->free_blocks + layout->pending_blocks;
   }
   if (const Groups* const groups = find_groups(policy))
     in_chunks += groups->free_rows * policy.copies_or_data;

@@ -222,13 +222,19 @@ void Allocator::judge(ParityGroup& group) {
   misplaced_slots_ -= group.to_move;
   if (group.list != nullptr) group.list->remove(group);
   group.fillable = !group.moving;
-  group.degraded = false;
+  std::size_t readable = 0;
+  bool to_make_anew = false;
   for (const Place& place : group.places) {
-    group.degraded |= !view_->is_healthy(place.disk);
+    const bool here = view_->is_healthy(place.disk);
+    readable += here ? 1 : 0;
+    to_make_anew |= !here && is_leaving(place.disk);
     group.fillable &= disks_[place.disk.raw].writable;
   }
+  group.degraded = readable < group.places.size();
   if (group.degraded) degraded_chunks_ += group.data_columns();
-  group.to_move = static_cast<std::uint8_t>(leaving({group.places.data(), group.places.size()}));
+  const std::size_t to_move = leaving({group.places.data(), group.places.size()});
+  const bool can_move = !to_make_anew || readable >= group.data_columns();
+  group.to_move = static_cast<std::uint8_t>(can_move ? to_move : 0);
   misplaced_slots_ += group.to_move;
   if (!group.fillable) return;
   groups.free_rows += group.free_rows();

@@ -11,6 +11,7 @@ ChunkPut put_of(const Chunk& chunk);
 
 struct Allocator::Layout {
   journal::Policy policy;
+  DiskId disk;  // of whole files: the one on which all of its chunks lie
   Placement placement;
   std::vector<Lane> lanes;
   std::size_t next_large = 0;

@@ -48,6 +48,15 @@ std::uint64_t Allocator::misplaced_slots() const {
   return misplaced_slots_;
 }
 
+// By the slots: what is neither free, nor about to be, nor of a run.
+bool Allocator::has_chunks(DiskId disk) const {
+  LockGuard lock(mutex_);
+  if (disk.raw >= disks_.size()) return false;
+  const DiskSpace& space = disks_[disk.raw];
+  return slots_.total(disk) > slots_.free(disk) + space.pending_slots + space.run_slots.size() +
+                                  space.new_run_slots.size();
+}
+
 std::vector<ChunkId> Allocator::chunks_on(DiskId disk) const {
   LockGuard lock(mutex_);
   std::vector<ChunkId> out;
@@ -67,6 +76,8 @@ RoomWithout Allocator::room_without(DiskId disk) const {
   LockGuard lock(mutex_);
   std::uint32_t widest = 0;
   std::uint64_t needed = 0;
+  std::uint64_t own = 0;
+  std::uint64_t unreadable_blocks = 0;
   std::vector<std::uint64_t> takers(disks_.size());  // how many of the chunks may go there
   chunks_.for_each([&](const Chunk& chunk) DFS_NO_THREAD_SAFETY_ANALYSIS {
     if (chunk.stage == ChunkStage::kRemoved) return;
@@ -77,12 +88,24 @@ RoomWithout Allocator::room_without(DiskId disk) const {
     const std::span<const Place> places =
         group == nullptr ? std::span<const Place>{chunk.places.data(), chunk.places.size()}
                          : std::span<const Place>{group->places.data(), group->places.size()};
-    const auto going = static_cast<std::uint64_t>(
-        std::ranges::count_if(places, [&](const Place& place) DFS_NO_THREAD_SAFETY_ANALYSIS {
-          return place.disk == disk || is_leaving(place.disk);
-        }));
+    const auto is_here = [&](const Place& place) DFS_NO_THREAD_SAFETY_ANALYSIS {
+      return view_->is_healthy(place.disk);
+    };
+    const auto goes = [&](const Place& place) DFS_NO_THREAD_SAFETY_ANALYSIS {
+      return place.disk == disk || is_leaving(place.disk);
+    };
+    const auto going = static_cast<std::uint64_t>(std::ranges::count_if(places, goes));
     if (going == 0) return;
+    const bool own_too = has_disk(places, disk);
+    const auto here = static_cast<std::size_t>(std::ranges::count_if(places, is_here));
+    const bool to_make_anew = std::ranges::any_of(
+        places, [&](const Place& place) { return goes(place) && !is_here(place); });
+    if (to_make_anew && here < (group == nullptr ? 1 : group->data_columns())) {
+      if (own_too) unreadable_blocks += group == nullptr ? chunk.live_count : group->live_blocks();
+      return;
+    }
     needed += going;
+    own += own_too ? 1 : 0;
     for (std::size_t i = 0; i < takers.size(); ++i)
       takers[i] += has_disk(places, DiskId{static_cast<std::uint16_t>(i)}) ? 0 : 1;
   });
@@ -95,13 +118,21 @@ RoomWithout Allocator::room_without(DiskId disk) const {
   }
   // What was promised, and is kept for overwriting, has to find room as well.
   std::uint64_t kept = 0;
+  std::uint64_t at_homes = 0;
   for (const auto& layout : layouts_) {
+    if (layout->policy.whole_files) {
+      at_homes += layout->disk == disk ? 0 : layout->overwrite_reserve_blocks;
+      continue;
+    }
     kept = std::max(kept, ceil_div(kept_blocks(*layout), kSlotBlocks) * width_of(layout->policy));
   }
+  kept = std::max(kept, ceil_div(at_homes, kSlotBlocks));
   kept = std::max(kept, ceil_div(promised_blocks_, kSlotBlocks) * promise_width());
   room = std::min(room, free - std::min(free, kept));
   return {.needed_bytes = needed * kSlotBytes,
           .room_bytes = std::min(needed, room) * kSlotBytes,
+          .own_bytes = own * kSlotBytes,
+          .unreadable_bytes = unreadable_blocks * kBlockBytes,
           .widest = widest};
 }
 
@@ -132,7 +163,7 @@ void Allocator::close(Chunk& chunk) {
     }
     return;
   }
-  Layout& layout = layout_of(chunk.layout);
+  Layout& layout = layout_of(chunk);
   for (Lane& lane : layout.lanes) {
     for (Chunk** const open : {&lane.large, &lane.small}) {
       if (*open == &chunk) seal(layout, *open, false);
@@ -140,10 +171,9 @@ void Allocator::close(Chunk& chunk) {
   }
 }
 
-// A slot on another disk for a place, or for one more. False: there is none.
+// A slot on this disk for a place, or for one more. False: there is no such disk.
 bool Allocator::take_place(Move& move, std::optional<Place> instead_of,
-                           std::optional<DiskId> than) {
-  const std::optional<DiskId> disk = emptiest(move.to, than);
+                           std::optional<DiskId> disk) {
   if (!disk) return false;
   const Place place{.disk = *disk, .slot = *slots_.take_lowest(*disk)};
   slots_changed();
@@ -179,18 +209,21 @@ Allocator::MoveOutcome Allocator::begin_move(ChunkId id, std::optional<DiskId> o
   }
   bool has_room = true;
   for (const Place& place : move->from) {
+    const bool whole = move->layout.whole_files;
     if (is_leaving(place.disk)) {
-      has_room &= take_place(*move, place, {});
-    } else if (place.disk == off) {
-      // Between disks that stay nothing has to be moved.
-      const bool taken = take_place(*move, place, only_to_emptier ? off : std::nullopt);
+      has_room &= take_place(*move, place, whole ? successor(place.disk) : emptiest(move->to, {}));
+    } else if (place.disk == off && !(whole && only_to_emptier)) {
+      // Between disks that stay nothing has to be moved; whole files would not be that any more.
+      const bool taken =
+          take_place(*move, place, emptiest(move->to, only_to_emptier ? off : std::nullopt));
       has_room &= taken || only_to_emptier;
     }
   }
   const std::size_t wanted = move->layout.kind == journal::Policy::Kind::kReplica
                                  ? move->layout.copies_or_data
                                  : move->from.size();
-  while (has_room && move->to.size() < wanted) has_room &= take_place(*move, {}, {});
+  while (has_room && move->to.size() < wanted)
+    has_room &= take_place(*move, {}, emptiest(move->to, {}));
   if (move->to == move->from) return has_room ? MoveOutcome::kNothing : MoveOutcome::kNoRoom;
   close(*chunk);
   if (group != nullptr) {

@@ -54,7 +54,8 @@ struct Chunk {
   bool moving : 1 = false;    // to other places: nothing is put there meanwhile
   std::uint8_t moves = 0;     // how often it has moved, modulo 256
   std::uint8_t ghosts = 0;    // objects of it as it was before, which readers may look at
-  std::uint8_t to_move = 0;   // how many places it lacks, or has on disks that are to be emptied
+  // How many places it lacks, or has on disks that are to be emptied; 0 while it cannot be read.
+  std::uint8_t to_move = 0;
   ChunkList* list = nullptr;
   Chunk* previous = nullptr;
   union {

@@ -15,7 +15,7 @@ void put_header(ByteWriter& out, ChangeType type, std::size_t body_bytes) {
 
 void put_body(ByteWriter& out, const ChunkPut& change) {
   out.put(change.chunk);
-  out.put(static_cast<std::uint8_t>(change.layout.kind));
+  out.put(change.layout.kind_on_disk());
   out.put(change.layout.copies_or_data);
   out.put(change.layout.parity);
   DFS_ASSERT(std::in_range<std::uint8_t>(change.places.size()));
@@ -43,17 +43,14 @@ Result<ChunkPut> get_chunk_put(ByteReader& reader) {
   ChunkPut put;
   put.chunk = reader.get<ChunkId>();
   const auto kind = reader.get<std::uint8_t>();
-  put.layout.copies_or_data = reader.get<std::uint8_t>();
-  put.layout.parity = reader.get<std::uint8_t>();
+  const auto copies_or_data = reader.get<std::uint8_t>();
+  const auto parity = reader.get<std::uint8_t>();
   const std::size_t places = reader.get<std::uint8_t>();
   if (!reader.ok() || reader.left() < places * 6) return Code::kFormatInvalid;
-  put.layout.kind = static_cast<journal::Policy::Kind>(kind);
-  const bool replica = put.layout.kind == journal::Policy::Kind::kReplica && put.layout.parity == 0;
-  const bool erasure = put.layout.kind == journal::Policy::Kind::kErasure && put.layout.parity > 0;
-  if (!replica && !erasure) return Code::kFormatInvalid;
-  if (put.layout.copies_or_data == 0 || put.layout.copies_or_data > journal::kDisksMax) {
-    return Code::kFormatInvalid;
-  }
+  const auto layout = journal::Policy::from_disk(kind, copies_or_data, parity);
+  if (!layout || copies_or_data > journal::kDisksMax) return Code::kFormatInvalid;
+  put.layout = *layout;
+  const bool erasure = put.layout.kind == journal::Policy::Kind::kErasure;
   if (put.chunk.raw == 0 || places == 0 || places > put.layout.width()) return Code::kFormatInvalid;
   if (erasure && (places < put.layout.width() || put.layout.width() > journal::kColumnsMax ||
                   put.chunk.raw > std::numeric_limits<std::uint32_t>::max() - put.columns())) {

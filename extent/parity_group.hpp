@@ -52,6 +52,11 @@ struct ParityGroup {
     for (const Chunk* const column : columns) held += column->held_blocks();
     return held;
   }
+  std::uint32_t live_blocks() const {
+    std::uint32_t live = 0;
+    for (const Chunk* const column : columns) live += column->live_count;
+    return live;
+  }
   // A bit for each row of which a block is in use.
   BlockWords used() const {
     BlockWords words{};

@@ -21,9 +21,11 @@ namespace dynamicfs::extent {
 
 // What happens when a disk leaves.
 struct RoomWithout {
-  std::uint64_t needed_bytes = 0;  // what has to go elsewhere
-  std::uint64_t room_bytes = 0;    // of that finds room on the disks that stay
-  unsigned widest = 0;             // so many disks some chunk asks for
+  std::uint64_t needed_bytes = 0;      // what has to go elsewhere, and can
+  std::uint64_t room_bytes = 0;        // of that finds room on the disks that stay
+  std::uint64_t own_bytes = 0;         // of that is for this disk, not for others that are leaving
+  std::uint64_t unreadable_bytes = 0;  // data that lies there, and cannot be made of what is here
+  unsigned widest = 0;                 // so many disks some chunk asks for
 };
 
 // Why sparse chunks are given up.

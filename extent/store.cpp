@@ -41,7 +41,7 @@ std::shared_ptr<const PoolView> Store::Impl::look() {
   }
   if (changed) {
     look_for_closed();
-    allocator.set_disks(view, left_alone(), closed);
+    tell_allocator();
   }
   return view;
 }
@@ -66,7 +66,7 @@ bool Store::Impl::close_if_unused(DiskId disk) {
   if (entry == nullptr || !entry->leaving) return false;
   if (std::ranges::find(closed, disk) == closed.end()) {
     closed.push_back(disk);
-    allocator.set_disks(view, left_alone(), closed);
+    tell_allocator();
   }
   return allocator.is_unused(disk);
 }
@@ -77,8 +77,8 @@ bool Store::Impl::close_if_unused(DiskId disk) {
 std::vector<DiskId> Store::Impl::left_alone() const {
   std::vector<DiskId> disks;
   for (const auto& [disk, until] : host_full) disks.push_back(disk);
-  // A run wants two copies whatever the policy.
-  const std::size_t copies = std::max<std::size_t>(2, pool.tolerance() + 1);
+  // A run wants two copies whatever the policy. The third that it gets beside whole files has to do without them.
+  const std::size_t copies = std::max<std::size_t>(2, pool.data_tolerance() + 1);
   const std::size_t wanted = std::min(copies, view->healthy->size());
   const auto leave_alone_too = [&](const std::vector<DiskId>& more, std::size_t least) {
     std::vector<DiskId> with_more = disks;
@@ -95,17 +95,27 @@ std::vector<DiskId> Store::Impl::left_alone() const {
     if (view->find(id)->leaving) leaving.push_back(id);
   }
   const std::size_t staying = view->healthy->size() - leaving.size();
-  const std::size_t asked = std::min<std::size_t>(pool.tolerance() + 1, view->healthy->size());
+  const std::size_t asked = std::min<std::size_t>(pool.data_tolerance() + 1, view->healthy->size());
   leave_alone_too(leaving, std::max(asked, std::min(copies, std::max<std::size_t>(staying, 1))));
   leave_alone_too(suspects, wanted);
   return disks;
+}
+
+// Also which of those only do not answer in time: what has nowhere else to go waits for them.
+void Store::Impl::tell_allocator() {
+  std::vector<DiskId> slow = suspects;
+  std::erase_if(slow, [&](DiskId disk) DFS_NO_THREAD_SAFETY_ANALYSIS {
+    return std::ranges::find(host_full, disk, &std::pair<DiskId, TimePoint>::first) !=
+           host_full.end();
+  });
+  allocator.set_disks(view, left_alone(), closed, std::move(slow));
 }
 
 void Store::Impl::note_suspects(std::vector<DiskId> disks) {
   LockGuard lock(view_mutex);
   if (disks == suspects) return;
   suspects = std::move(disks);
-  allocator.set_disks(view, left_alone(), closed);
+  tell_allocator();
 }
 
 bool Store::Impl::try_full_disks_again() {
@@ -113,7 +123,7 @@ bool Store::Impl::try_full_disks_again() {
   if (host_full.empty() && suspects.empty()) return false;
   host_full.clear();
   suspects.clear();
-  allocator.set_disks(view, left_alone(), closed);
+  tell_allocator();
   return true;
 }
 
@@ -134,7 +144,7 @@ void Store::Impl::note_host_full(DiskId disk) {
     return;
   }
   host_full.emplace_back(disk, until);
-  allocator.set_disks(view, left_alone(), closed);
+  tell_allocator();
 }
 
 Written part_of(const Written& written, std::size_t first, std::size_t count) {
@@ -203,7 +213,7 @@ void Store::widen_promises(journal::Policy policy) {
 }
 
 void Store::note_reserved(std::uint64_t blocks) {
-  impl_->allocator.note_promised(blocks, impl_->pool.tolerance() + 1);
+  impl_->allocator.note_promised(blocks, impl_->pool.data_tolerance() + 1);
 }
 
 void Store::start(journal::Journal& journal) {
@@ -213,7 +223,7 @@ void Store::start(journal::Journal& journal) {
     LockGuard lock(impl_->view_mutex);
     impl_->view = look_at(impl_->pool);
     impl_->look_for_closed();
-    impl_->allocator.set_disks(impl_->view, impl_->left_alone(), impl_->closed);
+    impl_->tell_allocator();
   }
   impl_->allocator.start();
 }
@@ -254,6 +264,22 @@ bool Store::is_shared(const MappingSet& set) const {
 void Store::free(const Freed& freed, Lsn lsn) {
   if (!freed.pieces.empty()) impl_->allocator.free(freed.pieces, lsn);
   if (freed.reserved_blocks != 0) impl_->allocator.unpromise(freed.reserved_blocks);
+}
+
+std::optional<DiskId> Store::home(std::optional<DiskId> known, std::uint64_t blocks) {
+  impl_->look();
+  return impl_->allocator.home(known, blocks);
+}
+std::uint64_t Store::room_at_home(DiskId disk) {
+  impl_->look();
+  return impl_->allocator.room_at_home(disk);
+}
+std::optional<DiskId> Store::disk_of(ChunkId chunk) const {
+  return impl_->allocator.disk_of(chunk);
+}
+bool Store::is_leaving(DiskId disk) const {
+  const PoolView::DiskEntry* const entry = impl_->look()->find(disk);
+  return entry != nullptr && entry->leaving;
 }
 
 Task<Result<void>> Store::promise(std::uint64_t blocks, journal::Policy policy) {
@@ -302,6 +328,7 @@ std::uint64_t Store::misplaced_bytes() const {
 std::vector<ChunkId> Store::chunks_on(DiskId disk) const {
   return impl_->allocator.chunks_on(disk);
 }
+bool Store::has_chunks(DiskId disk) const { return impl_->allocator.has_chunks(disk); }
 Task<Result<bool>> Store::move_chunk(ChunkId chunk, std::optional<DiskId> off,
                                      bool only_to_emptier) {
   return impl_->move_chunk(chunk, off, only_to_emptier);

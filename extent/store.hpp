@@ -68,12 +68,17 @@ struct WriteHint {
   bool moving = false;
   bool in_one_piece = false;  // or kNoSpace
   bool rows_only = false;     // of a parity group, or kNoSpace
+  // Where the file lies, if its policy keeps it whole: Store::home(). What is `moving` goes nowhere else.
+  std::optional<DiskId> home;
+  bool promised = false;  // then: all of the blocks are reserved ones
 };
 
 struct Written {
   std::vector<Piece> pieces;        // in the order of the data
   std::vector<std::uint32_t> crcs;  // one per block
-  bool striped = false;   // some of it under parity: the record must be RecordOrder::kBehindData
+  bool striped = false;  // some of it under parity: the record must be RecordOrder::kBehindData
+  // Not all of it is at WriteHint::home, in chunks of whole files: the last such part is here.
+  std::optional<DiskId> elsewhere;
   EpochTracker::Pin pin;  // until it is published or discarded: see writes_ended()
 };
 
@@ -156,6 +161,16 @@ class Store final : public journal::SlotSource {
   // Blocks that other mappings name stay. Promises among them (reserved blocks) are given back at once: do not unpromise() them again.
   void free(const Freed& freed, Lsn lsn);
 
+  // The disk on which a file is to be kept whole: `known`, where it is, unless nothing new can be put there (then where what
+  // lies there goes, if it is leaving), else one for so many blocks (0: not known yet), weighted by free space. Nothing:
+  // there is none.
+  std::optional<DiskId> home(std::optional<DiskId> known, std::uint64_t blocks);
+  // So many blocks of whole files find room there.
+  std::uint64_t room_at_home(DiskId disk);
+  // Of a chunk of one copy. Nothing: it is gone.
+  std::optional<DiskId> disk_of(ChunkId chunk) const;
+  bool is_leaving(DiskId disk) const;
+
   // Promises space to fallocate. kNoSpace if it is not there, after draining.
   Task<Result<void>> promise(std::uint64_t blocks, journal::Policy policy);
   void unpromise(std::uint64_t blocks);
@@ -212,11 +227,12 @@ class Store final : public journal::SlotSource {
   // went.
   bool lost_before_durable(const Mapping& mapping) const;
 
-  // Chunks that lack places, or have some on disks that are leaving the pool, a group by its first column; how many
-  // places those are, in bytes; all with a place on this disk.
+  // Chunks that lack places, or have some on disks that are leaving the pool, a group by its first column, and can be
+  // read; how many places those are, in bytes; all with a place on this disk; whether there are any.
   std::vector<ChunkId> misplaced_chunks() const;
   std::uint64_t misplaced_bytes() const;
   std::vector<ChunkId> chunks_on(DiskId disk) const;
+  bool has_chunks(DiskId disk) const;
   // Gives a chunk, or group, the places it should have, and another for the one on disk `off`, on the disks that are
   // least full; what is there is copied in the background class (move_chunk.cpp). False: there is nothing to
   // do. Otherwise its record is appended. Errors, each with everything as it was: kNoSpace; kBusy: somebody

@@ -69,6 +69,7 @@ struct Store::Impl {
   // The disks as they are now; tells the allocator when they have changed.
   std::shared_ptr<const PoolView> look();
   void look_for_closed() DFS_REQUIRES(view_mutex);
+  void tell_allocator() DFS_REQUIRES(view_mutex);
   bool close_if_unused(DiskId disk);
   void note_host_full(DiskId disk);
   void note_suspects(std::vector<DiskId> disks);

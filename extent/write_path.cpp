@@ -64,6 +64,8 @@ Task<Result<Written>> Store::Impl::write(WriteHint hint, std::span<const std::by
   request.inode = hint.inode;
   request.first = hint.first;
   request.policy = hint.policy;
+  request.home = hint.home;
+  request.promised = hint.promised;
   request.blocks = blocks;
   request.moving = hint.moving;
   request.in_one_piece = hint.in_one_piece;
@@ -85,6 +87,13 @@ Task<Result<Written>> Store::Impl::write(WriteHint hint, std::span<const std::by
       written.striped = std::ranges::any_of(written.pieces, [&](const Piece& piece) {
         return chunks.find(piece.chunk)->group() != nullptr;
       });
+      written.elsewhere.reset();
+      for (const Piece& piece : written.pieces) {
+        if (!hint.home) break;
+        const Chunk& chunk = *chunks.find(piece.chunk);
+        if (chunk.places[0].disk != *hint.home || !chunk.layout.whole_files)
+          written.elsewhere = chunk.places[0].disk;
+      }
       co_return written;
     }
     allocator.discard(written.pieces);
@@ -108,6 +117,16 @@ Task<Result<std::vector<Piece>>> Store::Impl::allocate(Allocator::Request reques
       outcome = allocator.allocate(request, &log, pieces);
     }
     if (outcome == Allocator::Outcome::kDone) co_return pieces;
+    if (outcome == Allocator::Outcome::kNeedsChunk) continue;  // another one
+    if (request.home && !request.moving && !request.anywhere) {
+      // What is about to be free there is worth one trip of the journal, and no more.
+      if (round > 0 || !allocator.has_pending_at_home(*request.home)) {
+        request.anywhere = true;
+      } else {
+        CO_TRY(co_await make_room(0));
+      }
+      continue;
+    }
     if (last || request.moving) co_return Code::kNoSpace;
     // Nothing left to wait for: somebody else may have made the room since we looked.
     CO_TRY_ASSIGN(const bool again, co_await make_room(round));

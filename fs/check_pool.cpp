@@ -60,7 +60,8 @@ void judge_tree(CheckReport& report) {
   }
 }
 
-void judge_scrub(CheckReport& report, const std::vector<std::string>& damaged) {
+void judge_scrub(CheckReport& report, const std::vector<std::string>& damaged,
+                 const std::vector<std::string>& cut_off) {
   const journal::ScrubCounts& counts = report.scrub.counts;
   if (counts.blocks_lost != 0) {
     report.problems.push_back(
@@ -76,6 +77,8 @@ void judge_scrub(CheckReport& report, const std::vector<std::string>& damaged) {
     report.problems.push_back(
         fmt::format("{} no good copy here; a disk that is away may have one.",
                     times(counts.blocks_unreadable, "block has", "blocks have")));
+    for (const std::string& file : cut_off)
+      report.problems.push_back(fmt::format("{} needs a disk that is away.", printable(file)));
   }
   if (counts.copies_bad != 0) {
     const bool others = counts.blocks_lost == 0 && counts.blocks_unreadable == 0;
@@ -157,7 +160,8 @@ Outcome<CheckReport> check_pool(const CheckRequest& request,
     std::this_thread::sleep_for(kLook);
     progress(report.scrub);
   }
-  judge_scrub(report, block_on(*executor, filesystem.damaged_files()));
+  const std::vector<std::string> cut_off = block_on(*executor, filesystem.cut_off_files());
+  judge_scrub(report, block_on(*executor, filesystem.damaged_files()), cut_off);
   report.disks = filesystem.pool().status();
   const Result<void> unmounted = block_on(*executor, filesystem.unmount());
   unmounted.ignore("nothing was written");

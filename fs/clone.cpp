@@ -115,6 +115,14 @@ Task<Result<std::uint64_t>> Filesystem::Impl::clone_step(CloneStep step) {
   // What is shared is protected in one way only. Before all is encoded anew, as the policies ask, some is not.
   const journal::Policy policy = policy_of(target);
   if (policy_of(source) != policy) co_return Code::kNotSupported;
+  const std::uint32_t home = target.home.load(std::memory_order_acquire);
+  if (policy.whole_files) {
+    for (const extent::Mapping& mapping : set.mappings) {
+      if (mapping.kind != extent::MappingKind::kData) continue;
+      const std::optional<DiskId> disk = store->disk_of(mapping.chunk);
+      if (!disk || disk->raw + std::uint32_t{1} != home) co_return Code::kNotSupported;
+    }
+  }
   if (pool->reencoding()) {
     for (const extent::Mapping& mapping : set.mappings) {
       if (mapping.kind != extent::MappingKind::kData) continue;
@@ -218,6 +226,13 @@ Task<Result<std::uint64_t>> Filesystem::Impl::clone(InodeRef source, std::uint64
                                                     WriteOptions write_options) {
   std::uint64_t done = 0;
   bool counted = false;
+  if (policy_of(*target).whole_files) {
+    // A file that has nothing yet goes where what it shares is; any other stays where it is.
+    CO_TRY_ASSIGN(const DiskId with, co_await home_of(*source));
+    if (!pin_home(*target, {}, with) && target->home.load(std::memory_order_acquire) == 0) {
+      CO_TRY(co_await home_of(*target));
+    }
+  }
   co_await load_source(source, FileBlock{source_bytes / kBlockBytes},
                        ceil_div(source_bytes % kBlockBytes + size_bytes, kBlockBytes));
   while (done < size_bytes) {

@@ -26,6 +26,8 @@ constexpr Duration kRestripeInterval = std::chrono::minutes{20};
 constexpr Duration kReencodeDelay = std::chrono::seconds{2};
 constexpr Duration kReencodeAgain = std::chrono::minutes{1};
 constexpr Duration kReencodeAgainObstructed = std::chrono::minutes{10};
+// While files are larger than the room of any disk: twice as long each time.
+constexpr Duration kReencodeAgainMax = std::chrono::hours{24};
 // How often a sweep looks whether there is anything left to do, in windows.
 constexpr std::uint64_t kBetweenLooks = 256;
 
@@ -95,6 +97,13 @@ void Compaction::note_policy(bool known) {
   if (!known || reencode_at_.load() > at) reencode_at_.store(at);
 }
 
+void Compaction::note_scattered(bool known) {
+  ++scattered_changes_;
+  const Duration wait = known ? kReencodeAgainObstructed : kReencodeDelay;
+  const TimePoint at = std::max(fs_.executor.now() + wait, reencode_not_before_.load());
+  if (!known || reencode_at_.load() > at) reencode_at_.store(at);
+}
+
 ReencodeReport Compaction::report() const {
   ReencodeReport report;
   report.pending = fs_.pool->reencoding();
@@ -102,6 +111,7 @@ ReencodeReport Compaction::report() const {
   report.progress = report.pending ? walk_.progress() : 1;
   report.moved_bytes = fs_.metrics.reencoded_bytes.sum();
   report.stuck_bytes = report.pending ? stuck_before_.load() * kBlockBytes : 0;
+  report.cut_bytes = report.pending ? cut_before_.load() * kBlockBytes : 0;
   return report;
 }
 
@@ -112,7 +122,10 @@ void Compaction::tend() {
   bool due = false;
   Purpose purpose;
   const bool degraded = fs_.pool->degraded();
-  purpose.reencode = !degraded && fs_.pool->reencoding() && now >= reencode_at_.load();
+  // There may be room now.
+  const bool other_disks = cut_wait_ != Duration{0} && *fs_.pool->staying() != staying_before_;
+  purpose.reencode =
+      !degraded && fs_.pool->reencoding() && (other_disks || now >= reencode_at_.load());
   if (quiet.raw != 0) {
     if (!degraded) {
       LockGuard lock(mutex_);
@@ -217,16 +230,20 @@ Task<void> Compaction::sweep(Purpose purpose, Generation quiet) {
   stuck_.clear();
   fs_.metrics.compaction_sweeps.add();
   const std::uint64_t held = fs_.store->draining_blocks();
-  std::uint64_t changes = 0;
+  Changes before;
   {
     // Who is counted here has changed it.
     const AsyncMutex::Guard guard = co_await fs_.policy_mutex.acquire();
-    changes = policy_changes_.load();
+    before = changes();
   }
   misfit_blocks_.store(0);
   stuck_blocks_.store(0);
+  cut_blocks_.store(0);
   unseen_.store(0);
+  waiting_ = false;
+  Gathering gathering;
   reencoding_.store(purpose.reencode);
+  if (purpose.reencode) staying_before_ = *fs_.pool->staying();
   bool all = false;
   walk_.begin();
   for (std::uint64_t windows = 1; go_on(); ++windows) {
@@ -240,13 +257,20 @@ Task<void> Compaction::sweep(Purpose purpose, Generation quiet) {
       all = true;
       break;
     }
+    const journal::Policy policy = fs_.policy_of(*piece->inode);
+    bool gathers = purpose.reencode && policy.whole_files;
+    if (gathers && gathering.inode.get() != piece->inode.get())
+      gathering = co_await gather(piece->inode);
+    gathers &= !gathering.unseen;
+    // Behind that: what is published for another home afterwards is not there.
     extent::MappingSet set;
     piece->inode->map->snapshot(piece->first, piece->count, set);
-    for (const Run& run : plan(set, fs_.policy_of(*piece->inode), purpose, quiet)) {
+    for (const Run& run : plan(set, policy, purpose, quiet, gathers ? &gathering : nullptr)) {
       const bool moved = co_await add(piece->inode, run);
       if (!moved && !go_on()) break;
     }
   }
+  gathering = {};
   const bool moved = co_await move_batches();
   if (!moved) batches_.clear();
   walk_.end();
@@ -259,20 +283,36 @@ Task<void> Compaction::sweep(Purpose purpose, Generation quiet) {
   log_info("compaction: {} MiB moved, {} of {} MiB out of {} sparse chunks",
            moved_blocks_ * kBlockBytes / kMiB, (held - std::min(held, left)) * kBlockBytes / kMiB,
            held * kBlockBytes / kMiB, purpose.sparse.size());
-  if (purpose.reencode && all) co_await note_reencoded(changes);
+  if (purpose.reencode && all) co_await note_reencoded(before);
   reencoding_.store(false);
 }
 
-Task<void> Compaction::note_reencoded(std::uint64_t changes_before) {
+Task<Compaction::Gathering> Compaction::gather(InodeRef inode) {
+  Gathering gathering{.inode = inode, .home = {}, .most = {}};
+  const Result<Filesystem::Impl::Fit> fit = co_await fs_.where_it_fits(inode);
+  if (fit.has_value()) {
+    gathering.home = fit->home;
+    gathering.most = fit->most;
+  } else {
+    ++unseen_;
+    gathering.unseen = true;
+  }
+  co_return gathering;
+}
+
+Task<void> Compaction::note_reencoded(Changes before) {
   const std::uint64_t left = misfit_blocks_.load();
   const std::uint64_t stuck = stuck_blocks_.load();
   stuck_before_.store(stuck);
+  cut_before_.store(cut_blocks_.load());
   const TimePoint soon = fs_.executor.now() + kReencodeAgain;
   reencode_not_before_.store(soon);
   const AsyncMutex::Guard guard = co_await fs_.policy_mutex.acquire();
   reencode_at_.store(soon);
-  if (policy_changes_.load() != changes_before || !go_on()) co_return;
-  if (left == 0 && unseen_.load() == 0) {
+  if (policy_changes_.load() != before.policies || !go_on()) co_return;
+  const bool changed = changes() != before;
+  if (!changed && left == 0 && unseen_.load() == 0) {
+    cut_wait_ = Duration{0};
     // Before that is durable a crash would bring the old places back.
     const Result<void> drained = co_await fs_.journal->drain();
     if (!drained.has_value()) co_return;
@@ -282,14 +322,56 @@ Task<void> Compaction::note_reencoded(std::uint64_t changes_before) {
     co_return;
   }
   // The rest has changed while it was moved.
-  if (stuck == 0 && unseen_.load() == 0) co_return;
-  log_warning("{} MiB cannot be protected as their policy asks yet: it is tried again",
-              ceil_div(left * kBlockBytes, kMiB));
-  if (moved_blocks_ <= left) reencode_at_.store(fs_.executor.now() + kReencodeAgainObstructed);
+  if (waiting_) reencode_at_.store(fs_.executor.now() + kReencodeAgainObstructed);
+  if (stuck == 0 && unseen_.load() == 0) {
+    cut_wait_ = Duration{0};
+    co_return;
+  }
+  const Duration wait = next_look(left, stuck);
+  if (moved_blocks_ > left) co_return;
+  reencode_at_.store(fs_.executor.now() + (changed ? kReencodeAgainObstructed : wait));
+}
+
+Duration Compaction::next_look(std::uint64_t left, std::uint64_t stuck) {
+  if (unseen_.load() != 0 || cut_blocks_.load() != stuck) {
+    cut_wait_ = Duration{0};
+    log_warning("{} MiB cannot be protected as their policy asks yet: it is tried again",
+                ceil_div(left * kBlockBytes, kMiB));
+    return kReencodeAgainObstructed;
+  }
+  if (cut_wait_ == Duration{0}) {
+    log_warning(
+        "no disk has room for all of some files that are to lie on one: {} MiB of them lie "
+        "elsewhere than the rest",
+        ceil_div(stuck * kBlockBytes, kMiB));
+  }
+  cut_wait_ = std::clamp<Duration>(cut_wait_ * 2, kReencodeAgainObstructed, kReencodeAgainMax);
+  return cut_wait_;
+}
+
+bool Compaction::is_astray(const extent::Mapping& mapping, const Gathering& gathering) {
+  const std::optional<DiskId> disk = fs_.store->disk_of(mapping.chunk);
+  if (!disk || disk == gathering.home) return false;
+  if (fs_.store->is_leaving(*disk)) {
+    waiting_ = true;
+    misfit_blocks_ += mapping.count;
+    return false;
+  }
+  if (gathering.home) return true;
+  if (disk == gathering.most) return false;
+  note_cut(mapping.count);
+  return false;
+}
+
+void Compaction::note_cut(std::uint64_t blocks) {
+  misfit_blocks_ += blocks;
+  stuck_blocks_ += blocks;
+  cut_blocks_ += blocks;
 }
 
 std::vector<Compaction::Run> Compaction::plan(const extent::MappingSet& set, journal::Policy policy,
-                                              const Purpose& purpose, Generation quiet) const {
+                                              const Purpose& purpose, Generation quiet,
+                                              const Gathering* gathering) {
   std::vector<Run> whole;     // by blocks of the file
   std::vector<Run> selected;  // likewise, of what has to go
   const extent::Mapping* before = nullptr;
@@ -307,10 +389,16 @@ std::vector<Compaction::Run> Compaction::plan(const extent::MappingSet& set, jou
         follows && before->chunk == mapping.chunk && before->block + before->count == mapping.block;
     const bool sparse_here = std::ranges::binary_search(purpose.sparse, mapping.chunk);
     const std::optional<journal::Policy> layout = fs_.store->layout(mapping.chunk);
+    const bool astray =
+        gathering != nullptr && layout && *layout == policy && is_astray(mapping, *gathering);
     const bool fits = !layout || *layout == policy;
     const bool is_copies = layout && *layout == policy.of_copies();
     const bool copies_here = !fits && is_copies && stripes && (is_quiet || purpose.reencode);
-    const bool misfit_here = !fits && !is_copies;
+    // There is no better place for it.
+    const bool cut_here =
+        gathering != nullptr && !gathering->home && layout && *layout == policy.spread();
+    if (cut_here) note_cut(mapping.count);
+    const bool misfit_here = astray || (!fits && !is_copies && !cut_here);
     const bool here = sparse_here || copies_here || misfit_here;
     const auto note = [&](Run& run) {
       run.count += mapping.count;
@@ -360,6 +448,13 @@ Task<bool> Compaction::add(InodeRef inode, Run run) {
   co_return moved;
 }
 
+void Compaction::leave(std::span<const Moving> parts) {
+  for (const Moving& part : parts) {
+    stuck_blocks_ += part.run.misfit ? part.run.count : 0;
+    stuck_.push_back({part.inode->id, WindowId{part.run.first.raw / kWindowBlocks}});
+  }
+}
+
 Task<bool> Compaction::move_batches() {
   bool moved = false;
   for (Batch& batch : std::exchange(batches_, {})) moved |= co_await move_batch(std::move(batch));
@@ -399,6 +494,14 @@ Task<bool> Compaction::move_batch(Batch batch) {
   hint.moving = true;
   hint.in_one_piece = !must_go;
   hint.rows_only = stripes && !must_go;
+  if (batch.policy.whole_files) {
+    const Result<std::optional<DiskId>> home = co_await fs_.home_to_move(*parts.front().inode);
+    if (home.has_value()) hint.home = *home;
+    if (!hint.home) {
+      leave(parts);
+      co_return false;
+    }
+  }
   const Result<extent::Written> written =
       co_await fs_.store->write(hint, data.span().first(blocks * kBlockBytes));
   if (!written.has_value()) {
@@ -413,7 +516,7 @@ Task<bool> Compaction::move_batch(Batch batch) {
     at += part.run.count;
     journal::Credit credit =
         co_await fs_.journal->reserve(1, kPutFixedBytes + part.run.count * kPutBytesPerBlock);
-    const bool published = publish(part, batch.policy, mine, credit);
+    const bool published = publish(part, hint, mine, credit);
     if (!published) fs_.store->discard(mine);
     fs_.store->note_moved(mine);
     if (!published) continue;
@@ -459,8 +562,9 @@ Task<bool> Compaction::read(Moving* moving, std::span<std::byte> into) {
   co_return true;
 }
 
-bool Compaction::publish(const Moving& moving, journal::Policy policy,
+bool Compaction::publish(const Moving& moving, const extent::WriteHint& hint,
                          const extent::Written& written, journal::Credit& credit) {
+  const journal::Policy policy = hint.policy;
   const Run& run = moving.run;
   Inode& inode = *moving.inode;
   const journal::ChangeScope scope(fs_.gate);
@@ -468,6 +572,7 @@ bool Compaction::publish(const Moving& moving, journal::Policy policy,
   const auto extents = fs_.store->locks().lock(inode.id, run.first, run.count);
   if (inode.removed.load(std::memory_order_acquire) ||
       !inode.map->unchanged(run.first, run.count, moving.seen) || fs_.policy_of(inode) != policy ||
+      !Filesystem::Impl::is_at_home(inode, hint.home, written) ||
       (!run.misfit && fs_.store->is_shared(moving.seen))) {
     return false;
   }

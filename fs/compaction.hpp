@@ -51,6 +51,8 @@ class Compaction {
   // The policy of a file, or of the pool, is about to change, or has: with policy_mutex held, and Pool::reencoding().
   // `known`: it was before.
   void note_policy(bool known);
+  // The same for files that are to be kept on one disk, and are not: that waits for the next sweep if one is to come.
+  void note_scattered(bool known);
   ReencodeReport report() const;
   // What was on a lost disk has no room on the others: the next sweep empties sparse chunks however many slots are free,
   // also while disks are away, if the others are enough for new data.
@@ -69,7 +71,7 @@ class Compaction {
     std::size_t places = 0;  // where a reader has to go
     bool must_go = false;    // some of it is in a sparse chunk
     bool in_copies = false;  // some of it should be in a parity group, and is not
-    bool misfit = false;     // some of it is not as its policy asks
+    bool misfit = false;     // some of it is not as its policy asks, or not on the disk of its file
     // It is moved in any case.
     bool at_once() const { return must_go || misfit; }
   };
@@ -93,6 +95,13 @@ class Compaction {
     // There is nothing more to do when the sparse chunks are empty.
     bool only_sparse() const { return !sparse.empty() && !restripe && !reencode; }
   };
+  // Of a file that is kept whole, in a sweep to encode anew.
+  struct Gathering {
+    InodeRef inode;              // its home is in memory as long as this is
+    std::optional<DiskId> home;  // nothing: there is no disk that has room for it
+    std::optional<DiskId> most;  // what is there can stay
+    bool unseen = false;         // its map cannot be read
+  };
   struct Window {
     InodeId inode;
     WindowId window;
@@ -109,20 +118,36 @@ class Compaction {
   Task<void> run(Purpose purpose);
   Task<void> tend_noted();
   Task<void> sweep(Purpose purpose, Generation quiet);
-  // A sweep of all files has ended: whether everything is as its policy asks, if no policy has changed since it began.
-  Task<void> note_reencoded(std::uint64_t changes_before);
+  struct Changes {
+    std::uint64_t policies = 0;
+    std::uint64_t scattered = 0;
+    bool operator==(const Changes&) const = default;
+  };
+  Changes changes() const { return {policy_changes_.load(), scattered_changes_.load()}; }
+  // A sweep of all files has ended: whether everything is as its policy asks, if nothing has changed since it began.
+  Task<void> note_reencoded(Changes before);
+  // ... and when to look again, if something could not be put where it should be.
+  Duration next_look(std::uint64_t left, std::uint64_t stuck);
+  Task<Gathering> gather(InodeRef inode);
   // What to move of a range: what is in chunks that are sparse, what is not as the policy asks, and, if nothing of
-  // it is newer than `quiet`, all of what is scattered.
+  // it is newer than `quiet`, all of what is scattered. `gathering`: of its file, if what is elsewhere is to move as well.
   std::vector<Run> plan(const extent::MappingSet& set, journal::Policy policy,
-                        const Purpose& purpose, Generation quiet) const;
+                        const Purpose& purpose, Generation quiet,
+                        const Gathering* gathering = nullptr);
+  // Whether blocks in that chunk, which are as their policy asks, are to go to the disk of their file. Counts them if they
+  // cannot yet.
+  bool is_astray(const extent::Mapping& mapping, const Gathering& gathering);
+  void note_cut(std::uint64_t blocks);
   // Whether the policy asks for parity groups, and there is enough for one.
   bool striping(journal::Policy policy) const;
   // Puts a run into the batch, and moves that when it is full. True: something lies elsewhere now.
   Task<bool> add(InodeRef inode, Run run);
   Task<bool> move_batch(Batch batch);
   Task<bool> move_batches();
+  // They cannot be moved now.
+  void leave(std::span<const Moving> parts);
   Task<bool> read(Moving* moving, std::span<std::byte> into);
-  bool publish(const Moving& moving, journal::Policy policy, const extent::Written& written,
+  bool publish(const Moving& moving, const extent::WriteHint& hint, const extent::Written& written,
                journal::Credit& credit);
   Generation quiet_since();
 
@@ -134,11 +159,19 @@ class Compaction {
   std::atomic<TimePoint> restripe_at_{TimePoint{}};
   std::atomic<TimePoint> reencode_at_{TimePoint{}};
   std::atomic<std::uint64_t> policy_changes_{0};
+  std::atomic<std::uint64_t> scattered_changes_{0};
   std::atomic<bool> reencoding_{false};
   std::atomic<std::uint64_t> misfit_blocks_{0};  // of this sweep: not moved
   std::atomic<std::uint64_t> stuck_blocks_{0};   // of these: for want of room, or of disks
-  std::atomic<std::uint64_t> stuck_before_{0};   // of the last one
-  std::atomic<std::uint64_t> unseen_{0};         // files of this sweep that could not be looked at
+  std::atomic<std::uint64_t> cut_blocks_{
+      0};  // of these: of files for all of which no disk has room
+  std::atomic<std::uint64_t> stuck_before_{0};  // of the last one
+  std::atomic<std::uint64_t> cut_before_{0};
+  std::atomic<std::uint64_t> unseen_{0};  // files of this sweep that could not be looked at
+  bool waiting_ = false;  // some of this sweep goes with the chunks of a disk that is leaving
+  // From the last look to the next while nothing but cut files is left; 0: there is more, or nothing.
+  Duration cut_wait_{0};
+  std::vector<DiskId> staying_before_;  // then
   std::atomic<TimePoint> reencode_not_before_{TimePoint{}};
   std::uint64_t moved_blocks_ = 0;
   std::uint64_t copied_before_ = 0;  // blocks, after the last look for some that should be in rows

@@ -70,9 +70,27 @@ Outcome<Policy> chosen_policy(const CreateRequest& request) {
           fmt::format("'{}' is no redundancy that this version knows.", request.redundancy),
           "Write single, replica:N for N copies, or ec:K+M for M parts of parity to K of data, "
           "together at "
-          "most 16: replica:2 or ec:4+2, for example.");
+          "most 16: replica:2 or ec:4+2, for example. 'single,placement=file' keeps each file on "
+          "one disk.");
     }
     policy = *parsed;
+  }
+  if (!request.placement.empty() && request.placement != "file" && request.placement != "spread") {
+    return usage(fmt::format("'{}' is no placement.", request.placement),
+                 "Write spread for files on all disks, or file for each file on one disk.");
+  }
+  if (request.placement == "file") {
+    if (policy.spread() != Policy{}) {
+      return usage(
+          fmt::format("{} puts each file on several disks, and --placement file keeps it on one.",
+                      policy.text()),
+          "Say --redundancy single --placement file, or leave --placement away.");
+    }
+    policy.whole_files = true;
+  }
+  if (request.placement == "spread" && policy.whole_files) {
+    return usage(fmt::format("{} and --placement spread contradict each other.", policy.text()),
+                 "Leave one of them away.");
   }
   if (policy.width() > disks) {
     return Refusal{ExitCode::kTooFewDisks,
@@ -308,10 +326,15 @@ std::string holder_of(const VolumeTarget& target) {
 
 std::vector<std::string> warnings_for(const std::vector<Plan>& plans, const Policy& policy) {
   std::vector<std::string> warnings;
-  if (plans.size() > 1 && policy.width() == 1) {
+  if (plans.size() > 1 && policy.whole_files) {
+    warnings.push_back(
+        "Each file lies on one disk without a copy: when a disk dies, the files on it are gone. "
+        "'replica:2' survives that.");
+  } else if (plans.size() > 1 && policy.width() == 1) {
     warnings.push_back(
         "Files are spread over all disks without a copy: when one disk dies, nearly every file "
-        "is damaged. 'replica:2' survives that.");
+        "is damaged. 'replica:2' survives that; 'single,placement=file' loses the files of that "
+        "disk alone.");
   }
   std::map<std::string, std::vector<const Plan*>> by_holder;
   for (const Plan& plan : plans) by_holder[holder_of(plan.target)].push_back(&plan);

@@ -22,6 +22,7 @@ inline constexpr std::size_t kLabelBytesMax = 64;
 struct CreateRequest {
   std::vector<std::string> disks;           // directories, image files, block devices
   std::string redundancy;                   // "single", "replica:2"; empty: the default
+  std::string placement;                    // "spread", "file"; empty: as `redundancy` says
   std::optional<std::uint64_t> size_bytes;  // of directories and new image files
   std::string label;                        // see kLabelBytesMax
   bool force = false;                       // erase what the disks hold

@@ -487,9 +487,15 @@ Task<void> Daemon::answer_policy(InodeId inode, ControlReply reply) {
       const bool as_asked = layout == report->policy || layout == report->policy.of_copies();
       layouts.push_back({{"policy", layout.text()}, {"bytes", bytes}, {"as_asked", as_asked}});
     }
-    reply.send({{"ok", true},
-                {"policy",
-                 {{"policy", report->policy.text()}, {"own", report->own}, {"layouts", layouts}}}});
+    Json shown = {{"policy", report->policy.text()}, {"own", report->own}, {"layouts", layouts}};
+    if (report->policy.whole_files) {
+      shown["disks"] = Json::array();
+      for (const auto& [disk, bytes] : report->disks)
+        shown["disks"].push_back({{"disk", disk.raw},
+                                  {"bytes", bytes},
+                                  {"here", filesystem_->pool().disk(disk) != nullptr}});
+    }
+    reply.send({{"ok", true}, {"policy", std::move(shown)}});
   } else {
     reply.refuse(describe(report.error()));
   }

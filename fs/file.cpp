@@ -190,7 +190,14 @@ Task<Result<void>> Filesystem::Impl::write(InodeId id, std::uint64_t offset_byte
     hint.first = first;
     hint.policy = policy_of(*inode);
     hint.replaced_blocks = replaced_blocks(*inode, first, blocks);
+    if (hint.policy.whole_files) {
+      CO_TRY_ASSIGN(hint.home, co_await home_of(*inode));
+      hint.promised = is_promised(*inode, first, blocks);
+    }
     CO_TRY_ASSIGN(const extent::Written written, co_await store->write(hint, whole));
+    if (written.elsewhere) {
+      CO_TRY(co_await note_spill(*inode, hint, written));
+    }
     journal::Credit credit =
         co_await journal->reserve(1, kPutFixedBytes + blocks * kPutBytesPerBlock);
 
@@ -223,7 +230,7 @@ Task<Result<void>> Filesystem::Impl::write(InodeId id, std::uint64_t offset_byte
       if (refused || to_compare) break;
       redo = (head_bytes != 0 && !inode->map->unchanged(first, 1, seen_head)) ||
              (tail_bytes != 0 && !inode->map->unchanged(last, 1, seen_tail)) ||
-             hint.policy != policy_of(*inode);
+             hint.policy != policy_of(*inode) || !is_at_home(*inode, hint.home, written);
       if (redo) break;
       RecordWriter record;
       if (with_mutex && note_written(*inode, end, now, write_options))
@@ -307,12 +314,25 @@ Task<Result<void>> Filesystem::Impl::prepare_edges(Inode& inode, Edit* plan) {
     hint.policy = plan->policy;
     // A truncate may use what is kept for overwriting: it gives back more than that.
     hint.replaced_blocks = truncates ? 1 : replaced_blocks(inode, edge.block, 1);
+    if (hint.policy.whole_files) {
+      const Result<DiskId> home = co_await home_of(inode);
+      if (!home.has_value()) {
+        outcome = home.error();
+        break;
+      }
+      hint.home = *home;
+    }
     auto written = co_await store->write(hint, block.span());
     if (!written.has_value()) {
       outcome = written.error();
       break;
     }
+    if (written->elsewhere) {
+      outcome = co_await note_spill(inode, hint, *written);
+      if (!outcome.has_value()) break;
+    }
     edge.written = std::move(written).value();
+    edge.home = hint.home;
     edge.mapped = true;
   }
   if (!outcome.has_value()) discard_edges(*plan);
@@ -402,7 +422,8 @@ Task<Result<void>> Filesystem::Impl::edit(InodeRef inode, Edit plan, AttributeCh
     *again = refusal || plan.size_seen != inode->size_bytes.load(std::memory_order_relaxed);
     for (const Edit::Edge& edge : plan.edges) {
       *again |= !inode->map->unchanged(edge.block, 1, edge.seen);
-      *again |= edge.mapped && plan.policy != policy_of(*inode);
+      *again |= edge.mapped &&
+                (plan.policy != policy_of(*inode) || !is_at_home(*inode, edge.home, edge.written));
     }
     if (plan.reserve_count != 0 && plan.clear_count == 0) {
       *again |= inode->map->holes(plan.reserve_first, plan.reserve_count) > plan.promised_blocks;

@@ -668,17 +668,25 @@ Task<std::vector<std::string>> Filesystem::damaged_files() {
     LockGuard lock(impl_->damaged_mutex);
     ids.assign(impl_->damaged.rbegin(), impl_->damaged.rend());
   }
+  return impl_->paths_of(std::move(ids));
+}
+
+Task<std::vector<std::string>> Filesystem::cut_off_files() {
+  return impl_->paths_of(impl_->scrub->cut_off());
+}
+
+Task<std::vector<std::string>> Filesystem::Impl::paths_of(std::vector<InodeId> ids) {
   std::vector<std::string> paths;
   paths.reserve(ids.size());
   for (const InodeId id : ids) {
     // With the last name of a file its damage is gone.
-    const Result<InodeRef> inode = co_await impl_->find(id);
+    const Result<InodeRef> inode = co_await find(id);
     if (!inode.has_value() || (*inode)->removed.load(std::memory_order_acquire)) continue;
     {
       LockGuard lock((*inode)->mutex);
       if ((*inode)->nlink == 0) continue;
     }
-    std::string path = co_await impl_->path_of(id);
+    std::string path = co_await path_of(id);
     paths.push_back(std::move(path));
   }
   co_return paths;

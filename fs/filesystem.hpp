@@ -190,6 +190,7 @@ struct FilesystemMetrics {
   Counter compaction_sweeps;
   Counter compaction_bytes;  // moved
   Counter reencoded_bytes;   // of these: because their policy is another
+  Counter spilled_bytes;     // of files that are kept on one disk: written to another
   Counter scrubs_started, scrubs_finished;
   // As journal::ScrubCounts, of all scrubs; lost: with those that could not be read.
   Counter scrub_bytes, scrub_read_bytes;
@@ -211,6 +212,8 @@ struct PolicyReport {
   bool own = false;  // not the pool's
   // Of a regular file: how its blocks are protected now, in bytes; what is shared counts for each file.
   std::vector<std::pair<journal::Policy, std::uint64_t>> layouts;
+  // If it is to be kept on one disk: the disks that it lies on, likewise; where most of it is first.
+  std::vector<std::pair<DiskId, std::uint64_t>> disks;
 };
 
 // What is encoded anew because its policy has changed.
@@ -220,6 +223,8 @@ struct ReencodeReport {
   double progress = 0;   // of the look at all files that is under way, or was the last, 0..1
   std::uint64_t moved_bytes = 0;  // since the mount
   std::uint64_t stuck_bytes = 0;  // of the last look: could not be moved
+  std::uint64_t cut_bytes =
+      0;  // of these: of files that no disk has room for, beside where most of them is
 };
 
 // What the last mount found, for the log and `status`.
@@ -261,6 +266,7 @@ struct ResyncReport {
 
 // Chunks on their way to where they should be (fs/rebuild.hpp).
 struct RebuildReport {
+  bool due = false;      // there is something to do
   bool running = false;  // now, or it waits for something to change
   bool paused = false;
   bool rebalancing = false;
@@ -447,6 +453,8 @@ class Filesystem {
   const ByteBudget& read_memory() const;
   // Files with blocks that no copy could supply, as paths (newest first, at most 64).
   Task<std::vector<std::string>> damaged_files();
+  // Files with blocks that the last scrub could not read because disks are away, as paths; at most 100,000.
+  Task<std::vector<std::string>> cut_off_files();
 
   struct Impl;  // filesystem_impl.hpp; of no use elsewhere
 

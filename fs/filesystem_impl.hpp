@@ -54,6 +54,7 @@ struct Edit {
     bool mapped = false;  // there was data to rewrite
     extent::MappingSet seen;
     extent::Written written;
+    std::optional<DiskId> home;  // that it was written for, if the file is kept whole
   };
   std::vector<Edge> edges;
   journal::Policy policy;  // that they were written under
@@ -136,6 +137,8 @@ struct Filesystem::Impl {
   extent::ExtentLocks::Guard lock_all_windows(Inode& inode) DFS_REQUIRES(inode.mutex);
   Task<std::optional<std::pair<InodeId, std::string>>> name_of(InodeId id);
   Task<std::string> path_of(InodeId id);
+  // Of those that have a name.
+  Task<std::vector<std::string>> paths_of(std::vector<InodeId> ids);
   // nullptr: it has none of that name. Valid until its attributes change.
   static const std::string* find_xattr(const Inode& inode, std::string_view name)
       DFS_REQUIRES(inode.mutex);
@@ -286,6 +289,41 @@ struct Filesystem::Impl {
   Task<Result<void>> prepare_for_policy(const Inode& inode, std::optional<journal::Policy> own);
   // Behind that: it has got it.
   Task<Result<void>> note_policy_set(const Inode& inode);
+
+  // Files that are kept whole on one disk (whole_files.cpp).
+
+  // Where what is written of it goes. kNoSpace: there is no disk.
+  Task<Result<DiskId>> home_of(Inode& inode);
+  // Where what is moved of it goes. Nothing: nowhere now, for the rest of it would not be there.
+  Task<Result<std::optional<DiskId>>> home_to_move(Inode& inode);
+  // Its home becomes `to` if it is `from`, or, if that is nothing, if the file has no data. What has been written for
+  // another is not published any more.
+  bool pin_home(Inode& inode, std::optional<std::uint32_t> from, DiskId to);
+  void leave_if_cramped(Inode& inode, DiskId home, std::uint64_t blocks);
+  static bool is_promised(const Inode& inode, FileBlock first, std::uint64_t blocks);
+  // Before what was written so is published, if it lies elsewhere: the file goes on there, and the superblock knows
+  // that it is to be put together. An error, of a superblock, gives back what was written.
+  Task<Result<void>> note_spill(Inode& inode, const extent::WriteHint& hint,
+                                const extent::Written& written);
+  // When it is published: that is still where the file lies. Else it is to be written again.
+  static bool is_at_home(const Inode& inode, std::optional<DiskId> home,
+                         const extent::Written& written);
+  // Some are cut, or about to be; this one gets another home, if it has `from`.
+  Task<Result<void>> note_scattered_files(Inode* inode = nullptr, std::uint32_t from = 0,
+                                          DiskId to = {});
+  struct Spread {
+    std::vector<std::pair<DiskId, std::uint64_t>> blocks;  // in chunks of whole files; most first
+    std::uint64_t all = 0;                                 // in any
+    Result<void> outcome;  // an error: the map behind that cannot be read
+  };
+  // Of the first `windows_max` windows that have data.
+  Task<Spread> where_it_lies(Inode& inode, std::uint64_t windows_max);
+  struct Fit {
+    std::optional<DiskId> home;  // nothing: no disk that stays has room for all of it
+    std::optional<DiskId> most;  // has most of what is in chunks of whole files
+  };
+  // The disk on which a file is put together that lies on several, or otherwise: its home from now on.
+  Task<Result<Fit>> where_it_fits(InodeRef inode);
 
   // Clones (clone.cpp).
   Counter clone_steps;  // grows with each: what a scrub has passed may name what it has not

@@ -58,6 +58,8 @@ struct Inode {
   std::atomic<std::uint32_t> flags{0};  // likewise: kFlagImmutable ...
   std::atomic<bool> has_xattrs{false};
   std::atomic<std::uint32_t> own_policy{0};  // of kPolicyXattr: journal::Policy::packed(); 0: none
+  // If its policy keeps it on one disk: which, and 1; 0: nobody has asked since it came into memory (whole_files.cpp).
+  std::atomic<std::uint32_t> home{0};
   // A write was refused for its flags: the kernel has stamped it all the same, and will say so.
   std::atomic<bool> stamp_refused{false};
   // Attributes were answered since the last cached write: the kernel may hold a number of blocks

@@ -62,6 +62,8 @@ constexpr MetricInfo kMetrics[] = {
      "Sweeps through all files to empty sparse chunks"},
     {"reencoded_bytes", "Compaction", kCounter, "reencoded_bytes_total",
      "Bytes written anew because their policy is another"},
+    {"spilled_bytes", "Compaction", kCounter, "spilled_bytes_total",
+     "Bytes of files that are kept on one disk, written to another for want of room"},
     {"compaction_bytes", "Compaction", kCounter, "compaction_moved_bytes_total",
      "Bytes that compaction has moved, copies not counted"},
     {"clones", "Clones", kCounter, "clones_total", "Copies of files that shared blocks"},

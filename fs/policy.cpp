@@ -22,6 +22,9 @@ Task<Result<void>> Filesystem::Impl::prepare_for_policy(const Inode& inode,
     if (static_cast<std::size_t>(stay) < policy.width())
       co_return error(Code::kTooFewDisks, policy.width());
     CO_TRY(co_await pool->raise_tolerance(policy.tolerance()));
+    if (policy.whole_files) {
+      CO_TRY(co_await pool->note_whole_files());
+    }
   }
   if (!inode.is_regular() || policy_of(inode) == policy) co_return Result<void>{};
   if (inode.map->reserved_blocks() != 0) store->widen_promises(policy);
@@ -61,9 +64,16 @@ Task<Result<PolicyReport>> Filesystem::policy_report(InodeId id) {
                                    &std::pair<journal::Policy, std::uint64_t>::first);
     if (known == report.layouts.end()) known = report.layouts.insert(known, {*layout, 0});
     known->second += std::uint64_t{mapping.count} * kBlockBytes;
+    const std::optional<DiskId> disk =
+        report.policy.whole_files ? impl_->store->disk_of(mapping.chunk) : std::nullopt;
+    if (!disk) return true;
+    auto on = std::ranges::find(report.disks, *disk, &std::pair<DiskId, std::uint64_t>::first);
+    if (on == report.disks.end()) on = report.disks.insert(on, {*disk, 0});
+    on->second += std::uint64_t{mapping.count} * kBlockBytes;
     return true;
   };
   CO_TRY(co_await impl_->walk_data(*inode, scheduler::IoClass::kBackground, count));
+  std::ranges::stable_sort(report.disks, std::greater{}, &std::pair<DiskId, std::uint64_t>::second);
   co_return report;
 }
 

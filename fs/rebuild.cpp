@@ -36,9 +36,11 @@ bool Rebuild::go_on() const {
 
 bool Rebuild::is_due() const {
   if (fs_.store->misplaced_bytes() > 0 || fs_.pool->rebalancing()) return true;
+  // What cannot be made of what is here keeps a disk in the pool.
   const std::vector<journal::DiskStatus> disks = fs_.pool->status();
-  return std::ranges::any_of(
-      disks, [](const auto& disk) { return disk.record.leaving && !disk.record.spare; });
+  return std::ranges::any_of(disks, [&](const auto& disk) {
+    return disk.record.leaving && !disk.record.spare && !fs_.store->has_chunks(disk.record.id);
+  });
 }
 
 void Rebuild::tend() {
@@ -79,6 +81,7 @@ void Rebuild::give_up_lost() {
                         disk.health == journal::DiskHealth::kOffline;
       if (!away || disk.record.leaving) {
         away_since_.erase(disk.record.id);
+        told_.erase(disk.record.id);
         continue;
       }
       const auto [since, fresh] = away_since_.try_emplace(disk.record.id, now);
@@ -98,23 +101,50 @@ Task<void> Rebuild::mark_lost(DiskId disk) {
     fs_.tasks.leave();
     co_return;
   }
+  const extent::RoomWithout without = fs_.store->room_without(disk);
+  const bool in_vain = without.own_bytes == 0 && without.unreadable_bytes != 0;
+  // What is written from now on is to be as safe as the policy says, and the metadata on two disks.
+  const std::size_t least = std::max<std::size_t>(2, fs_.pool->policy().width());
+  if (!in_vain || fs_.pool->staying()->size() < least) co_await use_spare(disk);
+  if (in_vain) {
+    tell_in_vain(disk, without.unreadable_bytes);
+  } else if (may_be_made_anew(disk)) {
+    const Result<void> marked =
+        co_await fs_.pool->set_leaving(disk, journal::Pool::Leaving::kWhileAway);
+    if (marked.has_value() && without.unreadable_bytes == 0) {
+      log_warning("disk {} is lost: what it had is made anew on the others", disk);
+    } else if (marked.has_value()) {
+      log_warning(
+          "disk {} is lost: what others have copies or parity of is made anew; {} MiB lie on it "
+          "alone, and are here again when it is",
+          disk, ceil_div(without.unreadable_bytes, kMiB));
+    }
+  }
+  fs_.tasks.leave();
+}
+
+Task<void> Rebuild::use_spare(DiskId instead_of) {
   const std::vector<journal::DiskStatus> disks = fs_.pool->status();
   const auto spare = std::ranges::find_if(disks, [](const journal::DiskStatus& one) {
     return one.record.spare && one.health == journal::DiskHealth::kHealthy;
   });
-  if (spare != disks.end()) {
-    const Result<void> used =
-        co_await fs_.pool->set_leaving(spare->record.id, journal::Pool::Leaving::kNo);
-    if (used.has_value())
-      log_warning("disk {}, a spare, takes the place of disk {}", spare->record.id, disk);
+  if (spare == disks.end()) co_return;
+  const Result<void> used =
+      co_await fs_.pool->set_leaving(spare->record.id, journal::Pool::Leaving::kNo);
+  if (used.has_value())
+    log_warning("disk {}, a spare, takes the place of disk {}", spare->record.id, instead_of);
+}
+
+// Once while it is away.
+void Rebuild::tell_in_vain(DiskId disk, std::uint64_t bytes) {
+  {
+    LockGuard lock(mutex_);
+    if (!told_.insert(disk).second) return;
   }
-  if (may_be_made_anew(disk)) {
-    const Result<void> marked =
-        co_await fs_.pool->set_leaving(disk, journal::Pool::Leaving::kWhileAway);
-    if (marked.has_value())
-      log_warning("disk {} is lost: what it had is made anew on the others", disk);
-  }
-  fs_.tasks.leave();
+  log_warning(
+      "disk {} is lost, and nothing of what it had can be made anew: {} MiB lie on it alone, and "
+      "are here again when it is",
+      disk, ceil_div(bytes, kMiB));
 }
 
 bool Rebuild::may_be_made_anew(DiskId disk) const {
@@ -151,10 +181,13 @@ Task<void> Rebuild::run() {
     }
   }
   bool idle = false;
+  std::optional<std::vector<DiskId>> told_of;
   while (go_on() && !idle) {
     asked_.store(false);
     std::vector<Step> steps = plan();
     const bool to_balance = steps.empty() || steps.front().off.has_value();
+    const Result<void> told = co_await note_cut_files(steps, &told_of);
+    if (!told.has_value()) break;
     {
       LockGuard lock(mutex_);
       steps_ = std::move(steps);
@@ -228,6 +261,24 @@ Task<Result<void>> Rebuild::work() {
   co_return Result<void>{};
 }
 
+Task<Result<void>> Rebuild::note_cut_files(std::span<const Step> steps,
+                                           std::optional<std::vector<DiskId>>* noted) {
+  const bool cuts = std::ranges::any_of(steps, [&](const Step& step) {
+    const std::optional<journal::Policy> layout = fs_.store->layout(step.chunk);
+    return layout && layout->whole_files;
+  });
+  if (!cuts) co_return Result<void>{};
+  // Once for all that leave: while anything of such a file is left on one of them, no sweep finds the file in its place.
+  std::vector<DiskId> leaving;
+  for (const journal::DiskStatus& disk : fs_.pool->status()) {
+    if (disk.record.leaving) leaving.push_back(disk.record.id);
+  }
+  if (leaving == *noted) co_return Result<void>{};
+  CO_TRY(co_await fs_.note_scattered_files());
+  *noted = std::move(leaving);
+  co_return Result<void>{};
+}
+
 // Misplaced chunks first; then, if that is wanted, as many of the fuller disks as they have more than the mean.
 std::vector<Rebuild::Step> Rebuild::plan() const {
   std::vector<Step> steps;
@@ -251,7 +302,12 @@ std::vector<Rebuild::Step> Rebuild::plan() const {
   for (const auto& [disk, of] : slots) {
     const double more = static_cast<double>(of.first) - mean * static_cast<double>(of.second);
     if (more < 1 || more < kBalanced * static_cast<double>(of.second)) continue;
-    const std::vector<ChunkId> here = fs_.store->chunks_on(disk);
+    std::vector<ChunkId> here = fs_.store->chunks_on(disk);
+    // Some of the chunks that a whole file lies in would go, and others not.
+    std::erase_if(here, [&](ChunkId chunk) {
+      const std::optional<journal::Policy> layout = fs_.store->layout(chunk);
+      return layout && layout->whole_files;
+    });
     const std::size_t count = std::min(here.size(), static_cast<std::size_t>(more));
     for (std::size_t i = 0; i < count; ++i) steps.push_back({.chunk = here[i], .off = disk});
   }
@@ -296,11 +352,14 @@ RebuildReport Rebuild::report() const {
   report.rebalancing = fs_.pool->rebalancing();
   report.paused = paused_.load(std::memory_order_relaxed);
   report.running = task_.active();
+  report.due = is_due();
   LockGuard lock(mutex_);
   if (since_ != TimePoint{}) {
     report.moved_bytes = fs_.store->metrics().moved_bytes.sum() - bytes_before_;
     report.took = fs_.executor.now() - since_;
   }
+  // Those that were met may be gone, or cannot be read any more.
+  if (!report.due) return report;
   report.stuck_chunks = stuck_;
   report.obstacle = obstacle_;
   return report;

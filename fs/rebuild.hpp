@@ -6,7 +6,10 @@
 //          crash. When nothing lies on a disk that is leaving, and a checkpoint says so, it is taken out of the
 //          pool.
 // Lost     A disk that has been away for `rebuild_after` is lost: it is as if it were leaving, until it is found again
-//          at a mount.
+//          at a mount. Not if nothing of it can be made anew: then it is waited for, and no spare takes its place unless
+//          too few disks are left to write to.
+// Alone    What no disk that is here has, nor has parity of, is in nobody's way: it stays where it is, and with it the
+//          disk in the pool, until the files are removed or the disk is back.
 // Trust    What is copied is not verified (extent/move_chunk.cpp): a scrub follows when something was made anew.
 // Threads  Every method may be called from any thread.
 // Locks    mutex_ is a leaf, never held across a suspension.
@@ -16,6 +19,8 @@
 #include <cstdint>
 #include <map>
 #include <optional>
+#include <set>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -49,11 +54,17 @@ class Rebuild {
   void give_up_lost();
   void verify_if_due();
   Task<void> mark_lost(DiskId disk);
+  Task<void> use_spare(DiskId instead_of);
+  void tell_in_vain(DiskId disk, std::uint64_t bytes);
   bool may_be_made_anew(DiskId disk) const;
   Task<void> run();
   std::size_t worker_count() const;
   Task<Result<void>> work();
   std::vector<Step> plan() const;
+  // Chunks of files that are kept whole go to other disks, not all to the same perhaps: a sweep looks for such files.
+  // `noted`: disks that were leaving when this was last noted; nothing: it was not.
+  Task<Result<void>> note_cut_files(std::span<const Step> steps,
+                                    std::optional<std::vector<DiskId>>* noted);
   Task<void> let_go();
 
   Filesystem::Impl& fs_;
@@ -65,6 +76,7 @@ class Rebuild {
 
   mutable Mutex mutex_;
   std::map<DiskId, TimePoint> away_since_ DFS_GUARDED_BY(mutex_);
+  std::set<DiskId> told_ DFS_GUARDED_BY(mutex_);  // that are lost, and cannot be made anew
   std::vector<Step> steps_ DFS_GUARDED_BY(mutex_);
   std::size_t next_ DFS_GUARDED_BY(mutex_) = 0;
   std::uint64_t moved_ DFS_GUARDED_BY(mutex_) = 0;  // of this pass

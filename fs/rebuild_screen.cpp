@@ -12,9 +12,8 @@
 namespace dynamicfs::fs {
 namespace {
 
-const char* rebuild_state(const RebuildReport& report, bool leaving) {
-  const bool something = report.left_bytes > 0 || report.rebalancing || leaving;
-  if (!something) return "idle";
+const char* rebuild_state(const RebuildReport& report) {
+  if (!report.due) return "idle";
   if (report.paused) return "paused";
   return report.running || report.stuck_chunks == 0 ? "running" : "waiting";
 }
@@ -28,7 +27,7 @@ Json rebuild_json(const RebuildReport& report, const journal::Pool& pool) {
       leaving.push_back(
           {{"disk", disk.record.id.raw}, {"path", disk.record.path}, {"lost", disk.record.lost}});
   }
-  Json out{{"state", rebuild_state(report, !leaving.empty())},
+  Json out{{"state", rebuild_state(report)},
            {"left_bytes", report.left_bytes},
            {"moved_bytes", report.moved_bytes},
            {"rebalancing", report.rebalancing},

@@ -19,6 +19,9 @@ constexpr Duration kWritesPause = std::chrono::milliseconds{10};
 constexpr Duration kNoteEvery = std::chrono::minutes{5};
 constexpr std::int64_t kNanosecondsPerSecond = 1'000'000'000;
 
+// Files that need a disk which is away; a MiB or so.
+constexpr std::size_t kCutOffMax = 100'000;
+
 }  // namespace
 
 Scrub::Scrub(Filesystem::Impl& parts)
@@ -95,6 +98,7 @@ Result<void> Scrub::start(ScrubScope scope, InodeId from) {
       resumed_ = nullptr;
       ended_ = std::make_shared<AsyncEvent>(fs_.executor);
       report_ = {};
+      cut_off_.clear();
       report_.state = ScrubState::kRunning;
       report_.started_ns = fs_.now_ns();
       report_.read_only = fs_.pool->read_only();
@@ -198,6 +202,16 @@ Task<bool> Scrub::go_on() {
   }
 }
 
+void Scrub::note_cut_off(InodeId inode) {
+  LockGuard lock(mutex_);
+  if (cut_off_.size() < kCutOffMax) cut_off_.insert(inode);
+}
+
+std::vector<InodeId> Scrub::cut_off() const {
+  LockGuard lock(mutex_);
+  return {cut_off_.begin(), cut_off_.end()};
+}
+
 void Scrub::count(const journal::ScrubCounts& found) {
   {
     LockGuard lock(mutex_);
@@ -262,6 +276,7 @@ Task<bool> Scrub::check_data() {
         co_await fs_.store->scrub(*piece->inode->map, piece->inode->id, piece->first, piece->count);
     if (found.has_value()) {
       count(*found);
+      if (found->blocks_unreadable != 0) note_cut_off(piece->inode->id);
     } else {
       fail(piece->inode->id, found.error());
     }

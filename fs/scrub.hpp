@@ -18,6 +18,8 @@
 
 #include <atomic>
 #include <memory>
+#include <set>
+#include <vector>
 
 #include "base/mutex.hpp"
 #include "base/waiters.hpp"
@@ -38,6 +40,8 @@ class Scrub {
   Task<Result<void>> cancel();
   ScrubReport report() const;
   bool is_active() const;  // running or paused
+  // Files with blocks that could not be read because disks are away, ascending.
+  std::vector<InodeId> cut_off() const;
   // Starts what is due; notes how far it is. Called every commit interval, inside a DriverScope.
   void tend();
 
@@ -58,12 +62,14 @@ class Scrub {
   Task<void> check_doubtful();
   void count(const journal::ScrubCounts& found);
   void fail(InodeId inode, Error failure);
+  void note_cut_off(InodeId inode);
   void wake() DFS_EXCLUDES(mutex_);
 
   Filesystem::Impl& fs_;
 
   mutable Mutex mutex_;
   ScrubReport report_ DFS_GUARDED_BY(mutex_);
+  std::set<InodeId> cut_off_ DFS_GUARDED_BY(mutex_);
   bool active_ DFS_GUARDED_BY(mutex_) = false;  // run() has not ended
   ScrubScope scope_ DFS_GUARDED_BY(mutex_) = ScrubScope::kAll;
   InodeId from_ DFS_GUARDED_BY(mutex_);  // of this scrub

@@ -213,11 +213,19 @@ Json problems_json(Filesystem& filesystem, bool chosen_read_only,
                     "is connected: mount with it.",
                     size_text(unavailable_bytes), names_of(absent.away)));
   }
-  if (const ReencodeReport reencoding = filesystem.reencode_report(); reencoding.stuck_bytes != 0) {
+  const ReencodeReport reencoding = filesystem.reencode_report();
+  if (reencoding.stuck_bytes > reencoding.cut_bytes) {
     problems.push_back(fmt::format(
         "{} are not protected as their policy asks yet, most likely for want of room. Add a "
         "disk with 'dynamicfs disk add', or remove files; the rest is done by itself then.",
-        size_text(reencoding.stuck_bytes)));
+        size_text(reencoding.stuck_bytes - reencoding.cut_bytes)));
+  }
+  if (reencoding.cut_bytes != 0) {
+    problems.push_back(fmt::format(
+        "{} of files that are to be kept on one disk lie on others than the rest of them, because "
+        "no disk has room for all of such a file. Add a disk with 'dynamicfs disk add', or remove "
+        "files: within a day they are put together then.",
+        size_text(reencoding.cut_bytes)));
   }
   if (absent.away.empty() && degraded_chunks != 0) {
     problems.push_back(

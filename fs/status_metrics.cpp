@@ -116,6 +116,7 @@ void put_filesystem(Json& status, const FilesystemMetrics& counted, const ScrubR
   metrics["compaction_windows"] = counted.compaction_windows.sum();
   metrics["compaction_sweeps"] = counted.compaction_sweeps.sum();
   metrics["reencoded_bytes"] = counted.reencoded_bytes.sum();
+  metrics["spilled_bytes"] = counted.spilled_bytes.sum();
   metrics["compaction_bytes"] = counted.compaction_bytes.sum();
   metrics["clones"] = counted.clones.sum();
   metrics["cloned_bytes"] = counted.cloned_bytes.sum();

@@ -541,6 +541,11 @@ unsigned Pool::tolerance() const {
   return impl_->superblock.tolerance();
 }
 
+unsigned Pool::data_tolerance() const {
+  LockGuard lock(impl_->mutex);
+  return impl_->superblock.data_tolerance();
+}
+
 EpochRecord Pool::epoch() const {
   LockGuard lock(impl_->mutex);
   return impl_->superblock.epoch();

@@ -127,6 +127,7 @@ class Pool {
   Policy policy() const;  // takes no lock
   // So many disks may be lost with the metadata still there.
   unsigned tolerance() const;
+  unsigned data_tolerance() const;
   EpochRecord epoch() const;
   // The disk, or nullptr when missing or failed. Valid until the pool is destroyed.
   scheduler::Disk* disk(DiskId id) const;
@@ -222,6 +223,8 @@ class Pool {
   // Durably: the metadata is to survive as many lost disks at least, or as many as there are journals for: the caller sees
   // to it (Filesystem writes its runs anew). kReadOnly.
   Task<Result<void>> raise_tolerance(unsigned tolerance);
+  // Some files are kept whole on one disk from now on: the rest is to be reached without it. kReadOnly.
+  Task<Result<void>> note_whole_files();
   bool reencoding() const;
   // Durably: where the scrub of everything is. kReadOnly.
   Task<Result<void>> set_scrub(ScrubMark mark);

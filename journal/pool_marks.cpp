@@ -45,8 +45,11 @@ Task<Result<void>> Pool::set_policy(Policy policy) {
         const auto lost = static_cast<unsigned>(std::ranges::count_if(impl->seats, is_lost));
         if (impl->staying->size() < policy.width())
           return error(Code::kTooFewDisks, policy.width());
-        if (lost > std::max<unsigned>(policy.tolerance(), superblock.tolerance_min))
-          return error(Code::kDiskMissing, lost);
+        Superblock changed = superblock;
+        changed.policy = policy;
+        if (lost > changed.tolerance()) return error(Code::kDiskMissing, lost);
+        // Some files keep it until they are written anew.
+        superblock.whole_files |= superblock.policy.whole_files;
         superblock.policy = policy;
         superblock.reencoding = true;
         impl->policy.store(policy.packed(), std::memory_order_release);
@@ -72,6 +75,12 @@ Task<Result<void>> Pool::raise_tolerance(unsigned tolerance) {
     if (superblock.tolerance_min >= wanted) return false;
     superblock.tolerance_min = wanted;
     return true;
+  });
+}
+
+Task<Result<void>> Pool::note_whole_files() {
+  return impl_->mark([](Superblock& superblock) -> Result<bool> {
+    return !std::exchange(superblock.whole_files, true);
   });
 }
 

@@ -13,6 +13,7 @@ namespace {
 
 constexpr std::string_view kSuperblockMagic{"dynfs-sb"};
 
+constexpr std::string_view kSingleWholeFiles{"single,placement=file"};
 constexpr std::string_view kReplicaPrefix{"replica:"};
 constexpr std::string_view kErasurePrefix{"ec:"};
 
@@ -21,6 +22,9 @@ constexpr std::uint8_t kFlagClean = 1;
 constexpr std::uint8_t kFlagAnnounced = 2;
 constexpr std::uint8_t kFlagRebalancing = 4;
 constexpr std::uint8_t kFlagReencoding = 8;
+constexpr std::uint8_t kFlagWholeFiles = 16;
+constexpr std::uint8_t kFlagsAll =
+    kFlagClean | kFlagAnnounced | kFlagRebalancing | kFlagReencoding | kFlagWholeFiles;
 constexpr std::uint8_t kDiskLeaving = 1;
 constexpr std::uint8_t kDiskLost = 2;
 constexpr std::uint8_t kDiskSpare = 4;
@@ -177,11 +181,28 @@ bool get_zeros(ByteReader& in, std::size_t size) {
 
 std::string Policy::text() const {
   if (kind == Kind::kErasure) return fmt::format("ec:{}+{}", copies_or_data, parity);
+  if (whole_files) return std::string{kSingleWholeFiles};
   return copies_or_data == 1 ? "single" : fmt::format("replica:{}", copies_or_data);
+}
+
+std::optional<Policy> Policy::from_disk(std::uint8_t kind, std::uint8_t copies_or_data,
+                                        std::uint8_t parity) {
+  Policy policy{.copies_or_data = copies_or_data, .parity = parity};
+  if (kind == kWholeFilesOnDisk) {
+    policy.whole_files = true;
+    if (copies_or_data != 1) return std::nullopt;
+  } else if (kind == static_cast<std::uint8_t>(Kind::kErasure)) {
+    policy.kind = Kind::kErasure;
+  } else if (kind != static_cast<std::uint8_t>(Kind::kReplica)) {
+    return std::nullopt;
+  }
+  if (copies_or_data == 0 || (policy.kind == Kind::kErasure) != (parity != 0)) return std::nullopt;
+  return policy;
 }
 
 std::optional<Policy> Policy::parse(std::string_view text) {
   if (text == "single") return Policy{};
+  if (text == kSingleWholeFiles) return Policy{.whole_files = true};
   if (text.starts_with(kReplicaPrefix)) {
     const auto copies = parse_number(text.substr(kReplicaPrefix.size()));
     if (!copies || *copies < 1 || *copies > kDisksMax) return std::nullopt;
@@ -237,8 +258,9 @@ Result<Bytes> encode(const Superblock& superblock) {
   out.put(static_cast<std::uint8_t>((superblock.clean ? kFlagClean : 0) |
                                     (superblock.announced ? kFlagAnnounced : 0) |
                                     (superblock.rebalancing ? kFlagRebalancing : 0) |
-                                    (superblock.reencoding ? kFlagReencoding : 0)));
-  out.put(static_cast<std::uint8_t>(superblock.policy.kind));
+                                    (superblock.reencoding ? kFlagReencoding : 0) |
+                                    (superblock.whole_files ? kFlagWholeFiles : 0)));
+  out.put(superblock.policy.kind_on_disk());
   out.put(superblock.policy.copies_or_data);
   out.put(superblock.policy.parity);
   out.put(static_cast<std::uint16_t>(superblock.label.size()));
@@ -316,10 +338,12 @@ Result<Superblock> decode(std::span<const std::byte> bytes) {
   superblock.announced = (flags & kFlagAnnounced) != 0;
   superblock.rebalancing = (flags & kFlagRebalancing) != 0;
   superblock.reencoding = (flags & kFlagReencoding) != 0;
+  superblock.whole_files = (flags & kFlagWholeFiles) != 0;
   const auto kind = in.get<std::uint8_t>();
-  superblock.policy.kind = static_cast<Policy::Kind>(kind);
-  superblock.policy.copies_or_data = in.get<std::uint8_t>();
-  superblock.policy.parity = in.get<std::uint8_t>();
+  const auto copies_or_data = in.get<std::uint8_t>();
+  const auto parity = in.get<std::uint8_t>();
+  const std::optional<Policy> policy = Policy::from_disk(kind, copies_or_data, parity);
+  superblock.policy = policy.value_or(Policy{});
   const auto label_bytes = in.get<std::uint16_t>();
   const auto epochs = in.get<std::uint16_t>();
   const auto members = in.get<std::uint16_t>();
@@ -376,13 +400,10 @@ Result<Superblock> decode(std::span<const std::byte> bytes) {
   }
   zeros = get_zeros(in, in.left()) && zeros;
 
-  const bool kind_known = kind == static_cast<std::uint8_t>(Policy::Kind::kReplica) ||
-                          kind == static_cast<std::uint8_t>(Policy::Kind::kErasure);
-  zeros =
-      zeros && (flags & ~(kFlagClean | kFlagAnnounced | kFlagRebalancing | kFlagReencoding)) == 0;
+  zeros = zeros && (flags & ~kFlagsAll) == 0;
   // A newer program that lets us read may have given a meaning to what is reserved.
   if (superblock.writer_min > kFormatVersion) zeros = true;
-  if (!in.ok() || !zeros || !kind_known || !possible(superblock)) {
+  if (!in.ok() || !zeros || !policy || !possible(superblock)) {
     return Code::kFormatInvalid;
   }
   return superblock;

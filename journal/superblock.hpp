@@ -29,7 +29,7 @@
 
 namespace dynamicfs::journal {
 
-// 6: spare disks. 5: parity groups. 4: blocks may be shared, inodes have flags. 3: a checkpoint is several runs, with an index and a filter each. Nobody has
+// 6: files whole on one disk, spare disks. 5: parity groups. 4: blocks may be shared, inodes have flags. 3: a checkpoint is several runs, with an index and a filter each. Nobody has
 // pools of an older format, so they are refused.
 inline constexpr std::uint32_t kFormatVersion = 6;
 // The oldest that is read; a mount for writing makes of a pool one of kFormatVersion.
@@ -75,25 +75,40 @@ struct Policy {
   Kind kind = Kind::kReplica;
   std::uint8_t copies_or_data = 1;  // r, or k
   std::uint8_t parity = 0;          // m
+  bool whole_files = false;         // all data of a file on one disk; of single alone
   bool operator==(const Policy&) const = default;
   // Disks that may be lost without losing data.
   unsigned tolerance() const { return kind == Kind::kReplica ? copies_or_data - 1u : parity; }
   unsigned width() const { return copies_or_data + (kind == Kind::kErasure ? parity : 0u); }
   // In copies that survive as many lost disks: as small writes are kept under erasure coding.
   Policy of_copies() const {
-    return {.copies_or_data = static_cast<std::uint8_t>(tolerance() + 1)};
+    return {.copies_or_data = static_cast<std::uint8_t>(tolerance() + 1),
+            .whole_files = whole_files};
   }
-  std::string text() const;  // "single", "replica:2", "ec:4+2"
+  // The same, with files on all disks.
+  Policy spread() const {
+    return {.kind = kind, .copies_or_data = copies_or_data, .parity = parity};
+  }
+  // As the format has it.
+  std::uint8_t kind_on_disk() const {
+    return whole_files ? kWholeFilesOnDisk : static_cast<std::uint8_t>(kind);
+  }
+  // Copies and parity are as they should be for it, if this is what it returns; nothing: unknown.
+  static std::optional<Policy> from_disk(std::uint8_t kind, std::uint8_t copies_or_data,
+                                         std::uint8_t parity);
+  static constexpr std::uint8_t kWholeFilesOnDisk = 3;
+  std::string text() const;  // "single", "single,placement=file", "replica:2", "ec:4+2"
   static std::optional<Policy> parse(std::string_view text);
   // In one word, for an atomic; never 0.
   std::uint32_t packed() const {
     return static_cast<std::uint32_t>(kind) | std::uint32_t{copies_or_data} << 8 |
-           std::uint32_t{parity} << 16;
+           std::uint32_t{parity} << 16 | std::uint32_t{whole_files} << 24;
   }
   static Policy unpacked(std::uint32_t word) {
     return {.kind = static_cast<Kind>(word & 0xff),
             .copies_or_data = static_cast<std::uint8_t>(word >> 8 & 0xff),
-            .parity = static_cast<std::uint8_t>(word >> 16 & 0xff)};
+            .parity = static_cast<std::uint8_t>(word >> 16 & 0xff),
+            .whole_files = (word >> 24 & 1) != 0};
   }
 };
 
@@ -204,6 +219,9 @@ struct Superblock {
   // So many disks may be lost at least before the pool cannot be mounted: what the strongest policy that a
   // file or directory has been given asks of the metadata.
   std::uint8_t tolerance_min = 0;
+  // A file or directory has been given a policy that keeps files whole: what is on other disks than a lost one is
+  // to be reached without it.
+  bool whole_files = false;
   ScrubMark scrub;
   bool clean = false;  // unmounted in order: the log behind the manifest is empty
   std::uint64_t created_unix_s = 0;
@@ -211,7 +229,12 @@ struct Superblock {
   const DiskRecord* find(DiskId id) const;
   DiskRecord* find(DiskId id);
   // So many disks may be lost with the metadata still there.
-  unsigned tolerance() const { return std::max<unsigned>(policy.tolerance(), tolerance_min); }
+  unsigned tolerance() const {
+    const unsigned whole = whole_files || policy.whole_files ? kMembersMax - 1 : 0;
+    return std::max(data_tolerance(), whole);
+  }
+  // ... what the strongest policy asks of data.
+  unsigned data_tolerance() const { return std::max<unsigned>(policy.tolerance(), tolerance_min); }
   const EpochRecord& epoch() const { return epochs.back(); }
   const EpochRecord& confirmed_epoch() const {
     return announced && epochs.size() > 1 ? epochs[epochs.size() - 2] : epochs.back();

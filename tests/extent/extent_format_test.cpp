@@ -183,6 +183,15 @@ TEST_SUITE("extent format") {
     CHECK(decode_extent_reserve(body(reserve, ChangeType::kExtentReserve))->count == 1 << 20);
     const Bytes chunk = encoded(kChunk);
     CHECK(decode_chunk_put(body(chunk, ChangeType::kChunkPut)).value() == kChunk);
+    ChunkPut whole_files = kChunk;
+    whole_files.layout = {.whole_files = true};
+    whole_files.places.resize(1);
+    const Bytes of_whole_files = encoded(whole_files);
+    CHECK(decode_chunk_put(body(of_whole_files, ChangeType::kChunkPut)).value() == whole_files);
+    check_damage(body(of_whole_files, ChangeType::kChunkPut), decode_chunk_put);
+    whole_files.layout.copies_or_data = 2;
+    CHECK(decode_chunk_put(body(encoded(whole_files), ChangeType::kChunkPut)).error().code ==
+          Code::kFormatInvalid);
     const Bytes remove = encoded(ChunkRemove{.chunk = ChunkId{77}});
     CHECK(decode_chunk_remove(body(remove, ChangeType::kChunkRemove))->chunk == ChunkId{77});
   }

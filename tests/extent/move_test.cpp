@@ -108,6 +108,46 @@ TEST_SUITE("moved chunks") {
     }
   }
 
+  TEST_CASE("what too few disks are left of is not waited for: the rest is rebuilt") {
+    for (const journal::Policy policy : {copies(2), parity(2, 1), parity(3, 1)}) {
+      CAPTURE(policy.text());
+      Movable store(policy, 6, 1, 192 * kMiB);
+      for (std::uint64_t i = 0; i < 160; ++i) REQUIRE(store.write(1, i * 256, 256, 3).has_value());
+      for (std::uint64_t i = 0; i < 60; ++i) REQUIRE(store.write(2, i * 3, 2, 4).has_value());
+      REQUIRE(store.sync().has_value());
+      // Then the pool goes on without two disks, though its data does not.
+      REQUIRE(store.executor.run(store.pool->note_whole_files()).has_value());
+      for (const std::size_t lost : {2, 3}) {
+        store.disks[lost]->fail();
+        REQUIRE(
+            store.executor.run(store.pool->report_failure(store.id(lost), error(Code::kDiskGone)))
+                .has_value());
+      }
+      const std::uint64_t gone = store.store->unavailable_bytes();
+      CHECK(gone > 0);
+      const RoomWithout without = store.store->room_without(store.id(2));
+      CHECK(without.own_bytes > 0);
+      CHECK(without.unreadable_bytes > 0);
+      CHECK(without.room_bytes == without.needed_bytes);
+      REQUIRE(store.leave(2).has_value());
+      REQUIRE(store.leave(3).has_value());
+      const std::uint64_t before = store.store->misplaced_bytes();
+      CHECK(before > 0);
+      REQUIRE(store.rebuild().has_value());
+      CHECK(store.store->misplaced_chunks().empty());
+      CHECK(store.store->unavailable_bytes() == gone);
+      for (const std::size_t lost : {2, 3}) {
+        const std::vector<ChunkId> there = store.store->chunks_on(store.id(lost));
+        CHECK_FALSE(there.empty());
+        CHECK(store.store->has_chunks(store.id(lost)));
+        for (const ChunkId chunk : there) {
+          const auto moved = store.executor.run(store.store->move_chunk(chunk));
+          CHECK(moved.error().code == Code::kDiskGone);
+        }
+      }
+    }
+  }
+
   TEST_CASE("a lost disk is rebuilt on the others, and then another may go") {
     for (const journal::Policy policy : {copies(2), copies(3), parity(2, 1), parity(3, 2)}) {
       CAPTURE(policy.text());

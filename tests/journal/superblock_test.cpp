@@ -57,6 +57,7 @@ Superblock full() {
       .sequence = BatchSequence{8}, .offset = 12 * kBlockBytes, .previous_crc = 5};
   superblock.clean = true;
   superblock.rebalancing = true;
+  superblock.whole_files = true;
   superblock.created_unix_s = 1'700'000'000;
   return superblock;
 }
@@ -219,13 +220,20 @@ TEST_SUITE("superblock") {
 
 TEST_SUITE("policy") {
   TEST_CASE("policies are written as they are read") {
-    for (const char* text : {"single", "replica:2", "replica:64", "ec:4+2", "ec:1+1"}) {
-      CHECK(Policy::parse(text).value().text() == text);
+    for (const char* text :
+         {"single", "single,placement=file", "replica:2", "replica:64", "ec:4+2", "ec:1+1"}) {
+      const Policy policy = Policy::parse(text).value();
+      CHECK(policy.text() == text);
+      CHECK(Policy::unpacked(policy.packed()) == policy);
+      CHECK(Policy::from_disk(policy.kind_on_disk(), policy.copies_or_data, policy.parity) ==
+            policy);
     }
     CHECK(Policy::parse("replica:1")->text() == "single");
     for (const char* text :
          {"", "Single", "replica:", "replica:0", "replica:65", "replica:-1", "replica:2x", "ec:4",
-          "ec:0+1", "ec:1+0", "ec:60+5", "ec:+", "raid5"}) {
+          "ec:0+1", "ec:1+0", "ec:60+5", "ec:+", "raid5",
+          "single,placement=", "single,placement=spread", "replica:2,placement=file",
+          "ec:2+1,placement=file", "single,placement=file "}) {
       CAPTURE(text);
       CHECK_FALSE(Policy::parse(text).has_value());
     }
@@ -237,6 +245,20 @@ TEST_SUITE("policy") {
     CHECK(Policy::parse("replica:3")->width() == 3);
     CHECK(Policy::parse("ec:4+2")->tolerance() == 2);
     CHECK(Policy::parse("ec:4+2")->width() == 6);
+    CHECK(Policy::parse("single,placement=file")->tolerance() == 0);
+    CHECK(Policy::parse("single,placement=file")->width() == 1);
+  }
+
+  TEST_CASE("where files are whole two disks may be lost with the metadata still there") {
+    Superblock superblock;
+    CHECK(superblock.tolerance() == 0);
+    superblock.whole_files = true;
+    CHECK(superblock.tolerance() == 2);
+    CHECK(superblock.data_tolerance() == 0);
+    superblock.whole_files = false;
+    superblock.policy = Policy::parse("single,placement=file").value();
+    CHECK(superblock.tolerance() == 2);
+    CHECK(superblock.data_tolerance() == 0);
   }
 }
 

@@ -171,6 +171,104 @@ def changed(bench):
     images[2].bring_back()
 
 
+@case(GROUP, "with placement=file a lost disk takes the files that lie on it alone, and they are named", where=OWN_POOLS, timeout_s=180)
+def whole_files(bench):
+    images = [image_disk(bench.scratch / f"d{i}.img", 160 * MIB) for i in range(3)]
+    pool = bench.pool("pool", images, "single,placement=file").mount()
+    sizes = [1, 4000, 70_000, 900_000, 2_500_000]
+    for number in range(60):
+        folder = pool.root / f"folder-{number % 4}"
+        folder.mkdir(exist_ok=True)
+        (folder / f"file-{number}").write_bytes(bench.rng.randbytes(sizes[number % 5]))
+    # As programs write: piece by piece, in the middle, appended, cut.
+    grown = pool.root / "folder-0" / "file-0"
+    with open(grown, "r+b") as file:
+        for _ in range(20):
+            file.seek(bench.rng.randrange(2 * MIB))
+            file.write(bench.rng.randbytes(bench.rng.randrange(1, 50_000)))
+            os.fsync(file.fileno())
+        file.truncate(MIB + 17)
+    dynamicfs("sync", pool.root, check=True)
+    files = sorted(path for path in pool.root.rglob("*") if path.is_file())
+    before = contents(pool.root)
+    home = {}
+    for one in json.loads(dynamicfs("policy", "get", "--json", *files).out):
+        expect_equal(one["policy"], "single,placement=file", f"policy of {one['path']}")
+        expect_equal(len(one["disks"]), 1, f"disks of {one['path']}: {one['disks']}")
+        home[one["path"]] = one["disks"][0]["disk"]
+    shown = dynamicfs("policy", "get", files[0], check=True).out
+    expect(f"on disk {home[str(files[0])]}" in shown, f"policy get says {shown!r}")
+    for disk in range(3):
+        count = sum(1 for where in home.values() if where == disk)
+        expect(10 <= count <= 30, f"{count} of 60 files are on disk {disk}")
+    pool.umount()
+    images[1].take_away()
+    # Offline, the files are named.
+    lost = sorted(path for path, disk in home.items() if disk == 1)
+    told = dynamicfs("check", "--data", images[0].path, images[2].path, timeout_s=100)
+    expect_equal(told.code, EXIT_AT_RISK, f"exit code of check, having said {told.text!r}")
+    for path in lost:
+        inside = "/" + str(path).removeprefix(f"{pool.root}/")
+        expect(f"{inside} needs a disk that is away" in told.text, f"check does not name {inside}: {told.text!r}")
+    expect_equal(told.text.count("needs a disk that is away"), len(lost), "files that check names")
+    pool.mount()
+    for path in files:
+        try:
+            path.read_bytes()
+            unread = False
+        except OSError as refusal:
+            expect_equal(refusal.errno, 5, f"errno of {path}")
+            unread = True
+        expect_equal(unread, str(path) in lost, f"whether {path}, on disk {home[str(path)]}, cannot be read")
+    code, status = pool.status()
+    expect_equal(code, EXIT_AT_RISK, "exit code of status without a disk")
+    expect_equal(status["pool"]["state"], "damaged", "state")
+    # Mounted, each file says so.
+    for one in json.loads(dynamicfs("policy", "get", "--json", *files).out):
+        expect_equal(one["disks"][0]["here"], one["path"] not in lost, f"whether the disk of {one['path']} is here")
+    shown = dynamicfs("policy", "get", *files, check=True).out.splitlines()
+    expect_equal(sum(line.endswith("on disk 1 (away)") for line in shown), len(lost), "lines of files that are away")
+    # Work goes on: what is here is changed, what is new is here, what is lost is written anew.
+    (pool.root / "new").write_bytes(b"new" * 1000)
+    os.remove(lost[0])
+    pool.umount()
+    images[1].bring_back()
+    pool.mount()
+    after = contents(pool.root)
+    after.pop("new")
+    gone = str(lost[0]).removeprefix(f"{pool.root}/")
+    before.pop(gone)
+    for entries in (before, after):
+        for name in ("", ".", os.path.dirname(gone)):
+            entries.pop(name, None)
+    expect_same(before, after, "with all disks")
+    expect_sound(pool.root)
+    pool.umount()
+
+
+@case(GROUP, "placement is chosen when a pool is made, and what contradicts itself is refused", where=OWN_POOLS)
+def placement_chosen(bench):
+    def create(*words):
+        images = [bench.scratch / f"made-{i}.img" for i in range(2)]
+        for image in images:
+            image.unlink(missing_ok=True)
+        return dynamicfs("create", "--size", "64M", *words, *images)
+
+    for words, said in (
+        (("--placement", "file"), "replica:2 puts each file on several disks"),
+        (("--redundancy", "replica:2", "--placement", "file"), "--redundancy single --placement file"),
+        (("--redundancy", "single", "--placement", "heap"), "'heap' is no placement"),
+        (("--redundancy", "single,placement=file", "--placement", "spread"), "contradict"),
+        (("--redundancy", "replica:2,placement=file"), "is no redundancy"),
+    ):
+        expect_refusal(create(*words), EXIT_USAGE, said)
+    for words in (("--redundancy", "single", "--placement", "file"), ("--redundancy", "single,placement=file")):
+        made = create(*words)
+        expect_equal(made.code, 0, f"exit code, having said {made.text!r}")
+        expect("single,placement=file" in made.out, f"{made.out!r}")
+        expect("Each file lies on one disk" in made.text, f"{made.text!r}")
+
+
 @case(GROUP, "what cannot be is refused with a remedy, and nothing has changed", where=OWN_POOLS)
 def refused(bench):
     images = [image_disk(bench.scratch / f"d{i}.img", 96 * MIB) for i in range(2)]

@@ -19,6 +19,8 @@ there stays), an image file, or a block device. Disks may differ in size.
 Examples:
   dynamicfs create /mnt/a /mnt/b /mnt/c            two copies of everything, on any two of three
   dynamicfs create --redundancy single /mnt/a      one disk, no copy
+  dynamicfs create --redundancy single --placement file /mnt/a /mnt/b
+                                                   no copy, but each file whole on one disk
   dynamicfs create --size 20G a.img b.img          two new image files of 20 GiB
   sudo dynamicfs create /dev/sdb /dev/sdc          whole devices; refused if they hold anything)";
 
@@ -71,6 +73,11 @@ void add_create(CLI::App& app, Action& action) {
           "single, replica:N for N copies on N disks, or ec:K+M for M parts of parity to K of data "
           "(default: replica:2 from two disks on)"),
       "redundancy");
+  refuse_empty(command->add_option(
+                   "--placement", request.placement,
+                   "With single: spread (over all disks, the default), or file (each file whole on "
+                   "one disk, so that a lost disk takes its own files alone)"),
+               "placement");
   refuse_empty(
       command->add_option(
           "--size", arguments->size,

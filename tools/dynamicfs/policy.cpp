@@ -26,8 +26,9 @@ using fs::ExitCode;
 using journal::Policy;
 
 constexpr const char* kPolicyFooter =
-    R"(POLICY is single, replica:N (N copies on different disks), ec:K+M (K parts of data and M of parity), or
-default: as the pool has it.
+    R"(POLICY is single, replica:N (N copies on different disks), ec:K+M (K parts of data and M of parity),
+single,placement=file (each file whole on one disk: a lost disk takes no file but its own), or default: as the
+pool has it.
 
 What is made in a directory gets its policy. 'set' is for everything that is there, too, unless --only is
 said; on the mountpoint it is the pool's, of all files that have none of their own. Data is written anew in the
@@ -127,6 +128,14 @@ ExitCode get(const Words& words) {
                                  layout.value("policy", ""));
     }
     if (!otherwise.empty()) line += ": " + otherwise;
+    std::string where;
+    const fs::Json disks = shown->value("disks", fs::Json::array());
+    for (const fs::Json& disk : disks) {
+      const auto id = disk.value("disk", 0);
+      where += fmt::format("{}{}{}", where.empty() ? "" : ", ", id,
+                           disk.value("here", true) ? "" : " (away)");
+    }
+    if (!where.empty()) line += fmt::format(": on disk{} {}", disks.size() == 1 ? "" : "s", where);
     put_out(line + "\n");
   }
   if (words.json) put_out(all.dump(2, ' ', false, fs::Json::error_handler_t::replace) + "\n");
@@ -214,7 +223,7 @@ fs::Outcome<void> set_below(const std::string& root, const std::string& policy, 
 ExitCode set_of_pool(const fs::MountedPool& pool, const Words& words) {
   if (words.policy == "default") {
     return refuse({ExitCode::kUsage, "The pool itself has to have a policy.",
-                   "Say which: single, replica:N or ec:K+M."});
+                   "Say which: single, replica:N, ec:K+M or single,placement=file."});
   }
   auto client = fs::ControlClient::connect(pool.daemon.socket);
   if (!client) return refuse(client.error());
@@ -256,7 +265,7 @@ ExitCode set_on(const std::string& path, const Words& words) {
 ExitCode set(const Words& words) {
   if (words.policy != "default" && !Policy::parse(words.policy)) {
     return refuse({ExitCode::kUsage, fmt::format("{} is no policy.", words.policy),
-                   "Say single, replica:N, ec:K+M or default."});
+                   "Say single, replica:N, ec:K+M, single,placement=file or default."});
   }
   ExitCode code = ExitCode::kOk;
   for (const std::string& path : words.paths) {
@@ -285,7 +294,9 @@ void add_policy(CLI::App& app, Action& action) {
   show->add_flag("--json", words->json, "Everything, for programs");
   show->callback([words, &action] { action = [words] { return get(*words); }; });
   CLI::App* const change = policy->add_subcommand("set", "Change it, of what is below, too");
-  refuse_empty(change->add_option("POLICY", words->policy, "single, replica:N, ec:K+M or default")
+  refuse_empty(change
+                   ->add_option("POLICY", words->policy,
+                                "single, replica:N, ec:K+M, single,placement=file or default")
                    ->type_name("")
                    ->required(),
                "policy");
