@@ -1,6 +1,6 @@
 // What the parts of Filesystem share: filesystem.cpp (life), replay.cpp (recovery), residency.cpp
-// (what is in memory), names.cpp, attributes.cpp, file.cpp (data), clone.cpp, checkpoint.cpp and the
-// scrub. Private to them.
+// (what is in memory), names.cpp, attributes.cpp, file.cpp (data), clone.cpp, checkpoint.cpp,
+// tree_repair.cpp and the scrub. Private to them.
 #pragma once
 
 #include <memory>
@@ -186,6 +186,9 @@ struct Filesystem::Impl {
   Task<Result<InodeRef>> file_to_change(InodeId id, FileBlock first, std::uint64_t count);
   Task<Result<std::size_t>> count_whole(std::vector<journal::TailRecord> tail);
 
+  // Repair (tree_repair.cpp), behind the replay and before the store starts.
+  Task<Result<void>> repair_tree();
+
   // Residency (residency.cpp): what is in memory, and what is read from the runs when it is needed.
   // What has been loaded stays while the InodeRef does.
 
@@ -333,6 +336,7 @@ struct Filesystem::Impl {
   extent::HotWindows hot_windows;
   MountReport report;
   std::vector<std::string> load_problems;  // with options.tolerant; written by load()
+  RepairReport repairs;                    // with options.repair; likewise
   TaskTracker tasks;
   std::shared_ptr<HousekeepingLink> link = std::make_shared<HousekeepingLink>();
   // Apart, because an unmount ends the others first and may then wait for the disk that is watched.
@@ -347,7 +351,7 @@ struct Filesystem::Impl {
   std::atomic<bool> checkpointing{false};
   std::atomic<bool> closing{false};
   std::atomic<bool> run_thin{false};
-  std::uint64_t members_settled_at = 0;  // Pool::changes(); tend() alone
+  std::uint64_t members_settled_at = 0;    // Pool::changes(); tend() alone
   std::atomic<bool> metadata_full{false};  // the last checkpoint did not find room
   std::atomic<bool> merging{false};
   std::atomic<TimePoint> merge_again_at{TimePoint{}};
