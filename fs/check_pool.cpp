@@ -175,8 +175,9 @@ Outcome<RepairReport> repair(Executor& executor, const CheckRequest& request, bo
   options.repair = true;
   auto mounted = block_on(executor, Filesystem::mount(executor, std::move(pool), options));
   if (!mounted) {
-    return failed(fmt::format("The repair could not be written: {}.", describe(mounted.error())),
-                  "Nothing has changed.");
+    return failed(
+        fmt::format("The repair could not be carried out: {}.", describe(mounted.error())),
+        "Nothing has changed.");
   }
   const RepairReport report = (*mounted)->repair_report();
   const Result<void> unmounted = block_on(executor, (*mounted)->unmount());

@@ -253,7 +253,6 @@ class NameRepair {
   }
 
   void look_at_entry(Inode& directory, std::uint64_t cookie, Entry entry) {
-    highest_ = std::max(highest_, entry.inode.raw);
     const InodeRef inode = inode_of(entry.inode);
     if (!inode) {
       drop(directory, cookie);
@@ -299,7 +298,7 @@ class NameRepair {
     return *place;
   }
 
-  // A number that somebody has, or that a name says, is not given again.
+  // A number that somebody has is not given again.
   void grant_numbers() {
     const std::uint64_t limit = fs_.inode_limit_logged.load();
     if (highest_ < limit) return;
@@ -413,6 +412,7 @@ class NameRepair {
     if (!cookie) return false;
     put(directory, *cookie, {inode.id, type_of(inode), name});
     names_[inode.id.raw].push_back({directory.id, *cookie, name});
+    moved_.insert({directory.id.raw, inode.id.raw});
     return true;
   }
 
@@ -465,6 +465,7 @@ class NameRepair {
   void set_links(Inode& inode) {
     const std::vector<Name>& names = names_[inode.id.raw];
     const bool is_directory = type_of(inode) == S_IFDIR;
+    const bool moved = moved_.contains(inode.id.raw);  // it has been told
     std::uint64_t links = names.size();
     if (is_directory)
       links = names.empty() && inode.id != kRootInode ? 0 : 2 + subdirectories(inode);
@@ -475,14 +476,15 @@ class NameRepair {
       const InodeId parent = names.empty() ? kRootInode : names.front().directory;
       if (inode.parent != parent) {
         fs_.modify_locked(inode);
-        repaired("directory {} said that it was in directory {}: it is in {}", inode.id,
-                 inode.parent, parent);
+        if (!moved)
+          repaired("directory {} said that it was in directory {}: it is in {}", inode.id,
+                   inode.parent, parent);
         inode.parent = parent;
       }
     }
     if (inode.nlink == links) return;
     fs_.modify_locked(inode);
-    repaired("inode {} had {} links: {}", inode.id, inode.nlink, links);
+    if (!moved) repaired("inode {} had {} links: {}", inode.id, inode.nlink, links);
     inode.nlink = static_cast<std::uint32_t>(links);
     fs_.note_orphan(inode);
   }
@@ -551,9 +553,10 @@ class NameRepair {
   RepairReport& report_;
   std::unordered_map<std::uint64_t, InodeRef> by_id_;
   std::unordered_map<std::uint64_t, std::vector<Name>> names_;  // by inode
+  std::unordered_set<std::uint64_t> moved_;                     // got a name, or a name in it
   InodeRef home_;
   std::string home_name_;
-  std::uint64_t highest_ = 0;  // number of an inode that is there or that a name says
+  std::uint64_t highest_ = 0;  // number of an inode that is there
   std::uint64_t reserved_ = 0;
 };
 

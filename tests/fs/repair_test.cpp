@@ -84,6 +84,13 @@ struct Wrong : SimPool {
     co_return Result<void>{};
   }
 
+  static Task<int> append(fs::Filesystem* fs, Bytes record) {
+    journal::Credit credit = co_await fs->journal().reserve(1, record.size());
+    const Result<void> synced = co_await fs->journal().sync(fs->journal().append(credit, record));
+    REQUIRE(synced.has_value());
+    co_return 0;
+  }
+
   // What `check` finds.
   std::vector<std::string> problems() {
     options_.tolerant = true;
@@ -392,10 +399,14 @@ TEST_SUITE("repair") {
       dead(inside, freed.pieces);
       REQUIRE(inside.store->note_live(nobodys(inside)).has_value());
       with(inside, file, [](fs::Inode& inode) { inode.nlink = 7; });
+      const InodeId removed = inside.inodes.find(dir)->directory->find("x")->entry->inode;
+      drop_name(inside, dir, "x");
+      with(inside, removed, [](fs::Inode& inode) { inode.nlink = 0; });
     });
     const auto report = repair();
     REQUIRE(report.has_value());
     INFO("repaired", joined(report->repaired), "\nleft", joined(report->left));
+    CHECK(any_says(report->left, "has no links: it stays"));
     CHECK(any_says(report->left,
                    fmt::format("inodes {} and {} have with different contents", other, copy)));
     CHECK(any_says(report->repaired, "had 7 links: 2"));
@@ -404,6 +415,37 @@ TEST_SUITE("repair") {
     REQUIRE(mount().has_value());
     CHECK(*read("g") == pattern('g', 200'000));
     REQUIRE(unmount().has_value());
+  }
+
+  TEST_CASE_FIXTURE(Wrong, "what the log says against the chunks is not made final") {
+    const Quiet quiet;
+    tamper([&](Inside& inside) { put_name(inside, dir, "ghost", InodeId{4000}, S_IFREG); });
+    REQUIRE(mount().has_value());
+    extent::Piece piece{.chunk = {}, .block = 0, .count = 3};
+    piece.chunk = fs().store().live().front().first;
+    const std::vector<std::uint32_t> crcs{1, 2, 3};
+    fs::RecordWriter record;
+    extent::encode(record.raw(), other, FileBlock{100}, {{piece}}, crcs);
+    run(append(&fs(), Bytes(record.bytes().begin(), record.bytes().end())));
+    power_cut();
+    const auto before = problems();
+    CHECK(any_says(before, "'ghost'"));
+    const auto report = repair();
+    REQUIRE(report.has_value());
+    CHECK(report->repaired.empty());
+    CHECK(any_says(report->left, "what the log says last contradicts that"));
+    CHECK(problems() == before);
+    CHECK(mount().error().code == Code::kFormatInvalid);
+  }
+
+  TEST_CASE_FIXTURE(Wrong, "what is repaired is durable before anything else can be done") {
+    tamper([&](Inside& inside) { spoil_much(inside, *this); });
+    options_.tolerant = options_.repair = true;
+    REQUIRE(mount().has_value());
+    power_cut();
+    options_.tolerant = options_.repair = false;
+    CHECK(problems().empty());
+    works();
   }
 
   TEST_CASE_FIXTURE(Wrong, "with a disk away nothing is repaired, and it is named") {
