@@ -58,10 +58,15 @@ class SpaceRepair {
     MappedBlocks before;
     MappedBlocks after;
   };
-  // Who named a block first, and with which checksum.
+  // Who named a block first, and with which checksum; and of chunks that have blocks which others name
+  // with another one, what is to be said.
   struct Claim {
     InodeId inode;
     std::uint32_t crc = 0;
+  };
+  struct Claims {
+    std::unordered_map<std::uint64_t, Claim> first;  // by chunk and block
+    std::map<std::uint32_t, std::string> contested;
   };
 
   void count(const Inode& inode, RepairReport& report) {
@@ -86,39 +91,39 @@ class SpaceRepair {
   // Blocks that several mappings name are shared if all of them have the same checksum. Otherwise they
   // were given to one file while another had them.
   void leave_contested(RepairReport& report) {
-    if (std::ranges::all_of(chunks_,
-                            [](const auto& entry) { return entry.second.after.shared.empty(); }))
-      return;
-    std::map<std::uint32_t, std::string> contested;
-    std::unordered_map<std::uint64_t, Claim> claims;
+    const auto shares = [](const auto& entry) { return !entry.second.after.shared.empty(); };
+    if (std::ranges::none_of(chunks_, shares)) return;
+    Claims claims;
     for (const InodeRef& inode : all_) {
       if (!inode->map) continue;
       inode->map->for_each([&](const extent::Mapping& mapping) {
-        if (mapping.kind != extent::MappingKind::kData) return;
-        const auto at = chunks_.find(mapping.chunk.raw);
-        if (at == chunks_.end() || !at->second.after.shared.any(mapping.block, mapping.count))
-          return;
-        extent::MappingSet set;
-        inode->map->snapshot(mapping.first, mapping.count, set);
-        for (std::uint32_t i = 0; i < mapping.count; ++i) {
-          const std::uint64_t block =
-              std::uint64_t{mapping.chunk.raw} * kSlotBlocks + mapping.block + i;
-          const Claim mine{.inode = inode->id, .crc = set.crcs[set.mappings[0].crc_index + i]};
-          const auto [first, fresh] = claims.emplace(block, mine);
-          if (fresh || first->second.crc == mine.crc) continue;
-          contested.emplace(
-              mapping.chunk.raw,
-              fmt::format(
-                  "chunk {} has a block that inodes {} and {} have with different contents: one of "
-                  "them is damaged; copy both, or restore them from a backup",
-                  mapping.chunk, first->second.inode, mine.inode));
-        }
+        if (mapping.kind == extent::MappingKind::kData) claim(*inode, mapping, claims);
       });
     }
-    for (const auto& [chunk, why] : contested) {
+    for (const auto& [chunk, why] : claims.contested) {
       chunks_.erase(chunk);
       report.left.push_back(why);
       understood_ = false;
+    }
+  }
+
+  void claim(const Inode& inode, const extent::Mapping& mapping, Claims& claims) const {
+    const auto at = chunks_.find(mapping.chunk.raw);
+    if (at == chunks_.end() || !at->second.after.shared.any(mapping.block, mapping.count)) return;
+    extent::MappingSet set;
+    inode.map->snapshot(mapping.first, mapping.count, set);
+    for (std::uint32_t i = 0; i < mapping.count; ++i) {
+      const std::uint64_t block =
+          std::uint64_t{mapping.chunk.raw} * kSlotBlocks + mapping.block + i;
+      const Claim mine{.inode = inode.id, .crc = set.crcs[set.mappings[0].crc_index + i]};
+      const auto [first, fresh] = claims.first.emplace(block, mine);
+      if (fresh || first->second.crc == mine.crc) continue;
+      claims.contested.emplace(
+          mapping.chunk.raw,
+          fmt::format(
+              "chunk {} has a block that inodes {} and {} have with different contents: one "
+              "of them is damaged; copy both, or restore them from a backup",
+              mapping.chunk, first->second.inode, mine.inode));
     }
   }
 
@@ -130,11 +135,10 @@ class SpaceRepair {
       const References after = references(state.after.blocks, state.after.shared);
       for (std::uint32_t block = 0; block < kSlotBlocks; ++block) {
         if (before[block] <= after[block]) continue;
-        report.left.push_back(
-            fmt::format("chunk {} has blocks in use that no file has: they stay, as long as it is "
-                        "not known whose the "
-                        "others are",
-                        ChunkId{entry.first}));
+        report.left.push_back(fmt::format(
+            "chunk {} has blocks in use that no file has: they stay, as long as not all is "
+            "known of the blocks of others",
+            ChunkId{entry.first}));
         return true;
       }
       return false;
@@ -151,11 +155,14 @@ class SpaceRepair {
       if (before[block] == after[block]) continue;
       ++(after[block] == 0 ? freed : before[block] == 0 ? taken : counted);
     }
-    return fmt::format(
-        "chunk {}: {} blocks that no file has are free, {} that files have are in use, {} are "
-        "counted as "
-        "often as files have them",
-        id, freed, taken, counted);
+    std::string out;
+    const auto say = [&out](std::uint32_t blocks, const char* what) {
+      if (blocks != 0) out += fmt::format("{}{} blocks {}", out.empty() ? "" : ", ", blocks, what);
+    };
+    say(freed, "that no file has are free");
+    say(taken, "that files have are in use");
+    say(counted, "are counted as often as files have them");
+    return fmt::format("chunk {}: {}", id, out);
   }
 
   Filesystem::Impl& fs_;

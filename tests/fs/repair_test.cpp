@@ -213,7 +213,7 @@ TEST_SUITE("repair") {
   TEST_CASE_FIXTURE(Wrong, "blocks that files have and that are free are in use again") {
     const std::string tree =
         mended([&](Inside& inside) { dead(inside, pieces(inside, other)); },
-               "has blocks in use that no file has", "49 that files have are in use");
+               "has blocks in use that no file has", "49 blocks that files have are in use");
     CHECK(tree == good);
   }
 
@@ -231,11 +231,11 @@ TEST_SUITE("repair") {
           [&](Inside& inside) {
             REQUIRE(inside.store->note_shared(pieces(inside, other)).has_value());
           },
-          "that files name more often", "49 are counted as often");
+          "that files name more often", "49 blocks are counted as often");
     }
     SUBCASE("they were counted once less") {
       tree = mended([&](Inside& inside) { dead(inside, pieces(inside, copy)); },
-                    "that files name more often", "49 are counted as often");
+                    "that files name more often", "49 blocks are counted as often");
     }
     CHECK(tree == good);
   }
