@@ -574,9 +574,14 @@ class NameRepair {
 Task<Result<void>> Filesystem::Impl::repair_tree() {
   for (const journal::DiskStatus& disk : pool->status()) {
     if (disk.health == journal::DiskHealth::kHealthy) continue;
+    const bool stale = disk.health == journal::DiskHealth::kStale;
     repairs.left.push_back(fmt::format(
-        "nothing is repaired while disk {} ({}) is {}: what only it has would be taken for lost",
-        disk.record.id, disk.record.path, journal::disk_health_name(disk.health)));
+        "nothing is repaired while disk {} ({}) is {}: what only it has would be taken for lost; "
+        "{}",
+        disk.record.id, disk.record.path, journal::disk_health_name(disk.health),
+        stale ? "mount the pool until the disk has caught up"
+              : "connect it, or name it as well if it has moved; if it is gone for good, mount the "
+                "pool and take it out with 'dynamicfs disk remove'"));
   }
   if (!repairs.left.empty()) co_return Result<void>{};
   CO_TRY_ASSIGN(std::vector<InodeRef> all, co_await load_everything());
