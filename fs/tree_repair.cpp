@@ -462,6 +462,7 @@ class NameRepair {
     }
     fs_.inodes.insert(inode);
     ++fs_.inode_count;
+    ++made_;
     all_.push_back(inode);
     by_id_[id.raw] = inode;
     return inode;
@@ -549,7 +550,8 @@ class NameRepair {
       fs_.reserved_blocks = reserved_;
     }
     if (all_.size() != fs_.inode_count.load()) {
-      repaired("the pool said that there were {} inodes: {}", fs_.inode_count.load(), all_.size());
+      repaired("the pool said that there were {} inodes: {}", fs_.inode_count.load() - made_,
+               all_.size() - made_);
       fs_.inode_count = all_.size();
     }
   }
@@ -563,6 +565,7 @@ class NameRepair {
   std::unordered_set<std::uint64_t> moved_;                     // got a name, or a name in it
   InodeRef home_;
   std::string home_name_;
+  std::uint64_t made_ = 0;     // inodes
   std::uint64_t highest_ = 0;  // number of an inode that is there
   std::uint64_t reserved_ = 0;
 };

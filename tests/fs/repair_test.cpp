@@ -507,6 +507,14 @@ TEST_SUITE("repair") {
     works();
   }
 
+  TEST_CASE_FIXTURE(Wrong, "the number of inodes is told without what the repair has made") {
+    tamper([&](Inside& inside) { spoil_much(inside, *this); });
+    const auto report = repair();
+    REQUIRE(report.has_value());
+    INFO("repaired", joined(report->repaired));
+    CHECK(any_says(report->repaired, "the pool said that there were 12 inodes: 9"));
+  }
+
   TEST_CASE_FIXTURE(Wrong, "with a disk away nothing is repaired, and it is named") {
     tamper([&](Inside& inside) { spoil_much(inside, *this); });
     const std::vector<std::string> before = problems();
