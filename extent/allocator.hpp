@@ -117,6 +117,8 @@ class Allocator {
   Result<void> note_dead(std::span<const Piece> pieces);
   // Mappings of blocks that have one already. kFormatInvalid (detail: the chunk) if they have none.
   Result<void> note_shared(std::span<const Piece> pieces);
+  // Repair: this is what mappings name of the chunk, whatever was said before.
+  void recount(ChunkId id, const BlockBitmap& live, const SharedBlocks& shared);
   // Everything that is not live is free from now on.
   void start();
 

@@ -281,6 +281,24 @@ Result<void> Allocator::note_shared(std::span<const Piece> pieces) {
   return {};
 }
 
+void Allocator::recount(ChunkId id, const BlockBitmap& live, const SharedBlocks& shared) {
+  LockGuard lock(mutex_);
+  DFS_ASSERT(!started_);
+  Chunk& chunk = *chunks_.find(id);
+  touch(chunk);
+  const ChunkTable::Resizing resizing(chunks_, chunk);
+  const std::uint64_t before = chunk.live_count;
+  chunk.live = live;
+  chunk.live_count = static_cast<std::uint16_t>(live.count());
+  live_blocks_ += chunk.live_count - before;
+  if (chunk.group() != nullptr) striped_blocks_ += chunk.live_count - before;
+  SharedBlocks& references = shared_[id.raw];
+  shared_blocks_ += shared.blocks() - references.blocks();
+  saved_blocks_ += shared.saved() - references.saved();
+  references = shared;
+  if (shared.empty()) shared_.erase(id.raw);
+}
+
 void Allocator::start() {
   std::shared_ptr<const PoolView> view;
   std::vector<DiskId> left_alone;

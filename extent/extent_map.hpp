@@ -133,6 +133,12 @@ class FileMap {
   FileMap(const FileMap&) = delete;
   FileMap& operator=(const FileMap&) = delete;
 
+  // Repair: what the windows have, whatever was said before. All of them are in memory.
+  void set_counts(Stored counted) {
+    data_blocks_.store(counted.data_blocks, std::memory_order_relaxed);
+    reserved_blocks_.store(counted.reserved_blocks, std::memory_order_relaxed);
+  }
+
   bool is_stored() const { return stored_.load(std::memory_order_acquire); }
   // A checkpoint is about to write the map for the first time. All of it is in memory still, so it is
   // whole until drop_clean(). No change may run meanwhile.

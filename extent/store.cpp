@@ -200,6 +200,10 @@ Result<void> Store::note_shared(std::span<const Piece> pieces) {
   return impl_->allocator.note_shared(pieces);
 }
 
+void Store::recount(ChunkId id, const BlockBitmap& live, const SharedBlocks& shared) {
+  impl_->allocator.recount(id, live, shared);
+}
+
 Task<std::optional<std::size_t>> Store::first_missing(Claims claims) {
   return impl_->first_missing(std::move(claims));
 }

@@ -126,6 +126,8 @@ class Store final : public journal::SlotSource {
   Result<void> note_dead(std::span<const Piece> pieces);
   // Data that is mapped once more. kFormatInvalid (detail: the chunk): it was not mapped.
   Result<void> note_shared(std::span<const Piece> pieces);
+  // Repair: what mappings name of a chunk that there is, respectively of a column of a group.
+  void recount(ChunkId id, const BlockBitmap& live, const SharedBlocks& shared);
   // The first record whose data is not there: no copy is right, and one that could be read is wrong.
   // In a pool that can be written every copy of what the records before it claim is right afterwards
   // (not flushed) on disks that are here, have room, and were not away when it was written. Reads all that is claimed, 8 MiB at a time.

@@ -98,30 +98,31 @@ void judge_scrub(CheckReport& report, const std::vector<std::string>& damaged,
   }
 }
 
-}  // namespace
+// All disks of the pool, open and locked. `notes`: why a disk that is there counts as missing, too.
+Outcome<std::unique_ptr<journal::Pool>> open_all(Executor& executor, const CheckRequest& request,
+                                                 bool read_only, FoundDisks& found) {
+  found = TRY(find_disks(
+      executor,
+      {.named = request.disk, .others = request.others, .queue = {}, .read_only = read_only}));
+  auto opened = open_pool(executor, std::move(found.disks), read_only);
+  if (opened) return std::move(*opened);
+  Refusal refusal = opened.error();
+  if (refusal.code == ExitCode::kDiskMissing) {
+    refusal.remedy = "A disk that has moved can be named as well: dynamicfs check DISK DISK...";
+    for (const std::string& note : found.notes) refusal.remedy += "\n           " + note;
+  }
+  return refusal;
+}
 
-Outcome<CheckReport> check_pool(const CheckRequest& request,
-                                const std::function<void(const ScrubReport&)>& progress) {
-  const std::unique_ptr<Executor> executor = make_thread_executor();
-  FoundDisks found = TRY(find_disks(
-      *executor,
-      {.named = request.disk, .others = request.others, .queue = {}, .read_only = true}));
+Outcome<CheckReport> look(Executor& executor, const CheckRequest& request,
+                          const std::function<void(const ScrubReport&)>& progress) {
+  FoundDisks found;
+  std::unique_ptr<journal::Pool> pool = TRY(open_all(executor, request, true, found));
   CheckReport report;
   report.pool = found.pool.text();
   report.label = found.label;
-  // Why a disk that is there counts as missing, too.
   for (const std::string& note : found.notes) report.remarks.push_back(note);
   report.data = request.data;
-  auto opened = open_pool(*executor, std::move(found.disks), true);
-  if (!opened) {
-    Refusal refusal = opened.error();
-    if (refusal.code == ExitCode::kDiskMissing) {
-      refusal.remedy = "A disk that has moved can be named as well: dynamicfs check DISK DISK...";
-      for (const std::string& note : found.notes) refusal.remedy += "\n           " + note;
-    }
-    return refusal;
-  }
-  std::unique_ptr<journal::Pool> pool = std::move(*opened);
   const journal::Superblock superblock = pool->superblock();
   report.policy = superblock.policy.text();
   report.clean = superblock.clean;
@@ -131,7 +132,7 @@ Outcome<CheckReport> check_pool(const CheckRequest& request,
   FilesystemOptions options;
   options.read_only = true;
   options.tolerant = true;
-  auto mounted = block_on(*executor, Filesystem::mount(*executor, std::move(pool), options));
+  auto mounted = block_on(executor, Filesystem::mount(executor, std::move(pool), options));
   if (!mounted) {
     // What has no record has no root either. Clean without a run: made, and not mounted yet.
     report.empty = mounted.error().code == Code::kReadOnly && superblock.clean &&
@@ -145,7 +146,7 @@ Outcome<CheckReport> check_pool(const CheckRequest& request,
   Filesystem& filesystem = **mounted;
   report.recovery = filesystem.mount_report();
   judge_recovery(report);
-  const Result<TreeReport> tree = block_on(*executor, filesystem.check_tree());
+  const Result<TreeReport> tree = block_on(executor, filesystem.check_tree());
   if (tree.has_value()) {
     report.tree = *tree;
   } else {
@@ -154,17 +155,67 @@ Outcome<CheckReport> check_pool(const CheckRequest& request,
   }
   judge_tree(report);
   const auto started = block_on(
-      *executor, start(&filesystem, request.data ? ScrubScope::kAll : ScrubScope::kMetadata));
+      executor, start(&filesystem, request.data ? ScrubScope::kAll : ScrubScope::kMetadata));
   started.ignore("nothing else could have started one");
   while ((report.scrub = filesystem.scrub_report()).state == ScrubState::kRunning) {
     std::this_thread::sleep_for(kLook);
     progress(report.scrub);
   }
-  const std::vector<std::string> cut_off = block_on(*executor, filesystem.cut_off_files());
-  judge_scrub(report, block_on(*executor, filesystem.damaged_files()), cut_off);
+  const std::vector<std::string> cut_off = block_on(executor, filesystem.cut_off_files());
+  judge_scrub(report, block_on(executor, filesystem.damaged_files()), cut_off);
   report.disks = filesystem.pool().status();
-  const Result<void> unmounted = block_on(*executor, filesystem.unmount());
+  const Result<void> unmounted = block_on(executor, filesystem.unmount());
   unmounted.ignore("nothing was written");
+  return report;
+}
+
+// Derives anew what can be; with `read_only` nothing is written.
+Outcome<RepairReport> repair(Executor& executor, const CheckRequest& request, bool read_only) {
+  FoundDisks found;
+  std::unique_ptr<journal::Pool> pool = TRY(open_all(executor, request, read_only, found));
+  FilesystemOptions options;
+  options.read_only = read_only;
+  options.tolerant = true;
+  options.repair = true;
+  auto mounted = block_on(executor, Filesystem::mount(executor, std::move(pool), options));
+  if (!mounted) {
+    return failed(
+        fmt::format("The repair could not be carried out: {}.", describe(mounted.error())),
+        "Nothing has changed.");
+  }
+  const RepairReport report = (*mounted)->repair_report();
+  const Result<void> unmounted = block_on(executor, (*mounted)->unmount());
+  unmounted.ignore("what was repaired is durable, and it is looked at again");
+  return report;
+}
+
+// What cannot be read may name what seems to have no name: nothing is derived from the rest.
+bool is_readable(const CheckReport& report) { return report.tree.directories != 0; }
+
+}  // namespace
+
+Outcome<CheckReport> check_pool(const CheckRequest& request,
+                                const std::function<void(const ScrubReport&)>& progress) {
+  const std::unique_ptr<Executor> executor = make_thread_executor();
+  CheckReport report = TRY(look(*executor, request, progress));
+  report.repair = request.repair;
+  if (!request.repair || report.empty) return report;
+  if (!is_readable(report)) {
+    report.left.push_back(
+        "nothing is repaired, because not all metadata can be read: what is missing may name the "
+        "rest; connect "
+        "disks that are away, or restore from a backup");
+    return report;
+  }
+  if (report.tree.problem_count == 0) return report;
+  RepairReport repairs = TRY(repair(*executor, request, true));
+  if (!repairs.repaired.empty()) {
+    repairs = TRY(repair(*executor, request, false));
+    report = TRY(look(*executor, request, progress));
+  }
+  report.repair = true;
+  report.repaired = std::move(repairs.repaired);
+  report.left = std::move(repairs.left);
   return report;
 }
 
@@ -217,7 +268,9 @@ std::string CheckReport::screen() const {
             ? fmt::format(", every copy that is here read ({})", size_text(scrub.counts.read_bytes))
             : ", not read (--data reads it)");
   }
+  for (const std::string& what : repaired) out += fmt::format("repaired {}.\n", printable(what));
   for (const std::string& problem : problems) out += fmt::format("PROBLEM  {}\n", problem);
+  for (const std::string& what : left) out += fmt::format("left     {}.\n", printable(what));
   for (const std::string& remark : remarks) out += fmt::format("note     {}\n", remark);
   if (!problems.empty()) {
     out += "Something is lost, cannot be read or contradicts itself.\n";
@@ -230,6 +283,8 @@ std::string CheckReport::screen() const {
 }
 
 Json CheckReport::json() const {
+  Json repairs = nullptr;
+  if (repair) repairs = {{"repaired", repaired}, {"left", left}};
   Json listed = Json::array();
   for (const journal::DiskStatus& disk : disks) {
     listed.push_back({{"id", disk.record.id.raw},
@@ -265,6 +320,7 @@ Json CheckReport::json() const {
           {"copies", scrub_json(scrub)},
           {"problems", problems},
           {"remarks", remarks},
+          {"repair", repairs},
           {"exit_code", static_cast<int>(exit_code())}};
 }
 

@@ -1,4 +1,4 @@
-// `dynamicfs check`: whether an unmounted pool is as it should be. Changes nothing.
+// `dynamicfs check`: whether an unmounted pool is as it should be. Changes nothing, unless it is to repair.
 #pragma once
 
 #include <functional>
@@ -15,6 +15,7 @@ struct CheckRequest {
   std::string disk;                 // absolute
   std::vector<std::string> others;  // where other disks are now, absolute
   bool data = false;                // read all data in every copy as well
+  bool repair = false;  // mend what can be derived again (fs/tree_repair.hpp), then look again
 };
 
 // What was found. `problems` are contradictions and losses; `remarks` is what redundancy makes up for.
@@ -31,6 +32,9 @@ struct CheckReport {
   bool data = false;
   std::vector<std::string> problems;
   std::vector<std::string> remarks;
+  bool repair = false;  // it was asked for: everything else is as found afterwards
+  std::vector<std::string> repaired;
+  std::vector<std::string> left;  // what was not, and why
 
   // kOk, kDegraded (remarks alone) or kAtRisk (problems).
   ExitCode exit_code() const;
@@ -41,7 +45,8 @@ struct CheckReport {
 // Recovers the pool in memory as a read-only mount would, then compares everything with everything.
 // `progress` is told from time to time while copies are read. A pool that cannot be recovered is a
 // report with problems; refused is what could not be looked at: no disk of ours, in use, disks missing
-// beyond what the policy tolerates.
+// beyond what the policy tolerates. With `repair` the pool is opened for writing only if something can be
+// repaired; what could not be written is refused, and nothing has changed.
 Outcome<CheckReport> check_pool(const CheckRequest& request,
                                 const std::function<void(const ScrubReport&)>& progress);
 

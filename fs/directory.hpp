@@ -78,6 +78,8 @@ class Directory {
   // All names there are, in memory or not.
   std::uint64_t count() const { return count_; }
   bool empty() const { return count_ == 0; }
+  // Repair: all names are in memory, and so many they are.
+  void set_count(std::uint64_t names) { count_ = names; }
 
   // Residency.
 

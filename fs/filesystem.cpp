@@ -35,7 +35,7 @@ Filesystem::~Filesystem() {
 Task<Result<std::unique_ptr<Filesystem>>> Filesystem::mount(Executor& executor,
                                                             std::unique_ptr<journal::Pool> pool,
                                                             FilesystemOptions options) {
-  DFS_ASSERT(options.read_only || !options.tolerant);
+  DFS_ASSERT(options.read_only || options.repair || !options.tolerant);
   DFS_ASSERT(options.tolerant || !options.salvage);
   auto impl = std::make_unique<Impl>(executor, std::move(pool), options);
   const Result<void> loaded = co_await impl->load();
@@ -46,7 +46,7 @@ Task<Result<std::unique_ptr<Filesystem>>> Filesystem::mount(Executor& executor,
   }
   Impl& parts = *impl;
   std::unique_ptr<Filesystem> filesystem{new Filesystem(std::move(impl))};
-  parts.begin_housekeeping();
+  if (!options.repair) parts.begin_housekeeping();
   co_return filesystem;
 }
 
@@ -85,11 +85,22 @@ Task<Result<void>> Filesystem::Impl::load() {
   CO_TRY_ASSIGN(journal, co_await journal::Journal::open(executor, *pool, std::move(replay),
                                                          options.group_commit));
   report.journal = journal->recovery();
+  if (options.repair) {
+    CO_TRY(co_await repair_tree());
+    if (repairs.repaired.empty()) options.read_only = true;
+  }
   // Behind the replay: a run that was merged behind the last checkpoint may lie where a chunk did that
   // a record removes.
   for (const journal::RunRef& run : manifest.runs) store->keep_run(run.copies);
   store->note_reserved(reserved_blocks.load());
   store->start(*journal);
+  if (options.repair) {
+    // Before any record that would make no sense without it. The next mount does the rest of this.
+    if (!options.read_only) {
+      CO_TRY(co_await checkpoint());
+    }
+    co_return {};
+  }
 
   pool->on_change([this] {
     if (pool->read_only()) journal->stop();

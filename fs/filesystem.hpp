@@ -29,6 +29,7 @@
 #include "extent/store.hpp"
 #include "fs/salvage.hpp"
 #include "fs/tree_check.hpp"
+#include "fs/tree_repair.hpp"
 #include "journal/journal.hpp"
 #include "journal/pool.hpp"
 #include "journal/scrub_counts.hpp"
@@ -142,13 +143,16 @@ struct FilesystemOptions {
   // Data and metadata written without fsync are durable after this.
   Duration commit_interval{std::chrono::seconds{5}};
   journal::CommitOptions group_commit;
-  // With read_only: blocks that two files claim, or that lie nowhere, do not stop the mount; they are
+  // With read_only or repair: blocks that two files claim, or that lie nowhere, do not stop the mount; they are
   // for check_tree() to tell.
   bool tolerant = false;
   // With both: metadata that cannot be read does not stop the mount either, nor damage of the log; what is
   // uncertain for that is told by salvage_doubt(). For pools opened with Pool::Opening::salvage, and
   // who looks at every doubt: what may be lost looks like a hole, or like a name that is not there.
   bool salvage = false;
+  // Everything is read and what can be derived is derived anew (fs/tree_repair.hpp), durably before the
+  // mount completes; with read_only in memory alone. Nothing else runs: an unmount is to follow.
+  bool repair = false;
   // A checkpoint starts when the log is this full (percent): what bounds replay is its size.
   unsigned checkpoint_log_percent = 50;
   // What metadata may take in memory. Held on average: what is not in the runs yet stays, and
@@ -422,6 +426,9 @@ class Filesystem {
   // Compaction (fs/compaction.hpp) happens by itself; this does all of it now that there is to do, due
   // or not. kBusy: one is under way, or the pool is unmounting, degraded, full or read-only.
   Task<Result<void>> compact();
+
+  // With FilesystemOptions::repair.
+  const RepairReport& repair_report() const;
 
   // Reads all metadata into memory and looks at it. Nothing else may be running but reads. An error:
   // it could not be read.

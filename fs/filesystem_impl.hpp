@@ -1,6 +1,6 @@
 // What the parts of Filesystem share: filesystem.cpp (life), replay.cpp (recovery), residency.cpp
-// (what is in memory), names.cpp, attributes.cpp, file.cpp (data), clone.cpp, checkpoint.cpp and the
-// scrub. Private to them.
+// (what is in memory), names.cpp, attributes.cpp, file.cpp (data), clone.cpp, checkpoint.cpp,
+// tree_repair.cpp and the scrub. Private to them.
 #pragma once
 
 #include <functional>
@@ -210,6 +210,8 @@ struct Filesystem::Impl {
   void note_unknown(const InodeImage& image);
   // The log says how long a file is: what there was behind that is none of it any more.
   void salvage_end(Inode& inode, std::uint64_t size_before, std::uint64_t size_bytes);
+  // Repair (tree_repair.cpp), behind the replay and before the store starts.
+  Task<Result<void>> repair_tree();
 
   // Residency (residency.cpp): what is in memory, and what is read from the runs when it is needed.
   // What has been loaded stays while the InodeRef does.
@@ -398,6 +400,7 @@ struct Filesystem::Impl {
   extent::HotWindows hot_windows;
   MountReport report;
   std::vector<std::string> load_problems;  // with options.tolerant; written by load()
+  RepairReport repairs;                    // with options.repair; likewise
   TaskTracker tasks;
   std::shared_ptr<HousekeepingLink> link = std::make_shared<HousekeepingLink>();
   // Apart, because an unmount ends the others first and may then wait for the disk that is watched.

@@ -9,6 +9,7 @@
 
 #include "base/log.hpp"
 #include "fs/filesystem_impl.hpp"
+#include "fs/mapped_blocks.hpp"
 
 namespace dynamicfs::fs {
 namespace {
@@ -18,25 +19,6 @@ struct Named {
   std::uint32_t names = 0;
   std::uint32_t subdirectories = 0;
   InodeId parent;  // of the last name found
-};
-
-// What files name of a chunk.
-struct Mapped {
-  extent::BlockBitmap blocks;
-  extent::SharedBlocks shared;  // those that are named more than once
-
-  void add(std::uint32_t first, std::uint32_t count) {
-    const std::uint32_t end = first + count;
-    while (first < end) {
-      const bool again = blocks.test(first);
-      const std::uint32_t next = std::min(end, again ? extent::next_clear(blocks.words(), first)
-                                                     : extent::next_set(blocks.words(), first));
-      if (!again) blocks.set(first, next - first);
-      // So often no pool can be read.
-      if (again && shared.can_add(first, next - first)) shared.add(first, next - first);
-      first = next;
-    }
-  }
 };
 
 const char* type_word(std::uint32_t type_bits) {
@@ -229,11 +211,11 @@ class TreeCheck {
     std::unordered_map<std::uint32_t, bool> known;
     std::unordered_map<std::uint32_t, extent::SharedBlocks> counted;
     for (auto& [chunk, shared] : fs_.store->shared()) counted[chunk.raw] = std::move(shared);
-    const Mapped nothing;
+    const MappedBlocks nothing;
     for (const auto& [chunk, live] : fs_.store->live()) {
       known[chunk.raw] = true;
       const auto at = mapped_.find(chunk.raw);
-      const Mapped& mapped = at == mapped_.end() ? nothing : at->second;
+      const MappedBlocks& mapped = at == mapped_.end() ? nothing : at->second;
       if (live != mapped.blocks) {
         report_.problem(fmt::format(
             "chunk {} has blocks in use that no file has, or the other way round", chunk));
@@ -262,7 +244,7 @@ class TreeCheck {
   std::vector<InodeId> ids_;
   std::unordered_map<std::uint64_t, Named> named_;
   std::unordered_map<std::uint64_t, std::uint32_t> types_;
-  std::unordered_map<std::uint32_t, Mapped> mapped_;  // by chunk
+  std::unordered_map<std::uint32_t, MappedBlocks> mapped_;  // by chunk
   std::uint64_t reserved_ = 0;
 };
 

@@ -27,6 +27,7 @@ struct SimPoolOptions {
   std::uint64_t read_memory_bytes = fs::FilesystemOptions{}.read_memory_bytes;
   bool tolerant = false;
   bool salvage = false;  // whatever is left, read-only
+  bool repair = false;
   bool acl = false;
   Duration scrub_every{0};
   unsigned checkpoint_log_percent = fs::FilesystemOptions{}.checkpoint_log_percent;
@@ -373,6 +374,7 @@ class SimPool {
     options.read_memory_bytes = options_.read_memory_bytes;
     options.checkpoint_log_percent = options_.checkpoint_log_percent;
     options.tolerant = options_.tolerant || options_.salvage;
+    options.repair = options_.repair;
     options.acl = options_.acl;
     options.scrub_every = options_.scrub_every;
     options.small_run_bytes = options_.small_run_bytes;

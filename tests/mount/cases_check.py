@@ -83,8 +83,14 @@ def healthy(bench):
     expect(told["copies"]["checked_bytes"] >= 43 * 4096, f"checked {told['copies']}")
     for what in ("superblocks", "journal", "run"):
         expect_equal(dynamicfs("dump", what, disks[0].path).code, 0, f"dump {what}")
+    outcome = dynamicfs("check", "--repair", disks[0].path)
+    expect_says(outcome, 0, "Nothing is wrong")
+    expect("repaired" not in outcome.out, f"repaired something: {outcome.out!r}")
+    told = json.loads(dynamicfs("check", "--repair", "--json", disks[0].path).out)
+    expect_equal(told["repair"], {"repaired": [], "left": []}, "repair")
     expect_equal(fingerprint(disks), before, "what is on the disks")
     pool.mount()
+    expect_refusal(dynamicfs("check", "--repair", disks[0].path), EXIT_MOUNTED, pool.root, "umount")
     expect_equal((pool.root / "late").stat().st_size, 3 * 4096, "size of the last file")
 
 
