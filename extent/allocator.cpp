@@ -338,10 +338,12 @@ std::uint32_t Allocator::take_from(Layout& layout, Chunk& chunk, std::uint32_t c
 std::vector<ChunkId> Allocator::drain_sparse(Drain why) {
   LockGuard lock(mutex_);
   for (const auto& groups : groups_) drain_sparse(layout_of(groups->policy), groups->policy, why);
-  for (const auto& layout : layouts_) {
+  // By number: one that is looked for and not there yet is put behind the last.
+  for (std::size_t i = 0; i < layouts_.size(); ++i) {
+    Layout& layout = *layouts_[i];
     const bool of_groups = std::ranges::any_of(
-        groups_, [&](const auto& groups) { return groups->policy.of_copies() == layout->policy; });
-    if (!of_groups) drain_sparse(*layout, layout->policy, why);
+        groups_, [&](const auto& groups) { return groups->policy.of_copies() == layout.policy; });
+    if (!of_groups) drain_sparse(layout, layout.policy, why);
   }
   std::ranges::sort(draining_);
   return draining_;

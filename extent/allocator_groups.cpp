@@ -313,6 +313,11 @@ std::uint64_t Allocator::drain_groups(Groups& groups, std::uint64_t slots_least,
         group->draining || (!group->fillable && !also_lost)) {
       continue;
     }
+    const auto here =
+        std::ranges::count_if(group->places, [&](const Place& place) DFS_NO_THREAD_SAFETY_ANALYSIS {
+          return view_->is_healthy(place.disk);
+        });
+    if (static_cast<std::size_t>(here) < group->data_columns()) continue;  // it cannot be read
     const bool shares =
         std::ranges::any_of(group->columns, [&](const Chunk* column) DFS_NO_THREAD_SAFETY_ANALYSIS {
           return shared_.contains(column->id.raw);

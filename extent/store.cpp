@@ -2,6 +2,7 @@
 #include "extent/store.hpp"
 
 #include <algorithm>
+#include <set>
 
 #include "base/assert.hpp"
 #include "base/log.hpp"
@@ -150,6 +151,7 @@ void Store::Impl::note_host_full(DiskId disk) {
 Written part_of(const Written& written, std::size_t first, std::size_t count) {
   Written part;
   part.striped = written.striped;
+  part.losses = written.losses;
   part.crcs.assign(written.crcs.begin() + static_cast<std::ptrdiff_t>(first),
                    written.crcs.begin() + static_cast<std::ptrdiff_t>(first + count));
   std::size_t at = 0;
@@ -316,6 +318,25 @@ bool Store::lost_before_durable(const Mapping& mapping) const {
   std::ranges::sort(durable);
   const Lsn last = durable[lost->tolerance];
   return last.raw != 0 && mapping.generation.raw > last.raw;
+}
+Task<Result<void>> Store::flush(const Written& written) {
+  const std::shared_ptr<const PoolView> disks = impl_->look();
+  std::set<DiskId> places;
+  for (const Piece& piece : written.pieces) {
+    if (const std::optional<DiskId> disk = impl_->allocator.disk_of(piece.chunk))
+      places.insert(*disk);
+  }
+  scheduler::IoGroup flushes;
+  for (const DiskId disk : places) {
+    const PoolView::DiskEntry* const entry = disks->find(disk);
+    if (entry == nullptr || entry->disk == nullptr) co_return error(Code::kDiskGone);
+    if (entry->disk->needs_flush()) flushes.flush(*entry->disk, scheduler::IoClass::kBackground);
+  }
+  co_await flushes.run();
+  for (std::size_t i = 0; i < flushes.size(); ++i) {
+    if (flushes.error(i).code != Code::kOk) co_return flushes.error(i);
+  }
+  co_return Result<void>{};
 }
 bool Store::close_if_unused(DiskId disk) { return impl_->close_if_unused(disk); }
 std::uint64_t Store::writes_mark() { return impl_->writers.current(); }

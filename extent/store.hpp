@@ -79,6 +79,8 @@ struct Written {
   bool striped = false;  // some of it under parity: the record must be RecordOrder::kBehindData
   // Not all of it is at WriteHint::home, in chunks of whole files: the last such part is here.
   std::optional<DiskId> elsewhere;
+  std::uint32_t losses =
+      0;  // Pool::losses() before it was begun: if there are more it may lie on a disk that has gone
   EpochTracker::Pin pin;  // until it is published or discarded: see writes_ended()
 };
 
@@ -225,6 +227,8 @@ class Store final : public journal::SlotSource {
   // How many copies a chunk has, on disks that are here or not; of a column as many as its parity is worth.
   // Only for one that a mapping or a write names.
   std::size_t copies(ChunkId chunk) const;
+  // What was written in one copy is durable.
+  Task<Result<void>> flush(const Written& written);
   // Data that cannot be read, because too many disks have gone since the mount, and that was not durable when they
   // went.
   bool lost_before_durable(const Mapping& mapping) const;

@@ -57,6 +57,7 @@ Task<Result<Written>> Store::Impl::write(WriteHint hint, std::span<const std::by
   const auto blocks = static_cast<std::uint32_t>(data.size() / kBlockBytes);
   Written written;
   written.pin = writers.pin();
+  written.losses = pool.losses();
   written.crcs.resize(blocks);
   crc32c_blocks(data, written.crcs);
 

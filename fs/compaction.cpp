@@ -75,7 +75,8 @@ bool Compaction::go_on() const {
 }
 
 bool Compaction::is_making_room() const {
-  return making_room_.load() && fs_.pool->staying()->size() >= fs_.pool->policy().width();
+  return (making_room_.load() || sweeps_for_room_.load()) &&
+         fs_.pool->staying()->size() >= fs_.pool->policy().width();
 }
 
 // What is not newer was there kQuiet ago, and has not changed since.
@@ -134,9 +135,10 @@ void Compaction::tend() {
     }
     if (now >= sweep_again_at_.load()) {
       using extent::Drain;
+      // Asked for again meanwhile, it is done again.
+      purpose.for_room = degraded && making_room_.exchange(false);
       purpose.sparse =
-          fs_.store->drain_sparse(making_room_.load() ? Drain::kForRoom : Drain::kWhenShort);
-      if (purpose.sparse.empty()) making_room_.store(false);
+          fs_.store->drain_sparse(purpose.for_room ? Drain::kForRoom : Drain::kWhenShort);
       sweep_again_at_.store(now + kSweepInterval);
     }
     // What was written before the mount, or was too much to be noted.
@@ -150,15 +152,15 @@ void Compaction::tend() {
     end();
     return;
   }
+  sweeps_for_room_.store(purpose.for_room && purpose.any());
   spawn(run(std::move(purpose)));
 }
 
 Task<void> Compaction::run(Purpose purpose) {
   co_await fs_.executor.leave_driver_thread();
   if (!fs_.pool->degraded()) co_await tend_noted();
-  const bool makes_room = !purpose.sparse.empty();
   if (purpose.any()) co_await sweep(std::move(purpose), quiet_since());
-  if (makes_room) making_room_.store(false);
+  sweeps_for_room_.store(false);
   end();
 }
 
@@ -169,7 +171,7 @@ Task<Result<void>> Compaction::compact() {
   co_await fs_.store->reclaim();
   if (drained.has_value()) {
     Purpose purpose{.sparse = fs_.store->drain_sparse(extent::Drain::kAll)};
-    purpose.reencode = fs_.pool->reencoding();
+    purpose.reencode = fs_.pool->reencoding() && !fs_.pool->degraded();
     co_await sweep(std::move(purpose), Generation{fs_.journal->appended().raw});
   }
   end();
@@ -393,12 +395,13 @@ std::vector<Compaction::Run> Compaction::plan(const extent::MappingSet& set, jou
         gathering != nullptr && layout && *layout == policy && is_astray(mapping, *gathering);
     const bool fits = !layout || *layout == policy;
     const bool is_copies = layout && *layout == policy.of_copies();
-    const bool copies_here = !fits && is_copies && stripes && (is_quiet || purpose.reencode);
+    const bool copies_here =
+        !purpose.for_room && !fits && is_copies && stripes && (is_quiet || purpose.reencode);
     // There is no better place for it.
     const bool cut_here =
         gathering != nullptr && !gathering->home && layout && *layout == policy.spread();
     if (cut_here) note_cut(mapping.count);
-    const bool misfit_here = astray || (!fits && !is_copies && !cut_here);
+    const bool misfit_here = !purpose.for_room && (astray || (!fits && !is_copies && !cut_here));
     const bool here = sparse_here || copies_here || misfit_here;
     const auto note = [&](Run& run) {
       run.count += mapping.count;
@@ -418,7 +421,7 @@ std::vector<Compaction::Run> Compaction::plan(const extent::MappingSet& set, jou
   }
   std::size_t places = 1;
   for (const Run& run : whole) places += run.places - 1;
-  if (places < kScattered || !is_quiet) return selected;
+  if (purpose.for_room || places < kScattered || !is_quiet) return selected;
   std::erase_if(whole,
                 [](const Run& run) { return run.places == 1 && !run.at_once() && !run.in_copies; });
   return whole;
@@ -509,6 +512,15 @@ Task<bool> Compaction::move_batch(Batch batch) {
     for (const Moving& part : parts) stuck_blocks_ += part.run.misfit ? part.run.count : 0;
     co_return false;
   }
+  // Else the record could be durable, what it replaces be gone, and the new place be lost with its disk.
+  if (batch.policy.tolerance() == 0) {
+    const Result<void> durable = co_await fs_.store->flush(*written);
+    if (!durable.has_value()) {
+      fs_.store->discard(*written);
+      fs_.store->note_moved(*written);
+      co_return false;
+    }
+  }
   std::uint64_t at = 0;
   bool moved = false;
   for (const Moving& part : parts) {
@@ -573,6 +585,7 @@ bool Compaction::publish(const Moving& moving, const extent::WriteHint& hint,
   if (inode.removed.load(std::memory_order_acquire) ||
       !inode.map->unchanged(run.first, run.count, moving.seen) || fs_.policy_of(inode) != policy ||
       !Filesystem::Impl::is_at_home(inode, hint.home, written) ||
+      written.losses != fs_.pool->losses() ||  // it may lie on a disk that has gone
       (!run.misfit && fs_.store->is_shared(moving.seen))) {
     return false;
   }

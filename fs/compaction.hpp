@@ -89,6 +89,7 @@ class Compaction {
   // What a sweep is for.
   struct Purpose {
     std::vector<ChunkId> sparse;
+    bool for_room = false;  // and nothing else
     bool restripe = false;
     bool reencode = false;
     bool any() const { return !sparse.empty() || restripe || reencode; }
@@ -153,7 +154,8 @@ class Compaction {
 
   Filesystem::Impl& fs_;
   SoleTask task_;
-  std::atomic<bool> making_room_{false};  // until such a sweep has ended
+  std::atomic<bool> making_room_{false};      // asked for
+  std::atomic<bool> sweeps_for_room_{false};  // under way
   // Of the task that is active.
   std::atomic<TimePoint> sweep_again_at_{TimePoint{}};
   std::atomic<TimePoint> restripe_at_{TimePoint{}};

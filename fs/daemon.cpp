@@ -275,6 +275,9 @@ Outcome<void> Daemon::open_pool(StartReport& report) {
 // Whether a mount that was made by this disk is none of another pool. A disk that has left its pool since is of none.
 bool Daemon::is_of_this_pool(const std::string& disk) {
   if (disk == request_.disk || std::ranges::count(known_paths_, disk) > 0) return true;
+  // It has to be there: a disk whose file system is not mounted may be of any pool.
+  const auto there = scheduler::inspect_volume(disk);
+  if (!there || !there->exists || there->size_bytes == 0) return false;
   const auto probed = probe_disk(*executor_, disk, Duration::zero());
   return !probed && probed.error().code == ExitCode::kNotADisk;
 }

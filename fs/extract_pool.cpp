@@ -67,7 +67,7 @@ void judge_disks(ExtractReport& report, journal::Pool& pool) {
   }
 }
 
-void judge_metadata(ExtractReport& report, const Filesystem& filesystem) {
+void judge_metadata(ExtractReport& report, Filesystem& filesystem) {
   const journal::RecoveryReport& log = filesystem.mount_report().journal;
   if (log.damaged.raw != 0) {
     report.problems.push_back(
@@ -81,8 +81,10 @@ void judge_metadata(ExtractReport& report, const Filesystem& filesystem) {
         how_many(log.records_failed, "record", "records")));
   }
   if (log.records_dropped != 0) {
-    const bool whole = std::ranges::all_of(report.disks, [](const journal::DiskStatus& disk) {
-      return disk.health == journal::DiskHealth::kHealthy;
+    const bool whole = std::ranges::all_of(report.disks, [&](const journal::DiskStatus& disk) {
+      const scheduler::Disk* const open = filesystem.pool().disk(disk.record.id);
+      return disk.health == journal::DiskHealth::kHealthy && open != nullptr &&
+             open->size_bytes() >= disk.record.size_bytes;
     });
     // With a disk gone the data may have been there, and the changes acknowledged.
     (whole ? report.remarks : report.problems)

@@ -230,7 +230,9 @@ Task<Result<void>> Filesystem::Impl::write(InodeId id, std::uint64_t offset_byte
       if (refused || to_compare) break;
       redo = (head_bytes != 0 && !inode->map->unchanged(first, 1, seen_head)) ||
              (tail_bytes != 0 && !inode->map->unchanged(last, 1, seen_tail)) ||
-             hint.policy != policy_of(*inode) || !is_at_home(*inode, hint.home, written);
+             hint.policy != policy_of(*inode) || !is_at_home(*inode, hint.home, written) ||
+             // A disk has gone: it may lie there alone, and is still in memory.
+             written.losses != pool->losses();
       if (redo) break;
       RecordWriter record;
       if (with_mutex && note_written(*inode, end, now, write_options))
@@ -345,20 +347,23 @@ void Filesystem::Impl::discard_edges(const Edit& plan) {
   }
 }
 
-Task<Result<void>> Filesystem::Impl::walk_data(Inode& inode, scheduler::IoClass io_class,
+Task<Result<void>> Filesystem::Impl::walk_data(InodeId id, scheduler::IoClass io_class,
                                                std::function<bool(const extent::Mapping&)> look) {
   extent::MappingSet set;
   for (std::uint64_t window = 0; window != ~std::uint64_t{0};) {
+    // Not held for longer: what somebody holds stays in memory with all windows that were loaded.
+    CO_TRY_ASSIGN(const InodeRef inode, co_await find(id));
+    if (!inode->is_regular()) break;
     const std::uint64_t from = window;
-    CO_TRY_ASSIGN(window, co_await load_some_windows(inode, window, io_class));
+    CO_TRY_ASSIGN(window, co_await load_some_windows(*inode, window, io_class));
     const std::uint64_t end =
-        std::min(window, ceil_div(inode.size_bytes.load(std::memory_order_acquire), kWindowBytes));
+        std::min(window, ceil_div(inode->size_bytes.load(std::memory_order_acquire), kWindowBytes));
     for (std::uint64_t at = from; at < end; ++at) {
-      const std::optional<FileBlock> data = inode.map->next_data(FileBlock{at * kWindowBlocks});
+      const std::optional<FileBlock> data = inode->map->next_data(FileBlock{at * kWindowBlocks});
       if (!data || data->raw / kWindowBlocks >= end) break;
       at = data->raw / kWindowBlocks;
       set.clear();
-      inode.map->snapshot(FileBlock{at * kWindowBlocks}, kWindowBlocks, set);
+      inode->map->snapshot(FileBlock{at * kWindowBlocks}, kWindowBlocks, set);
       for (const extent::Mapping& mapping : set.mappings) {
         if (mapping.kind == extent::MappingKind::kData && !look(mapping)) co_return Result<void>{};
       }
@@ -423,7 +428,8 @@ Task<Result<void>> Filesystem::Impl::edit(InodeRef inode, Edit plan, AttributeCh
     for (const Edit::Edge& edge : plan.edges) {
       *again |= !inode->map->unchanged(edge.block, 1, edge.seen);
       *again |= edge.mapped &&
-                (plan.policy != policy_of(*inode) || !is_at_home(*inode, edge.home, edge.written));
+                (plan.policy != policy_of(*inode) || !is_at_home(*inode, edge.home, edge.written) ||
+                 edge.written.losses != pool->losses());
     }
     if (plan.reserve_count != 0 && plan.clear_count == 0) {
       *again |= inode->map->holes(plan.reserve_first, plan.reserve_count) > plan.promised_blocks;

@@ -561,14 +561,18 @@ void Filesystem::Impl::kill_suid_sgid(Inode& inode) {
 Task<Result<void>> Filesystem::fsync(InodeId id) {
   impl_->metrics.fsyncs.add();
   const TimePoint start = impl_->executor.now();
-  // What is not in memory is in durable runs.
-  const InodeRef inode = impl_->inodes.find(id);
-  const std::uint64_t lsn = inode ? inode->last_lsn.load(std::memory_order_acquire) : 0;
+  std::uint32_t losses_seen = 0;
+  std::uint64_t lsn = 0;
+  {
+    // What is not in memory is in durable runs.
+    const InodeRef inode = impl_->inodes.find(id);
+    if (inode) lsn = inode->last_lsn.load(std::memory_order_acquire);
+    losses_seen = inode ? inode->losses_seen.load(std::memory_order_acquire) : 0;
+  }
   CO_TRY(co_await impl_->journal->sync(Lsn{lsn}));
   const std::uint32_t losses = impl_->pool->losses();
-  if (inode && inode->losses_seen.load(std::memory_order_acquire) != losses) {
-    CO_TRY(co_await impl_->check_unsynced(*inode));
-    inode->losses_seen.store(losses, std::memory_order_release);
+  if (losses_seen != losses && impl_->harmless_losses.load(std::memory_order_acquire) != losses) {
+    CO_TRY(co_await impl_->check_unsynced(id, losses));
   }
   impl_->metrics.fsync_latency_us.record(
       static_cast<std::uint64_t>((impl_->executor.now() - start).count() / 1000));
@@ -576,18 +580,29 @@ Task<Result<void>> Filesystem::fsync(InodeId id) {
 }
 
 // The pool may go on without a disk that this file could not do without: then what had not been flushed there is gone.
-Task<Result<void>> Filesystem::Impl::check_unsynced(Inode& inode) {
-  if (!inode.is_regular()) co_return Result<void>{};
+Task<Result<void>> Filesystem::Impl::check_unsynced(InodeId id, std::uint32_t losses) {
+  // A write that is published later was begun later (Written::losses).
+  if (store->unavailable_bytes() == 0) {
+    harmless_losses.store(losses, std::memory_order_release);
+    co_return Result<void>{};
+  }
   bool lost = false;
   const auto look = [&](const extent::Mapping& mapping) {
     lost = store->lost_before_durable(mapping);
     return !lost;
   };
-  CO_TRY(co_await walk_data(inode, scheduler::IoClass::kRead, look));
-  if (!lost) co_return Result<void>{};
-  log_error("inode {}: what was written to it last was on a disk that has gone, and is lost",
-            inode.id);
-  co_return error(Code::kDiskGone, inode.id.raw);
+  const Result<void> walked = co_await walk_data(id, scheduler::IoClass::kRead, look);
+  // Nobody can reach it any more.
+  if (!walked.has_value() && walked.error().code == Code::kStale) co_return Result<void>{};
+  if (!walked.has_value()) co_return walked.error();
+  if (lost) {
+    log_error("inode {}: what was written to it last was on a disk that has gone, and may be lost",
+              id);
+    co_return error(Code::kDiskGone, id.raw);
+  }
+  if (const InodeRef inode = inodes.find(id))
+    inode->losses_seen.store(losses, std::memory_order_release);
+  co_return Result<void>{};
 }
 
 Task<Result<void>> Filesystem::sync() {

@@ -235,10 +235,10 @@ struct Filesystem::Impl {
       Inode& inode, std::uint64_t window,
       scheduler::IoClass io_class = scheduler::IoClass::kCritical);
   // Calls `look` for what is data of the file, until it says no.
-  Task<Result<void>> walk_data(Inode& inode, scheduler::IoClass io_class,
+  Task<Result<void>> walk_data(InodeId inode, scheduler::IoClass io_class,
                                std::function<bool(const extent::Mapping&)> look);
-  // For fsync(): kDiskGone if what is not durable of the file cannot be read any more.
-  Task<Result<void>> check_unsynced(Inode& inode);
+  // For fsync(), when so many disks have gone: kDiskGone if what is not durable of the file cannot be read any more.
+  Task<Result<void>> check_unsynced(InodeId inode, std::uint32_t losses);
   // All windows that these blocks touch are in memory; `count` ~0: to the end.
   MaybeTask<Result<void>> load_windows(Inode& inode, FileBlock first, std::uint64_t count);
   Task<Result<void>> read_windows(Inode& inode, FileBlock first, std::uint64_t count);
@@ -432,6 +432,8 @@ struct Filesystem::Impl {
       policy_mutex;  // taken before that, and before journal space: whoever changes a policy, or says that all is encoded
   std::unique_ptr<Scrub> scrub;
   std::unique_ptr<Compaction> compaction;
+  std::atomic<std::uint32_t> harmless_losses{
+      0};  // when so many disks had gone everything could be read
   std::unique_ptr<Rebuild> rebuild;
   std::unique_ptr<Resync> resync;
 

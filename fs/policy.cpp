@@ -72,7 +72,7 @@ Task<Result<PolicyReport>> Filesystem::policy_report(InodeId id) {
     on->second += std::uint64_t{mapping.count} * kBlockBytes;
     return true;
   };
-  CO_TRY(co_await impl_->walk_data(*inode, scheduler::IoClass::kBackground, count));
+  CO_TRY(co_await impl_->walk_data(id, scheduler::IoClass::kBackground, count));
   std::ranges::stable_sort(report.disks, std::greater{}, &std::pair<DiskId, std::uint64_t>::second);
   co_return report;
 }

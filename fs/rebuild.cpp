@@ -181,13 +181,13 @@ Task<void> Rebuild::run() {
     }
   }
   bool idle = false;
-  std::optional<std::vector<DiskId>> told_of;
   while (go_on() && !idle) {
     asked_.store(false);
     std::vector<Step> steps = plan();
     const bool to_balance = steps.empty() || steps.front().off.has_value();
-    const Result<void> told = co_await note_cut_files(steps, &told_of);
+    const Result<void> told = co_await note_cut_files(steps);
     if (!told.has_value()) break;
+    const std::size_t count = worker_count(steps);
     {
       LockGuard lock(mutex_);
       steps_ = std::move(steps);
@@ -197,7 +197,7 @@ Task<void> Rebuild::run() {
       idle = steps_.empty();
     }
     std::vector<Task<Result<void>>> workers;
-    for (std::size_t i = 0; i < worker_count(); ++i) workers.push_back(work());
+    for (std::size_t i = 0; i < count; ++i) workers.push_back(work());
     const std::vector<Result<void>> ended = co_await when_all(std::move(workers));
     for (const Result<void>& one : ended) one.ignore("what could not be moved is counted");
     bool balanced = false;
@@ -228,10 +228,13 @@ Task<void> Rebuild::run() {
   end();
 }
 
-std::size_t Rebuild::worker_count() const {
-  const journal::Policy policy = fs_.pool->policy();
-  const std::size_t read_at_once =
-      policy.kind == journal::Policy::Kind::kErasure ? policy.copies_or_data : 1;
+std::size_t Rebuild::worker_count(std::span<const Step> steps) const {
+  std::size_t read_at_once = 1;
+  for (const Step& step : steps) {
+    const std::optional<journal::Policy> layout = fs_.store->layout(step.chunk);
+    if (layout && layout->kind == journal::Policy::Kind::kErasure)
+      read_at_once = std::max<std::size_t>(read_at_once, layout->copies_or_data);
+  }
   const std::size_t wanted = kWorkersPerDisk * fs_.pool->staying()->size() / read_at_once;
   return std::clamp(wanted, kWorkersMin, kWorkersMax);
 }
@@ -261,8 +264,7 @@ Task<Result<void>> Rebuild::work() {
   co_return Result<void>{};
 }
 
-Task<Result<void>> Rebuild::note_cut_files(std::span<const Step> steps,
-                                           std::optional<std::vector<DiskId>>* noted) {
+Task<Result<void>> Rebuild::note_cut_files(std::span<const Step> steps) {
   const bool cuts = std::ranges::any_of(steps, [&](const Step& step) {
     const std::optional<journal::Policy> layout = fs_.store->layout(step.chunk);
     return layout && layout->whole_files;
@@ -273,9 +275,9 @@ Task<Result<void>> Rebuild::note_cut_files(std::span<const Step> steps,
   for (const journal::DiskStatus& disk : fs_.pool->status()) {
     if (disk.record.leaving) leaving.push_back(disk.record.id);
   }
-  if (leaving == *noted) co_return Result<void>{};
+  if (leaving == noted_cut_for_) co_return Result<void>{};
   CO_TRY(co_await fs_.note_scattered_files());
-  *noted = std::move(leaving);
+  noted_cut_for_ = std::move(leaving);
   co_return Result<void>{};
 }
 

@@ -58,18 +58,18 @@ class Rebuild {
   void tell_in_vain(DiskId disk, std::uint64_t bytes);
   bool may_be_made_anew(DiskId disk) const;
   Task<void> run();
-  std::size_t worker_count() const;
+  std::size_t worker_count(std::span<const Step> steps) const;
   Task<Result<void>> work();
   std::vector<Step> plan() const;
   // Chunks of files that are kept whole go to other disks, not all to the same perhaps: a sweep looks for such files.
-  // `noted`: disks that were leaving when this was last noted; nothing: it was not.
-  Task<Result<void>> note_cut_files(std::span<const Step> steps,
-                                    std::optional<std::vector<DiskId>>* noted);
+  Task<Result<void>> note_cut_files(std::span<const Step> steps);
   Task<void> let_go();
 
   Filesystem::Impl& fs_;
   SoleTask task_;
   std::atomic<bool> paused_{false};
+  // Disks that were leaving when files that are cut were last noted. Of the task that is active.
+  std::optional<std::vector<DiskId>> noted_cut_for_;
   std::atomic<bool> asked_{false};  // to begin, since the last look
   std::atomic<TimePoint> again_at_{TimePoint{}};
   std::atomic<std::uint64_t> changes_seen_{0};  // of the pool, when nothing could be done

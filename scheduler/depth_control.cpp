@@ -54,6 +54,7 @@ bool DepthControl::mixed(TimePoint now) const {
 
 void DepthControl::completed(const IoRequest& request, TimePoint now) {
   seen(request.io_class, now);
+  if (request.io_class != IoClass::kBackground) others_there_ = now;
   // What flushes says nothing of how the device keeps up.
   if (request.io_class == urgent(now) && moves_data(request.op) && !request.flushes) {
     const auto took_ns =

@@ -40,8 +40,8 @@ class DepthControl {
   // A request of this class has come.
   void came(IoClass io_class, TimePoint now) {
     if (io_class == IoClass::kBackground) return;
-    if (now >= others_came_ + kOthersStay) others_since_ = now;
-    others_came_ = now;
+    if (now >= others_there_ + kOthersStay) others_since_ = now;
+    others_came_ = others_there_ = now;
   }
   // One that is less urgent than urgent() could not start because of depth(), and of nothing else.
   void held_back() { held_back_ = true; }
@@ -77,6 +77,7 @@ class DepthControl {
   TimePoint hold_until_{};  // shrinking is of no use before
   std::array<TimePoint, kIoClasses> last_seen_;
   TimePoint others_came_{Duration{std::chrono::hours{-24}}};
+  TimePoint others_there_ = others_came_;
   TimePoint others_since_{};
   std::array<double, kKinds> base_ns_{};  // 0: not known
   TimePoint window_start_{};

@@ -243,7 +243,7 @@ TEST_SUITE("io_queue") {
   TEST_CASE("one that comes now and then is no company: background has no pace beside it") {
     Queue q;
     for (int i = 0; i < 10; ++i) {
-      const int commit = q.push(IoClass::kCritical, q.now.since_origin + std::chrono::seconds{1});
+      const int commit = q.push(IoClass::kCritical, q.now.since_origin + milliseconds{1500});
       const int moved = q.push(IoClass::kBackground, q.now.since_origin);
       CHECK(q.pop() == commit);
       CHECK(q.pop() == moved);
