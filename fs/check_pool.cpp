@@ -169,24 +169,61 @@ Outcome<CheckReport> look(Executor& executor, const CheckRequest& request,
   return report;
 }
 
-// Derives anew what can be; with `read_only` nothing is written.
+// Derives anew what can be; with `read_only` nothing is written. A refusal says what is known then.
 Outcome<RepairReport> repair(Executor& executor, const CheckRequest& request, bool read_only) {
   FoundDisks found;
   std::unique_ptr<journal::Pool> pool = TRY(open_all(executor, request, read_only, found));
+  if (!read_only && pool->read_only()) {
+    return failed("Nothing was repaired: the pool cannot be opened for writing.",
+                  "A newer version of dynamicfs may be needed, or disks that can be written.");
+  }
   FilesystemOptions options;
   options.read_only = read_only;
   options.tolerant = true;
   options.repair = true;
   auto mounted = block_on(executor, Filesystem::mount(executor, std::move(pool), options));
-  if (!mounted) {
+  if (!mounted && read_only) {
     return failed(
-        fmt::format("The repair could not be carried out: {}.", describe(mounted.error())),
-        "Nothing has changed.");
+        fmt::format("Nothing was repaired: what there is cannot be brought into an order ({}).",
+                    describe(mounted.error())),
+        "Copy what can be read to another place ('dynamicfs extract' does it), or restore it from "
+        "a backup.");
   }
-  const RepairReport report = (*mounted)->repair_report();
+  if (!mounted) {
+    return failed(fmt::format("The repair could not be written: {}.", describe(mounted.error())),
+                  "The tree is as it was, or repaired as a whole; run check again.");
+  }
+  RepairReport report = (*mounted)->repair_report();
   const Result<void> unmounted = block_on(executor, (*mounted)->unmount());
   unmounted.ignore("what was repaired is durable, and it is looked at again");
   return report;
+}
+
+// A line of the report.
+std::string line(const Refusal& refusal) {
+  std::string text = refusal.what + (refusal.remedy.empty() ? "" : " " + refusal.remedy);
+  while (text.ends_with('.')) text.pop_back();
+  return text;
+}
+
+// Nothing is written if the same, tried without writing, has not understood everything.
+Outcome<RepairReport> repair_if_understood(Executor& executor, const CheckRequest& request) {
+  RepairReport tried = TRY(repair(executor, request, true));
+  if (!tried.left.empty() || tried.repaired.empty()) return tried;
+  return repair(executor, request, false);
+}
+
+// Behind a repair.
+Outcome<CheckReport> look_again(Executor& executor, const CheckRequest& request,
+                                const std::vector<std::string>& repaired,
+                                const std::function<void(const ScrubReport&)>& progress) {
+  auto report = look(executor, request, progress);
+  if (report) return report;
+  Refusal refusal = report.error();
+  refusal.what = "The repair is done, and it could not be looked at again: " + refusal.what;
+  for (const std::string& what : repaired)
+    refusal.remedy += "\n  repaired " + printable(what) + ".";
+  return refusal;
 }
 
 // What cannot be read may name what seems to have no name: nothing is derived from the rest.
@@ -202,25 +239,27 @@ Outcome<CheckReport> check_pool(const CheckRequest& request,
   if (!request.repair || report.empty) return report;
   if (!is_readable(report)) {
     report.left.push_back(
-        "nothing is repaired, because not all metadata can be read: what is missing may name the "
-        "rest; connect "
-        "disks that are away, or restore from a backup");
+        "nothing is repaired, because not all metadata can be recovered: what is missing may name "
+        "the rest; connect disks that are away, or copy what can be read to another place "
+        "('dynamicfs extract' does it), or restore it from a backup");
     return report;
   }
   if (report.tree.problem_count == 0) return report;
-  RepairReport repairs = TRY(repair(*executor, request, true));
-  if (!repairs.repaired.empty()) {
-    repairs = TRY(repair(*executor, request, false));
-    report = TRY(look(*executor, request, progress));
+  auto repairs = repair_if_understood(*executor, request);
+  if (!repairs) {
+    report.left.push_back(line(repairs.error()));
+    return report;
   }
+  if (!repairs->repaired.empty())
+    report = TRY(look_again(*executor, request, repairs->repaired, progress));
   report.repair = true;
-  report.repaired = std::move(repairs.repaired);
-  report.left = std::move(repairs.left);
+  report.repaired = std::move(repairs->repaired);
+  report.left = std::move(repairs->left);
   return report;
 }
 
 ExitCode CheckReport::exit_code() const {
-  if (!problems.empty()) return ExitCode::kAtRisk;
+  if (!problems.empty() || !left.empty()) return ExitCode::kAtRisk;
   return remarks.empty() ? ExitCode::kOk : ExitCode::kDegraded;
 }
 
@@ -272,7 +311,7 @@ std::string CheckReport::screen() const {
   for (const std::string& problem : problems) out += fmt::format("PROBLEM  {}\n", problem);
   for (const std::string& what : left) out += fmt::format("left     {}.\n", printable(what));
   for (const std::string& remark : remarks) out += fmt::format("note     {}\n", remark);
-  if (!problems.empty()) {
+  if (exit_code() == ExitCode::kAtRisk) {
     out += "Something is lost, cannot be read or contradicts itself.\n";
   } else if (!remarks.empty()) {
     out += "Everything can be read; not everything has all its copies.\n";

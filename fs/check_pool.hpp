@@ -34,9 +34,10 @@ struct CheckReport {
   std::vector<std::string> remarks;
   bool repair = false;  // it was asked for: everything else is as found afterwards
   std::vector<std::string> repaired;
-  std::vector<std::string> left;  // what was not, and why
+  std::vector<std::string>
+      left;  // what is not understood, or why it was not tried: nothing is repaired
 
-  // kOk, kDegraded (remarks alone) or kAtRisk (problems).
+  // kOk, kDegraded (remarks alone) or kAtRisk (problems, or a repair that was not done).
   ExitCode exit_code() const;
   std::string screen() const;
   Json json() const;
@@ -45,8 +46,8 @@ struct CheckReport {
 // Recovers the pool in memory as a read-only mount would, then compares everything with everything.
 // `progress` is told from time to time while copies are read. A pool that cannot be recovered is a
 // report with problems; refused is what could not be looked at: no disk of ours, in use, disks missing
-// beyond what the policy tolerates. With `repair` the pool is opened for writing only if something can be
-// repaired; what could not be written is refused, and nothing has changed.
+// beyond what the policy tolerates. With `repair` the pool is opened for writing only if all that is wrong
+// in the tree can be repaired.
 Outcome<CheckReport> check_pool(const CheckRequest& request,
                                 const std::function<void(const ScrubReport&)>& progress);
 

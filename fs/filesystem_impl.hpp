@@ -242,8 +242,25 @@ struct Filesystem::Impl {
   // All windows that these blocks touch are in memory; `count` ~0: to the end.
   MaybeTask<Result<void>> load_windows(Inode& inode, FileBlock first, std::uint64_t count);
   Task<Result<void>> read_windows(Inode& inode, FileBlock first, std::uint64_t count);
-  // Everything, of all inodes: for check_tree(). It stays while they are referred to.
+  // Which keys the runs have of an inode.
+  struct StoredKeys {
+    bool head = false;
+    bool windows = false;
+    bool entries = false;
+    bool others = false;
+
+    void note(KeyTag tag) {
+      (tag == KeyTag::kInode    ? head
+       : tag == KeyTag::kWindow ? windows
+       : tag == KeyTag::kEntry  ? entries
+                                : others) = true;
+    }
+    bool none() const { return !head && !windows && !entries && !others; }
+  };
+  // Everything, of all inodes, ascending: for check_tree(). It stays while they are referred to. What
+  // does not go together is in `stored_problems`.
   Task<Result<std::vector<InodeRef>>> load_everything();
+  void note_stored(InodeId id, const StoredKeys& keys, const Inode* inode);
   std::uint64_t metadata_bytes() const;
   std::uint64_t metadata_bytes_max() const;
   // Evicts if there is too much in memory.
@@ -401,6 +418,8 @@ struct Filesystem::Impl {
   MountReport report;
   std::vector<std::string> load_problems;  // with options.tolerant; written by load()
   RepairReport repairs;                    // with options.repair; likewise
+  // What the runs have of inodes that cannot be so; written by load_everything().
+  std::vector<std::string> stored_problems;
   TaskTracker tasks;
   std::shared_ptr<HousekeepingLink> link = std::make_shared<HousekeepingLink>();
   // Apart, because an unmount ends the others first and may then wait for the disk that is watched.

@@ -11,9 +11,9 @@ namespace {
 // So many for each disk that stays, by how many of them one reads at once. A worker that copies is at one disk at a time, reading
 // or writing: with as many as disks they would wait for one another, for of a closed network of M equal servers N
 // customers keep N / (N + M - 1) busy (Buzen 1973). More would only take memory, a MiB for each disk that one reads.
-constexpr std::size_t kWorkersPerDisk = 4;
+constexpr std::size_t kWorkersPerDisk = 6;
 constexpr std::size_t kWorkersMin = 4;
-constexpr std::size_t kWorkersMax = 16;
+constexpr std::size_t kWorkersMax = 24;
 // After a pass that could not do a thing.
 constexpr Duration kAgainAfter = std::chrono::minutes{1};
 // Disks are balanced when their use differs by no more than this, in percent of a disk. A guess: less is not worth moving.

@@ -316,9 +316,10 @@ Task<Result<void>> Filesystem::Impl::remove_inode(InodeId id) {
 Result<void> Filesystem::Impl::settle(const extent::Freed& freed) {
   reserved_blocks -= freed.reserved_blocks;
   const Result<void> dead = store->note_dead(freed.pieces);
-  if (dead.has_value() || options.tolerant)
-    return {};  // who claimed what is somebody's already is told
-  return dead;
+  if (dead.has_value() || !options.tolerant) return dead;
+  load_problems.push_back(fmt::format(
+      "the log takes blocks of chunk {} from a file, and they are nobody's", dead.error().detail));
+  return {};
 }
 
 // A change of data in a record of a program before this one may stand just behind the removal of its

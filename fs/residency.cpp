@@ -10,7 +10,10 @@
 //           referred to; whatever was evicted before is in it.
 // Once      An inode is loaded by one at a time; two could differ, if it was modified and evicted
 //           between them.
+#include <fmt/format.h>
+
 #include <algorithm>
+#include <map>
 #include <utility>
 
 #include "base/log.hpp"
@@ -362,25 +365,25 @@ Task<Result<std::uint64_t>> Filesystem::Impl::load_some_windows(Inode& inode, st
 Task<Result<std::vector<InodeRef>>> Filesystem::Impl::load_everything() {
   RunCursor cursor{
       runs, runs.runs(), make_key(kRootInode, KeyTag::kInode), {}, RunCursor::Mode::kStream};
-  std::vector<InodeId> all;
+  std::map<InodeId, StoredKeys> all;  // and those that the runs do not have yet
   while (true) {
     CO_TRY_ASSIGN(const bool more, co_await cursor.next());
     if (!more) break;
     CO_TRY_ASSIGN(const Key key, parse_key(cursor.key()));
-    if (key.tag == KeyTag::kInode && key.inode.raw != 0) all.push_back(key.inode);
+    if (key.inode.raw != 0) all[key.inode].note(key.tag);
   }
-  for (const InodeId id : inodes.ids()) all.push_back(id);
-  std::ranges::sort(all);
-  const auto [from, end] = std::ranges::unique(all);
-  all.erase(from, end);
+  for (const InodeId id : inodes.ids()) all.try_emplace(id);
+  stored_problems.clear();
   std::vector<InodeRef> loaded;
   loaded.reserve(all.size());
-  for (const InodeId id : all) {
+  for (const auto& [id, keys] : all) {
     const Result<InodeRef> inode = co_await find(id);
-    if (!inode.has_value()) {
-      if (inode.error().code == Code::kStale) continue;  // removed behind the runs
-      co_return inode.error();
+    if (!inode.has_value() && inode.error().code != Code::kStale) {
+      // Without a head nothing of it can be read; that is what is told below.
+      if (keys.head || keys.none()) co_return inode.error();
     }
+    if (!inodes.is_removed(id)) note_stored(id, keys, inode.has_value() ? inode->get() : nullptr);
+    if (!inode.has_value()) continue;
     if ((*inode)->map) {
       CO_TRY(co_await load_windows(**inode, FileBlock{0}, ~std::uint64_t{0}));
     }
@@ -390,6 +393,26 @@ Task<Result<std::vector<InodeRef>>> Filesystem::Impl::load_everything() {
     loaded.push_back(*inode);
   }
   co_return loaded;
+}
+
+// `inode`: nullptr if there is none. A pool that changes meanwhile may have removed it, and the runs may
+// know by now.
+void Filesystem::Impl::note_stored(InodeId id, const StoredKeys& keys, const Inode* inode) {
+  const auto note = [&](const std::string& what) {
+    stored_problems.push_back(fmt::format("inode {} {}", id, what));
+  };
+  if (keys.none()) return;
+  if (!keys.head) {
+    return note(fmt::format("has no head, and there {} of it", keys.windows   ? "are blocks"
+                                                               : keys.entries ? "are names"
+                                                                              : "is something"));
+  }
+  if (inode == nullptr) {
+    if (options.tolerant) note("is in the metadata and cannot be found there");
+    return;
+  }
+  if (keys.windows && !inode->map) note("has blocks of a file and is none");
+  if (keys.entries && !inode->directory) note("has names in it and is no directory");
 }
 
 // Eviction.

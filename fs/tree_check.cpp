@@ -4,12 +4,14 @@
 #include <sys/stat.h>
 
 #include <algorithm>
+#include <bit>
 #include <map>
 #include <unordered_map>
 
 #include "base/log.hpp"
 #include "fs/filesystem_impl.hpp"
 #include "fs/mapped_blocks.hpp"
+#include "fs/tree_facts.hpp"
 
 namespace dynamicfs::fs {
 namespace {
@@ -21,22 +23,12 @@ struct Named {
   InodeId parent;  // of the last name found
 };
 
-const char* type_word(std::uint32_t type_bits) {
-  switch (type_bits) {
-    case S_IFREG: return "file";
-    case S_IFDIR: return "directory";
-    case S_IFLNK: return "symbolic link";
-    case S_IFCHR: return "character device";
-    case S_IFBLK: return "block device";
-    case S_IFIFO: return "pipe";
-    case S_IFSOCK: return "socket";
-    default: return "thing of no type";
-  }
-}
+// A bit for each type that names say an inode has.
+std::uint32_t type_bit(std::uint32_t type_bits) { return 1U << (type_bits >> 12 & 15); }
 
 class TreeCheck {
  public:
-  explicit TreeCheck(Filesystem::Impl& fs) : fs_(fs) {}
+  TreeCheck(Filesystem::Impl& fs, const std::vector<InodeRef>& all) : fs_(fs), all_(all) {}
 
   TreeReport run() {
     ids_ = fs_.inodes.ids();
@@ -45,7 +37,9 @@ class TreeCheck {
     for (const InodeId id : ids_) check_inode(id);
     check_reachable();
     check_space();
+    check_contested();
     for (const std::string& text : fs_.load_problems) report_.problem(text);
+    for (const std::string& text : fs_.stored_problems) report_.problem(text);
     return std::move(report_);
   }
 
@@ -77,7 +71,7 @@ class TreeCheck {
       ++named.names;
       named.parent = id;
       if (entry.type_bits == S_IFDIR) ++named_[id.raw].subdirectories;
-      types_[entry.inode.raw] = entry.type_bits;
+      types_[entry.inode.raw] |= type_bit(entry.type_bits);
     }
     if (names != directory.count()) {
       report_.problem(fmt::format("directory {} has {} names and says it has {}", id, names,
@@ -92,9 +86,11 @@ class TreeCheck {
     const auto at = named_.find(id.raw);
     const Named named = at == named_.end() ? Named{} : at->second;
     const auto typed = types_.find(id.raw);
-    if (typed != types_.end() && typed->second != type) {
-      report_.problem(fmt::format("inode {} is a {}, its name says {}", id, type_word(type),
-                                  type_word(typed->second)));
+    const std::uint32_t others = typed == types_.end() ? 0 : typed->second & ~type_bit(type);
+    if (others != 0) {
+      const auto said = static_cast<std::uint32_t>(std::countr_zero(others)) << 12;
+      report_.problem(
+          fmt::format("inode {} is a {}, its name says {}", id, type_word(type), type_word(said)));
     }
     if (id.raw >= fs_.inode_limit_logged.load()) {
       report_.problem(fmt::format("inode {} has a number that may be given again", id));
@@ -202,6 +198,18 @@ class TreeCheck {
     reserved_ += reserved;
   }
 
+  // Chunks may say that such blocks are shared.
+  void check_contested() {
+    const std::vector<Contested> found =
+        contested_blocks(all_, [this](ChunkId chunk) -> const extent::SharedBlocks* {
+          const auto at = mapped_.find(chunk.raw);
+          return at == mapped_.end() || at->second.shared.empty() ? nullptr : &at->second.shared;
+        });
+    if (found.empty()) return;
+    const InodePaths paths{all_};
+    for (const Contested& one : found) report_.problem(one.text(paths));
+  }
+
   // That no slot is two chunks' recovery has seen to.
   void check_space() {
     for (const extent::ChunkPut& chunk : fs_.store->chunks()) {
@@ -240,10 +248,11 @@ class TreeCheck {
   }
 
   Filesystem::Impl& fs_;
+  const std::vector<InodeRef>& all_;
   TreeReport report_;
   std::vector<InodeId> ids_;
   std::unordered_map<std::uint64_t, Named> named_;
-  std::unordered_map<std::uint64_t, std::uint32_t> types_;
+  std::unordered_map<std::uint64_t, std::uint32_t> types_;  // that the names say
   std::unordered_map<std::uint32_t, MappedBlocks> mapped_;  // by chunk
   std::uint64_t reserved_ = 0;
 };
@@ -252,7 +261,7 @@ class TreeCheck {
 
 Task<Result<TreeReport>> Filesystem::check_tree() {
   CO_TRY_ASSIGN(const std::vector<InodeRef> all, co_await impl_->load_everything());
-  co_return TreeCheck{*impl_}.run();
+  co_return TreeCheck(*impl_, all).run();
 }
 
 }  // namespace dynamicfs::fs

@@ -9,11 +9,18 @@
 #include <unordered_map>
 #include <unordered_set>
 
+#include "base/log.hpp"
 #include "fs/filesystem_impl.hpp"
 #include "fs/mapped_blocks.hpp"
+#include "fs/tree_facts.hpp"
 
 namespace dynamicfs::fs {
 namespace {
+
+constexpr const char* kNothingRepaired =
+    "nothing was repaired, because of that: what is not understood may be of what seems to be "
+    "nobody's. Copy what can be read to another place ('dynamicfs extract' does it), or restore it "
+    "from a backup; do not delete or overwrite files that are named here before that";
 
 // How many mappings name each block of a chunk.
 using References = std::array<std::uint32_t, kSlotBlocks>;
@@ -27,24 +34,25 @@ References references(const extent::BlockBitmap& live, const extent::SharedBlock
   return out;
 }
 
-// Chunks. What the maps name counts; a chunk of which they cannot be right is left as it is.
+// Chunks. What the maps name counts.
 class SpaceRepair {
  public:
-  SpaceRepair(Filesystem::Impl& fs, const std::vector<InodeRef>& all) : fs_(fs), all_(all) {}
+  SpaceRepair(Filesystem::Impl& fs, const std::vector<InodeRef>& all, const InodePaths& paths)
+      : fs_(fs), all_(all), paths_(paths) {}
 
-  // What it was and what it is to be; `report` gets what is left.
+  // What it was and what it is to be; `report` gets what the maps cannot be right about.
   void plan(RepairReport& report) {
     for (auto& [chunk, live] : fs_.store->live()) chunks_[chunk.raw].before.blocks = live;
     for (auto& [chunk, shared] : fs_.store->shared()) chunks_[chunk.raw].before.shared = shared;
     for (const InodeRef& inode : all_) {
       if (inode->map) count(*inode, report);
     }
+    // Also where the counts agree: a chunk may say that such a block is shared.
+    find_contested(report);
     std::erase_if(chunks_, [](const auto& entry) {
       const State& state = entry.second;
       return state.before.blocks == state.after.blocks && state.before.shared == state.after.shared;
     });
-    leave_contested(report);
-    if (!understood_) leave_what_gives_back(report);
   }
   void carry_out(RepairReport& report) {
     for (const auto& [id, state] : chunks_) {
@@ -57,16 +65,6 @@ class SpaceRepair {
   struct State {
     MappedBlocks before;
     MappedBlocks after;
-  };
-  // Who named a block first, and with which checksum; and of chunks that have blocks which others name
-  // with another one, what is to be said.
-  struct Claim {
-    InodeId inode;
-    std::uint32_t crc = 0;
-  };
-  struct Claims {
-    std::unordered_map<std::uint64_t, Claim> first;  // by chunk and block
-    std::map<std::uint32_t, std::string> contested;
   };
 
   void count(const Inode& inode, RepairReport& report) {
@@ -81,68 +79,21 @@ class SpaceRepair {
       at->second.after.add(mapping.block, mapping.count);
     });
     if (!foreign) return;
-    understood_ = false;
-    report.left.push_back(fmt::format(
-        "inode {} has blocks of a chunk that does not exist: where they are is not known; copy the "
-        "rest of it, or restore it from a backup",
-        inode.id));
+    report.left.push_back(
+        fmt::format("{} has blocks of a chunk that does not exist: where they are is not known",
+                    paths_.text(inode.id)));
   }
 
   // Blocks that several mappings name are shared if all of them have the same checksum. Otherwise they
   // were given to one file while another had them.
-  void leave_contested(RepairReport& report) {
-    const auto shares = [](const auto& entry) { return !entry.second.after.shared.empty(); };
-    if (std::ranges::none_of(chunks_, shares)) return;
-    Claims claims;
-    for (const InodeRef& inode : all_) {
-      if (!inode->map) continue;
-      inode->map->for_each([&](const extent::Mapping& mapping) {
-        if (mapping.kind == extent::MappingKind::kData) claim(*inode, mapping, claims);
-      });
-    }
-    for (const auto& [chunk, why] : claims.contested) {
-      chunks_.erase(chunk);
-      report.left.push_back(why);
-      understood_ = false;
-    }
-  }
-
-  void claim(const Inode& inode, const extent::Mapping& mapping, Claims& claims) const {
-    const auto at = chunks_.find(mapping.chunk.raw);
-    if (at == chunks_.end() || !at->second.after.shared.any(mapping.block, mapping.count)) return;
-    extent::MappingSet set;
-    inode.map->snapshot(mapping.first, mapping.count, set);
-    for (std::uint32_t i = 0; i < mapping.count; ++i) {
-      const std::uint64_t block =
-          std::uint64_t{mapping.chunk.raw} * kSlotBlocks + mapping.block + i;
-      const Claim mine{.inode = inode.id, .crc = set.crcs[set.mappings[0].crc_index + i]};
-      const auto [first, fresh] = claims.first.emplace(block, mine);
-      if (fresh || first->second.crc == mine.crc) continue;
-      claims.contested.emplace(
-          mapping.chunk.raw,
-          fmt::format(
-              "chunk {} has a block that inodes {} and {} have with different contents: one "
-              "of them is damaged; copy both, or restore them from a backup",
-              mapping.chunk, first->second.inode, mine.inode));
-    }
-  }
-
-  // As long as some map is not understood, what no map names may be what that one means.
-  void leave_what_gives_back(RepairReport& report) {
-    std::erase_if(chunks_, [&](const auto& entry) {
-      const State& state = entry.second;
-      const References before = references(state.before.blocks, state.before.shared);
-      const References after = references(state.after.blocks, state.after.shared);
-      for (std::uint32_t block = 0; block < kSlotBlocks; ++block) {
-        if (before[block] <= after[block]) continue;
-        report.left.push_back(fmt::format(
-            "chunk {} has blocks in use that no file has: they stay, as long as not all is "
-            "known of the blocks of others",
-            ChunkId{entry.first}));
-        return true;
-      }
-      return false;
-    });
+  void find_contested(RepairReport& report) const {
+    const auto shared = [this](ChunkId chunk) -> const extent::SharedBlocks* {
+      const auto at = chunks_.find(chunk.raw);
+      return at == chunks_.end() || at->second.after.shared.empty() ? nullptr
+                                                                    : &at->second.after.shared;
+    };
+    for (const Contested& one : contested_blocks(all_, shared))
+      report.left.push_back(one.text(paths_));
   }
 
   static std::string text(ChunkId id, const State& state) {
@@ -167,21 +118,22 @@ class SpaceRepair {
 
   Filesystem::Impl& fs_;
   const std::vector<InodeRef>& all_;
+  const InodePaths& paths_;
   std::map<std::uint32_t, State> chunks_;  // in the end those that are to change
-  bool understood_ = true;                 // every map names what there is, and nobody else's
 };
 
 // Names, links and counts. What the directories have counts.
 class NameRepair {
  public:
-  // `may_remove`: it is known whose every block is.
-  NameRepair(Filesystem::Impl& fs, std::vector<InodeRef> all, bool may_remove, RepairReport& report)
-      : fs_(fs), may_remove_(may_remove), all_(std::move(all)), report_(report) {
+  NameRepair(Filesystem::Impl& fs, std::vector<InodeRef> all, const InodePaths& paths,
+             RepairReport& report)
+      : fs_(fs), paths_(paths), all_(std::move(all)), report_(report) {
     for (const InodeRef& inode : all_) by_id_[inode->id.raw] = inode;
   }
 
   void run() {
     for (const InodeRef& inode : all_) look_at_entries(*inode);
+    for (const auto& [id, name] : lost_names_) drop_lost_name(id, name);
     grant_numbers();
     for (const InodeRef& inode : all_) keep_one_name(*inode);
     open_circles();
@@ -269,24 +221,33 @@ class NameRepair {
     }
     const std::uint32_t type = type_of(*inode);
     if (entry.type_bits != type) {
+      if (says_what_is_lost(*inode, entry.type_bits)) {
+        names_[entry.inode.raw].push_back({directory.id, cookie, entry.name});
+        return left("{} is a {}, its name '{}' says {}: one of both is damaged",
+                    paths_.text(entry.inode), type_word(type), entry.name,
+                    type_word(entry.type_bits));
+      }
       entry.type_bits = type;
       put(directory, cookie, entry);
       repaired("the name '{}' in directory {} says of what type inode {} is", entry.name,
                directory.id, entry.inode);
     }
-    if (fs_.check_name(entry.name).has_value()) {
-      cookie = put_in_place(directory, cookie, entry);
-    } else {
-      left(
-          "inode {} has a name in directory {} that no program can say: copy it by its others, or "
-          "restore it",
-          entry.inode, directory.id);
-    }
-    names_[entry.inode.raw].push_back({directory.id, cookie, entry.name});
+    std::optional<std::uint64_t> place;
+    if (fs_.check_name(entry.name).has_value()) place = put_in_place(directory, cookie, entry);
+    const Name name{directory.id, place.value_or(cookie), entry.name};
+    names_[entry.inode.raw].push_back(name);
+    if (!place) lost_names_.emplace_back(entry.inode, name);
   }
 
-  // Where the name is to be found; returns where it is.
-  std::uint64_t put_in_place(Inode& directory, std::uint64_t cookie, const Entry& entry) {
+  // What the name says has content of a kind that the inode does not have: if its type is wrong, and
+  // not the name, that content is there and nobody's.
+  static bool says_what_is_lost(const Inode& inode, std::uint32_t type_bits) {
+    return (type_bits == S_IFREG && !inode.map) || (type_bits == S_IFDIR && !inode.directory);
+  }
+
+  // Where the name is to be found; returns where it is, nothing if another has its place.
+  std::optional<std::uint64_t> put_in_place(Inode& directory, std::uint64_t cookie,
+                                            const Entry& entry) {
     std::optional<std::uint64_t> place;
     {
       LockGuard lock(directory.mutex);
@@ -294,15 +255,24 @@ class NameRepair {
       if (found && found->cookie == cookie) return cookie;
       if (!found) place = directory.directory->free_cookie(entry.name);
     }
-    if (!place) {
-      left("the name '{}' in directory {} cannot be found there: another has its place", entry.name,
-           directory.id);
-      return cookie;
-    }
+    if (!place) return std::nullopt;
     drop(directory, cookie);
     put(directory, *place, entry);
     repaired("the name '{}' in directory {} can be found", entry.name, directory.id);
-    return *place;
+    return place;
+  }
+
+  // No program can say the name, or says another's with it. An inode that has no other is nameless then,
+  // and gets one.
+  void drop_lost_name(InodeId id, const Name& name) {
+    if (type_of(*inode_of(id)) == S_IFDIR && names_[id.raw].size() > 1) {
+      return left(
+          "directory {} has {} names, one of them '{}' in directory {}, which cannot be used", id,
+          names_[id.raw].size(), name.text, name.directory);
+    }
+    drop_name(id, name);
+    repaired("the name '{}' of inode {} in directory {} is removed: no program can find it",
+             name.text, id, name.directory);
   }
 
   // A number that somebody has is not given again.
@@ -325,7 +295,9 @@ class NameRepair {
     const auto in_parent = std::ranges::count(names, parent, &Name::directory);
     if (!root && in_parent != 1) {
       return left(
-          "directory {} has {} names, and says it is in directory {}: move what is in it by hand",
+          "directory {} has {} names, and says it is in directory {}: which of them is right is "
+          "not "
+          "known",
           inode.id, names.size(), parent);
     }
     for (const Name& name : names) {
@@ -368,29 +340,41 @@ class NameRepair {
   void adopt_nameless() {
     for (const InodeRef& inode : std::vector<InodeRef>(all_)) {
       if (inode->id == kRootInode || !names_[inode->id.raw].empty()) continue;
+      const bool listed = is_listed(inode->id);
       bool removed = false;
       {
         LockGuard lock(inode->mutex);
-        removed = inode->nlink == 0 && (!inode->directory || inode->directory->empty());
+        removed = inode->nlink == 0 &&
+                  (listed ? !inode->directory || inode->directory->empty() : is_empty(*inode));
       }
-      if (removed) {
-        list_for_removal(*inode);
-      } else {
+      if (!removed) {
         adopt(*inode);
+      } else if (!listed) {
+        list_for_removal(inode->id);
       }
     }
   }
 
-  void list_for_removal(Inode& inode) {
+  bool is_listed(InodeId id) const {
     LockGuard lock(fs_.orphans_mutex);
-    if (fs_.orphans.contains(inode.id.raw)) return;
-    if (!may_remove_) {
-      return left(
-          "inode {} has no links: it stays, as long as not all is known of the blocks of others",
-          inode.id);
-    }
-    fs_.orphans.insert(inode.id.raw);
-    repaired("inode {} has no links: the next mount removes it", inode.id);
+    return fs_.orphans.contains(id.raw);
+  }
+
+  // Nothing is lost with it. What has lost its last name is listed with that, so an inode that is not
+  // listed was not removed.
+  static bool is_empty(const Inode& inode) DFS_REQUIRES(inode.mutex) {
+    if (inode.directory) return inode.directory->empty();
+    if (!inode.map) return inode.symlink == nullptr;
+    bool data = false;
+    inode.map->for_each(
+        [&](const extent::Mapping& one) { data |= one.kind == extent::MappingKind::kData; });
+    return !data && inode.size_bytes.load() == 0;
+  }
+
+  void list_for_removal(InodeId id) {
+    LockGuard lock(fs_.orphans_mutex);
+    fs_.orphans.insert(id.raw);
+    repaired("inode {} is empty and has neither links nor a name: the next mount removes it", id);
   }
 
   void adopt(Inode& inode) {
@@ -436,7 +420,7 @@ class NameRepair {
         if (!entry) break;
         found = entry->entry->inode;
       }
-      if (type_of(*inode_of(found)) == S_IFDIR) return home_ = inode_of(found);
+      if (is_private(*inode_of(found))) return home_ = inode_of(found);
       home_name_ = fmt::format("{}-{}", kLostAndFound, again);
     }
     home_ = make_directory();
@@ -445,6 +429,10 @@ class NameRepair {
   }
 
   // Root's, for nobody else: what is put there may have been in a directory that kept others out.
+  static bool is_private(Inode& inode) {
+    LockGuard lock(inode.mutex);
+    return inode.directory && inode.uid == 0 && (inode.mode & 07777) == 0700;
+  }
   InodeRef make_directory() {
     const InodeId id{std::max(fs_.next_inode.load(), fs_.inode_limit_logged.load())};
     fs_.next_inode = id.raw + 1;
@@ -508,7 +496,8 @@ class NameRepair {
   }
 
   void set_counts(Inode& inode) {
-    if (!inode.map) return leave_incomplete(inode);
+    leave_incomplete(inode);
+    if (!inode.map) return;
     extent::FileMap::Stored counted;
     std::uint64_t end = 0;
     inode.map->for_each([&](const extent::Mapping& mapping) {
@@ -519,11 +508,14 @@ class NameRepair {
     reserved_ += counted.reserved_blocks;
     LockGuard lock(inode.mutex);
     if (end > ceil_div(inode.size_bytes.load(), kBlockBytes)) {
+      left("{} has data behind its end: which of both is right is not known",
+           paths_.text(inode.id));
+    }
+    if (counted.data_blocks < inode.map->data_blocks()) {
       left(
-          "inode {} has data behind its end: which of both is right is not known; a truncate to "
-          "its size "
-          "drops the data, to a larger one shows it",
-          inode.id);
+          "{} has {} blocks, and said that it had {}: part of it may be lost, and reads as zeros; "
+          "compare it with a backup",
+          paths_.text(inode.id), counted.data_blocks, inode.map->data_blocks());
     }
     if (counted.data_blocks == inode.map->data_blocks() &&
         counted.reserved_blocks == inode.map->reserved_blocks()) {
@@ -538,9 +530,13 @@ class NameRepair {
 
   void leave_incomplete(Inode& inode) {
     LockGuard lock(inode.mutex);
-    if ((inode.mode & S_IFMT) != S_IFLNK || inode.symlink) return;
-    left("inode {} is a symbolic link to nothing: remove it, or restore it from a backup",
-         inode.id);
+    const std::uint32_t type = inode.mode & S_IFMT;
+    const bool of_a_type = type == S_IFREG || type == S_IFDIR || type == S_IFLNK ||
+                           type == S_IFCHR || type == S_IFBLK || type == S_IFIFO ||
+                           type == S_IFSOCK;
+    if (of_a_type && (type == S_IFLNK) == (inode.symlink != nullptr)) return;
+    left("{} is a {} and has not what that needs, or what another needs", paths_.text(inode.id),
+         type_word(type));
   }
 
   void set_sums() {
@@ -557,11 +553,12 @@ class NameRepair {
   }
 
   Filesystem::Impl& fs_;
-  const bool may_remove_;
+  const InodePaths& paths_;
   std::vector<InodeRef> all_;  // ascending, and what is made
   RepairReport& report_;
   std::unordered_map<std::uint64_t, InodeRef> by_id_;
   std::unordered_map<std::uint64_t, std::vector<Name>> names_;  // by inode
+  std::vector<std::pair<InodeId, Name>> lost_names_;            // that nobody can use
   std::unordered_set<std::uint64_t> moved_;                     // got a name, or a name in it
   InodeRef home_;
   std::string home_name_;
@@ -572,8 +569,8 @@ class NameRepair {
 
 }  // namespace
 
-// An error: not everything can be read, so nothing is known of what seems to have no name; nothing has
-// changed.
+// All or nothing: as long as something is not understood, what nobody has may be what that one means. An
+// error: not everything can be read. With an error, or something left, nothing is written.
 Task<Result<void>> Filesystem::Impl::repair_tree() {
   for (const journal::DiskStatus& disk : pool->status()) {
     if (disk.health == journal::DiskHealth::kHealthy) continue;
@@ -587,20 +584,28 @@ Task<Result<void>> Filesystem::Impl::repair_tree() {
                 "pool and take it out with 'dynamicfs disk remove'"));
   }
   if (!repairs.left.empty()) co_return Result<void>{};
-  CO_TRY_ASSIGN(std::vector<InodeRef> all, co_await load_everything());
-  if (!inodes.find(kRootInode)) co_return error(Code::kFormatInvalid, kRootInode.raw);
-  SpaceRepair space(*this, all);
+  CO_TRY_ASSIGN(const std::vector<InodeRef> all, co_await load_everything());
+  const InodeRef root = inodes.find(kRootInode);
+  if (!root || !root->directory) co_return error(Code::kFormatInvalid, kRootInode.raw);
+  repairs.left = stored_problems;
+  const InodePaths paths{all};
+  SpaceRepair space(*this, all, paths);
   space.plan(repairs);
-  const bool understood = repairs.left.empty();
-  if (!understood && !load_problems.empty()) {
-    // The checkpoint would make durable what the log and the chunks contradict each other about.
-    repairs.left.push_back(
-        "what the log says last contradicts that: nothing is repaired, for it would become final");
+  NameRepair(*this, all, paths, repairs).run();
+  if (!repairs.left.empty()) {
+    // What is changed in memory by now is never written.
+    repairs.repaired.clear();
+    repairs.left.emplace_back(kNothingRepaired);
     co_return Result<void>{};
   }
   space.carry_out(repairs);
-  NameRepair names(*this, std::move(all), understood, repairs);
-  names.run();
+  if (!load_problems.empty()) {
+    repairs.repaired.emplace_back(
+        "what the log says and the chunks contradict is written down as the files have it");
+  }
+  if (!options.read_only) {
+    for (const std::string& what : repairs.repaired) log_warning("repair: {}", what);
+  }
   co_return Result<void>{};
 }
 

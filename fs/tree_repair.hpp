@@ -2,8 +2,9 @@
 // made so: live blocks and references of chunks, counts, links, and names of what has none.
 //
 // It happens in memory, when recovery has ended and before anything is allocated or freed, and one
-// checkpoint makes it durable: a crash leaves the pool as it was before or as it is afterwards. What is
-// not understood stays as it is: content that two files claim, maps that name what there is not.
+// checkpoint makes it durable: a crash leaves the pool as it was before or as it is afterwards. If anything
+// is not understood (content that two files claim, maps that name what there is not, blocks of an inode
+// that is no file) nothing is written: it may be what the rest means.
 // FilesystemOptions::repair; `dynamicfs check --repair`.
 #pragma once
 
@@ -14,7 +15,8 @@ namespace dynamicfs::fs {
 
 struct RepairReport {
   std::vector<std::string> repaired;  // a sentence each: what was wrong and what it is now
-  std::vector<std::string> left;      // a sentence each: what is wrong, and why it stays
+  // A sentence each: what is not understood, or why nothing could be tried; then nothing is repaired.
+  std::vector<std::string> left;
 };
 
 // Where what has lost its name gets one, in the root directory: inode-N.

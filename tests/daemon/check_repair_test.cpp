@@ -144,7 +144,40 @@ TEST_SUITE("check --repair") {
 
   TEST_CASE_FIXTURE(Images, "what is not understood leaves the disks byte for byte as they were") {
     in_pool(contest);
-    untouched("with different contents");
+    in_pool(add_ghost);
+    const fs::CheckReport report = untouched("with different contents");
+    CHECK(report.screen().find("'dynamicfs extract'") != std::string::npos);
+    CHECK(report.screen().find("(/file)") != std::string::npos);
+  }
+
+  TEST_CASE_FIXTURE(Images,
+                    "so does a file that says it is something else, and it can be read again") {
+    const auto set_mode = [&](std::uint32_t mode) {
+      in_pool([mode](Executor&, Insides& inside) {
+        for (const InodeId id : inside.inodes.ids()) {
+          if (id == kRootInode) continue;
+          const fs::InodeRef inode = inside.inodes.find(id);
+          LockGuard lock(inode->mutex);
+          inside.modify_locked(*inode);
+          inode->mode = mode;
+        }
+      });
+    };
+    set_mode(S_IFSOCK | 0644);
+    untouched("has blocks of a file and is none");
+    set_mode(S_IFREG | 0644);
+    CHECK(check(true).exit_code() == fs::ExitCode::kOk);
+  }
+
+  TEST_CASE_FIXTURE(Images, "so does a tree that has no root directory, and the check is shown") {
+    in_pool([](Executor&, Insides& inside) {
+      const fs::InodeRef root = inside.inodes.find(kRootInode);
+      LockGuard lock(root->mutex);
+      inside.modify_locked(*root);
+      root->mode = S_IFREG | 0755;
+      root->nlink = 9;
+    });
+    untouched("nothing is repaired");
   }
 
   TEST_CASE_FIXTURE(Images, "so does a disk that is away") {
@@ -170,7 +203,7 @@ TEST_SUITE("check --repair") {
         file.put('!');
       }
     }
-    untouched("not all metadata can be read");
+    untouched("not all metadata can be recovered");
   }
 }
 

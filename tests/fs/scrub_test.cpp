@@ -293,14 +293,13 @@ TEST_SUITE("scrub") {
   TEST_CASE("what a disk missed while it was away is brought to it, and is no damage") {
     ScrubPool three(7, SimPoolOptions{});
     SimPool& wide = three.pool;
-    // The disk fails in the hand of a write: of what that publishes all the same, it has no copy.
-    wide.disks[2]->faults().fail = [](const scheduler::IoRequest& request) {
-      return request.op == scheduler::IoOp::kWrite ? Code::kDiskWrite : Code::kOk;
-    };
+    // The disk loses its power: of what was not flushed it has lost some.
     for (int i = 0; i < 8; ++i) {
       REQUIRE(wide.create("late" + std::to_string(i)).has_value());
       REQUIRE(wide.write("late" + std::to_string(i), 0, pattern(77, 100'000)).has_value());
     }
+    wide.disks[2]->power_cut();
+    REQUIRE(wide.run(wide.fs().sync()).has_value());
     REQUIRE(wide.fs().pool().degraded());
     REQUIRE(wide.unmount().has_value());
     REQUIRE(wide.mount().has_value());

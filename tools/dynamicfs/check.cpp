@@ -16,8 +16,9 @@ constexpr const char* kCheckFooter =
 others; name those that have moved.
 
 --repair derives anew what follows from the maps and names of files: blocks in use, counts and links, names
-in /lost+found for what has none. It removes names of files that do not exist. What it does not understand it
-leaves, and says so. Then it looks again; the exit code is that of what it finds then. It reads all
+in /lost+found for what has none. It removes names of files that do not exist. If there is anything that it
+does not understand it repairs nothing, and says what that is: copy what can be read to another place then
+('dynamicfs extract'). Otherwise it looks again; the exit code is that of what it finds then. It reads all
 metadata, and does nothing while a disk is away. Bad copies are mended by 'dynamicfs scrub' on the mounted pool.
 
 Exit code: 0 nothing is wrong; 1 everything can be read, not everything has all its copies;
