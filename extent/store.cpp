@@ -327,16 +327,26 @@ Task<Result<void>> Store::flush(const Written& written) {
       places.insert(*disk);
   }
   scheduler::IoGroup flushes;
+  std::vector<DiskId> flushed;
   for (const DiskId disk : places) {
     const PoolView::DiskEntry* const entry = disks->find(disk);
     if (entry == nullptr || entry->disk == nullptr) co_return error(Code::kDiskGone);
-    if (entry->disk->needs_flush()) flushes.flush(*entry->disk, scheduler::IoClass::kBackground);
+    if (!entry->disk->needs_flush()) continue;
+    flushes.flush(*entry->disk, scheduler::IoClass::kBackground);
+    flushed.push_back(disk);
   }
   co_await flushes.run();
-  for (std::size_t i = 0; i < flushes.size(); ++i) {
-    if (flushes.error(i).code != Code::kOk) co_return flushes.error(i);
+  Result<void> outcome;
+  for (std::size_t i = 0; i < flushed.size(); ++i) {
+    const Error failure = flushes.error(i);
+    if (failure.code == Code::kOk) continue;
+    // It may have been about anything that was written there, and is said once.
+    const Result<void> reported =
+        co_await impl_->pool.report_failure(flushed[i], failure, &flushes.disk(i));
+    reported.ignore("it is gone in any case");
+    outcome = error(Code::kDiskGone);
   }
-  co_return Result<void>{};
+  co_return outcome;
 }
 bool Store::close_if_unused(DiskId disk) { return impl_->close_if_unused(disk); }
 std::uint64_t Store::writes_mark() { return impl_->writers.current(); }

@@ -227,7 +227,7 @@ class Store final : public journal::SlotSource {
   // How many copies a chunk has, on disks that are here or not; of a column as many as its parity is worth.
   // Only for one that a mapping or a write names.
   std::size_t copies(ChunkId chunk) const;
-  // What was written in one copy is durable.
+  // What was written in one copy is durable. kDiskGone: a disk has failed, and the pool knows.
   Task<Result<void>> flush(const Written& written);
   // Data that cannot be read, because too many disks have gone since the mount, and that was not durable when they
   // went.

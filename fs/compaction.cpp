@@ -123,6 +123,7 @@ void Compaction::tend() {
   bool due = false;
   Purpose purpose;
   const bool degraded = fs_.pool->degraded();
+  if (!degraded) making_room_.store(false);
   // There may be room now.
   const bool other_disks = cut_wait_ != Duration{0} && *fs_.pool->staying() != staying_before_;
   purpose.reencode =
@@ -165,7 +166,7 @@ Task<void> Compaction::run(Purpose purpose) {
 }
 
 Task<Result<void>> Compaction::compact() {
-  if (!begin()) co_return Code::kBusy;
+  if (fs_.pool->degraded() || !begin()) co_return Code::kBusy;
   // What has been freed lately counts as room.
   const Result<void> drained = co_await fs_.journal->drain();
   co_await fs_.store->reclaim();
@@ -280,7 +281,7 @@ Task<void> Compaction::sweep(Purpose purpose, Generation quiet) {
   // What is empty now goes before anything can be put there again.
   co_await fs_.store->reclaim();
   fs_.store->stop_draining();
-  if (all && stuck_.empty()) copied_before_ = fs_.store->copied_blocks();
+  if (all && stuck_.empty() && !purpose.for_room) copied_before_ = fs_.store->copied_blocks();
   if (left > held / 2) sweep_again_at_.store(fs_.executor.now() + kSweepIntervalObstructed);
   log_info("compaction: {} MiB moved, {} of {} MiB out of {} sparse chunks",
            moved_blocks_ * kBlockBytes / kMiB, (held - std::min(held, left)) * kBlockBytes / kMiB,
@@ -518,6 +519,7 @@ Task<bool> Compaction::move_batch(Batch batch) {
     if (!durable.has_value()) {
       fs_.store->discard(*written);
       fs_.store->note_moved(*written);
+      for (const Moving& part : parts) stuck_blocks_ += part.run.misfit ? part.run.count : 0;
       co_return false;
     }
   }

@@ -56,7 +56,7 @@ void add_range(ExtractLoss& loss, std::uint64_t from, std::uint64_t to, const st
 }
 
 struct Listed {
-  std::vector<std::pair<std::string, InodeId>> names;
+  std::vector<ExtractTree::Name> names;
   std::uint64_t cookie = 0;
   bool end = true;
 };
@@ -71,7 +71,7 @@ Task<Result<Listed>> list_names(Filesystem* filesystem, InodeId directory, std::
     }
     listed.cookie = entry.next_cookie;
     const bool itself = entry.next_cookie <= kCookieDotDot;
-    if (!itself) listed.names.emplace_back(entry.name, entry.inode);
+    if (!itself) listed.names.push_back({std::string{entry.name}, entry.inode, entry.type_bits});
     return true;
   };
   CO_TRY(co_await filesystem->readdir(directory, cookie, false, sink, false));
@@ -123,17 +123,13 @@ Result<void> ExtractTree::run() {
     tell_missing(fmt::format("the root directory cannot be read: {}",
                              root.has_value() ? "it is none" : why_lost(root.error())));
     path_.clear();
-    names_lost_ = true;
     frame.id = {};
     frame.listed = true;
   }
   frames_.push_back(std::move(frame));
   TRY(walk(1));
-  const SalvageReport salvage = fs_.salvage_report();
-  if (everything_ &&
-      (names_lost_ || salvage.any() || fs_.mount_report().journal.records_failed != 0)) {
-    TRY(take_nameless());
-  }
+  // Also if nothing seems to be lost: a name may be missing for another reason.
+  if (everything_) TRY(take_nameless());
   if (target_ != nullptr) target_->remove_known();
   dress_root();
   return {};
@@ -161,7 +157,7 @@ Result<void> ExtractTree::walk(std::size_t depth) {
     const std::size_t above = path_.size();
     const std::size_t open = frames_.size();
     if (stopped()) return error(Code::kShutdown);
-    TRY(take(fd_of(frame), name.name, name.inode, only));
+    TRY(take(fd_of(frame), name.name, name.inode, only, name.type_bits));
     if (frames_.size() == open) path_.resize(above);
     events_.on_progress(counts_);
   }
@@ -174,7 +170,6 @@ void ExtractTree::list(Frame& frame) {
   Result<Listed> listed = wait(list_names(&fs_, frame.id, frame.cookie));
   frame.listed = !listed.has_value() || listed->end;
   if (!listed.has_value()) {
-    names_lost_ = true;
     tell({.kind = ExtractLoss::Kind::kDoubtful,
           .path = path_.empty() ? "/" : path_,
           .why = fmt::format("names in it cannot be read: {}", why_lost(listed.error())),
@@ -183,7 +178,7 @@ void ExtractTree::list(Frame& frame) {
     return;
   }
   frame.cookie = listed->cookie;
-  for (auto& [name, inode] : listed->names) frame.names.push_back({std::move(name), inode});
+  frame.names = std::move(listed->names);
 }
 
 void ExtractTree::list_wanted(Frame& frame) {
@@ -192,7 +187,7 @@ void ExtractTree::list_wanted(Frame& frame) {
     const Result<Attributes> found = wait(fs_.lookup(frame.id, name));
     if (found.has_value()) {
       fs_.forget(found->inode, 1);
-      frame.names.push_back({name, found->inode});
+      frame.names.push_back({name, found->inode, 0});
       continue;
     }
     const std::size_t above = path_.size();
@@ -204,17 +199,25 @@ void ExtractTree::list_wanted(Frame& frame) {
 }
 
 // Something that a name leads to. A directory is open afterwards, and its path is path_.
-Result<void> ExtractTree::take(int parent, std::string name, InodeId id, const Only* only) {
+Result<void> ExtractTree::take(int parent, std::string name, InodeId id, const Only* only,
+                               std::uint32_t type_bits) {
   const std::size_t above = path_.size();
   path_ += "/" + name;
   const Result<Attributes> found = wait(fs_.getattr(id));
   if (!found.has_value()) {
-    names_lost_ = true;
     meet(id);
     tell_missing(why_lost(found.error()));
     return {};
   }
   const Attributes& attributes = *found;
+  if (type_bits != 0 && type_bits != (attributes.mode & S_IFMT)) {
+    tell({.kind = ExtractLoss::Kind::kDoubtful,
+          .path = path_,
+          .why = "its name says that it is of another kind (a file, a directory ...): what it had "
+                 "may be missing",
+          .size_bytes = 0,
+          .ranges = {}});
+  }
   if (!ExtractTarget::is_name(name)) {
     name = fmt::format("inode-{}", id);
     tell({.kind = ExtractLoss::Kind::kDoubtful,
@@ -397,7 +400,18 @@ Result<void> ExtractTree::take_file(int parent, const std::string& name, InodeId
     return filled;
   }
   partial_ = !loss.ranges.empty();
-  if (partial_) tell(std::move(loss));
+  if (partial_) {
+    tell(std::move(loss));
+    return {};
+  }
+  const Result<bool> lacks = wait(fs_.lacks_data(id));
+  if (lacks.has_value() && *lacks && !fs_.salvage_doubt(id).any()) {
+    tell({.kind = ExtractLoss::Kind::kDoubtful,
+          .path = path_,
+          .why = "it has less data than it says: part of it may be lost, and is zeros in the copy",
+          .size_bytes = attributes.size_bytes,
+          .ranges = {}});
+  }
   return {};
 }
 
@@ -530,7 +544,6 @@ void ExtractTree::tell_missing(std::string why) {
 void ExtractTree::tell_doubt(InodeId id, std::uint64_t size_bytes) {
   const SalvageDoubt doubt = fs_.salvage_doubt(id);
   const bool partial = std::exchange(partial_, false);
-  if (doubt.names) names_lost_ = true;
   std::string why;
   const auto add = [&why](bool holds, const char* text) {
     if (holds) why += (why.empty() ? "" : "; ") + std::string{text};

@@ -76,15 +76,17 @@ class ExtractTree {
   const ExtractCounts& counts() const { return counts_; }
   const std::string& at() const { return path_; }
 
+  struct Name {
+    std::string name;
+    InodeId inode;
+    std::uint32_t type_bits = 0;  // S_IFMT part of what it says; 0: nothing
+  };
+
  private:
   // A tree of the paths that are wanted.
   struct Only {
     std::map<std::string, Only> children;
     bool all = false;
-  };
-  struct Name {
-    std::string name;
-    InodeId inode;
   };
   struct Frame {
     InodeId id;
@@ -104,7 +106,9 @@ class ExtractTree {
   Result<void> walk(std::size_t depth);
   void list(Frame& frame);
   void list_wanted(Frame& frame);
-  Result<void> take(int parent, std::string name, InodeId inode, const Only* only);
+  // `type_bits`: what the name says that it is; 0: nothing.
+  Result<void> take(int parent, std::string name, InodeId inode, const Only* only,
+                    std::uint32_t type_bits = 0);
   // A directory, whose path is path_; that of the one it is in has `path_bytes`.
   Result<void> enter(int parent, const std::string& name, std::size_t path_bytes, Frame frame);
   void leave();
@@ -151,9 +155,8 @@ class ExtractTree {
   std::vector<Frame> frames_;
   UniqueFd nameless_;
   std::string nameless_path_;  // empty: nothing was without a name yet
-  bool names_lost_ = false;
-  bool partial_ = false;  // the last file has been told to be
-  bool made_ = false;     // the last that was to be made has a name in the target
+  bool partial_ = false;       // the last file has been told to be
+  bool made_ = false;          // the last that was to be made has a name in the target
   std::unordered_map<std::uint64_t, std::array<std::uint64_t, 64>> met_;  // a bit for each inode
 };
 

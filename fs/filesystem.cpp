@@ -582,9 +582,12 @@ Task<Result<void>> Filesystem::fsync(InodeId id) {
 // The pool may go on without a disk that this file could not do without: then what had not been flushed there is gone.
 Task<Result<void>> Filesystem::Impl::check_unsynced(InodeId id, std::uint32_t losses) {
   // A write that is published later was begun later (Written::losses).
-  if (store->unavailable_bytes() == 0) {
-    harmless_losses.store(losses, std::memory_order_release);
-    co_return Result<void>{};
+  if (harmful_losses.load(std::memory_order_acquire) != losses) {
+    if (store->unavailable_bytes() == 0) {
+      harmless_losses.store(losses, std::memory_order_release);
+      co_return Result<void>{};
+    }
+    harmful_losses.store(losses, std::memory_order_release);
   }
   bool lost = false;
   const auto look = [&](const extent::Mapping& mapping) {

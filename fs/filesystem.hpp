@@ -421,6 +421,8 @@ class Filesystem {
   // As Pool::set_policy(): of all files and directories without their own. What there is is encoded anew in the background.
   Task<Result<void>> set_policy(journal::Policy policy);
   Task<Result<PolicyReport>> policy_report(InodeId id);
+  // Whether the map of a file has less data than the file says: what lacks reads as zeros.
+  Task<Result<bool>> lacks_data(InodeId id);
   ReencodeReport reencode_report() const;
 
   // Compaction (fs/compaction.hpp) happens by itself; this does all of it now that there is to do, due

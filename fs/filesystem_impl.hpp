@@ -451,8 +451,9 @@ struct Filesystem::Impl {
       policy_mutex;  // taken before that, and before journal space: whoever changes a policy, or says that all is encoded
   std::unique_ptr<Scrub> scrub;
   std::unique_ptr<Compaction> compaction;
-  std::atomic<std::uint32_t> harmless_losses{
-      0};  // when so many disks had gone everything could be read
+  // When so many disks had gone everything could be read, or not everything.
+  std::atomic<std::uint32_t> harmless_losses{0};
+  std::atomic<std::uint32_t> harmful_losses{0};
   std::unique_ptr<Rebuild> rebuild;
   std::unique_ptr<Resync> resync;
 

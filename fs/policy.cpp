@@ -77,6 +77,17 @@ Task<Result<PolicyReport>> Filesystem::policy_report(InodeId id) {
   co_return report;
 }
 
+Task<Result<bool>> Filesystem::lacks_data(InodeId id) {
+  std::uint64_t blocks = 0;
+  const auto count = [&blocks](const extent::Mapping& mapping) {
+    blocks += mapping.count;
+    return true;
+  };
+  CO_TRY(co_await impl_->walk_data(id, scheduler::IoClass::kRead, count));
+  CO_TRY_ASSIGN(const InodeRef inode, co_await impl_->find(id));
+  co_return inode->is_regular() && blocks < inode->map->data_blocks();
+}
+
 ReencodeReport Filesystem::reencode_report() const { return impl_->compaction->report(); }
 
 }  // namespace dynamicfs::fs

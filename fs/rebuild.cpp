@@ -48,6 +48,10 @@ void Rebuild::tend() {
   verify_if_due();
   const std::uint64_t changes = fs_.pool->changes();
   const bool new_disks = changes_seen_.exchange(changes) != changes;
+  if (new_disks && std::ranges::none_of(fs_.pool->status(), [](const journal::DiskStatus& disk) {
+        return disk.record.leaving;
+      }))
+    forget_cut_.store(true);
   if (!new_disks && !asked_.load() && fs_.executor.now() < again_at_.load()) return;
   if (!is_due() || !begin()) return;
   spawn(run());
@@ -275,6 +279,7 @@ Task<Result<void>> Rebuild::note_cut_files(std::span<const Step> steps) {
   for (const journal::DiskStatus& disk : fs_.pool->status()) {
     if (disk.record.leaving) leaving.push_back(disk.record.id);
   }
+  if (forget_cut_.exchange(false)) noted_cut_for_.reset();
   if (leaving == noted_cut_for_) co_return Result<void>{};
   CO_TRY(co_await fs_.note_scattered_files());
   noted_cut_for_ = std::move(leaving);

@@ -70,6 +70,7 @@ class Rebuild {
   std::atomic<bool> paused_{false};
   // Disks that were leaving when files that are cut were last noted. Of the task that is active.
   std::optional<std::vector<DiskId>> noted_cut_for_;
+  std::atomic<bool> forget_cut_{false};  // none was leaving meanwhile
   std::atomic<bool> asked_{false};  // to begin, since the last look
   std::atomic<TimePoint> again_at_{TimePoint{}};
   std::atomic<std::uint64_t> changes_seen_{0};  // of the pool, when nothing could be done

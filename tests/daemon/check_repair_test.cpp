@@ -14,6 +14,7 @@
 #include "fs/check_pool.hpp"
 #include "fs/create_pool.hpp"
 #include "fs/disk_search.hpp"
+#include "fs/extract_pool.hpp"
 #include "fs/filesystem_impl.hpp"
 
 namespace dynamicfs::test {
@@ -94,6 +95,24 @@ struct Images {
     REQUIRE(report.has_value());
     return std::move(*report);
   }
+  // Of everything, to a directory that is removed again.
+  fs::ExtractReport extract() {
+    const files::path to = folder / "copy";
+    set_log_level(LogLevel{static_cast<int>(LogLevel::kError) + 1});
+    auto report =
+        fs::extract_pool({.disks = {disks[0]}, .to = to, .only = {}, .search = true},
+                         {.on_start = [](std::uint64_t, std::uint64_t) {},
+                          .events = {.on_loss = [](const fs::ExtractLoss&) {},
+                                     .on_name = [](const std::string&, const fs::Attributes&) {},
+                                     .on_progress = [](const fs::ExtractCounts&) {},
+                                     .stop = {}}});
+    set_log_level(LogLevel::kError);
+    files::remove_all(to);
+    const std::string why = report.has_value() ? "" : report.error().what;
+    INFO(why);
+    REQUIRE(report.has_value());
+    return std::move(*report);
+  }
   std::vector<std::string> bytes() const {
     std::vector<std::string> out;
     for (const std::string& disk : disks) {
@@ -163,10 +182,28 @@ TEST_SUITE("check --repair") {
         }
       });
     };
+    CHECK(extract().exit_code() == fs::ExitCode::kOk);
     set_mode(S_IFSOCK | 0644);
     untouched("has blocks of a file and is none");
+    // Nor does an extraction pass it for whole.
+    const fs::ExtractReport copy = extract();
+    CHECK(copy.exit_code() == fs::ExitCode::kAtRisk);
+    CHECK(copy.counts.doubtful == 1);
     set_mode(S_IFREG | 0644);
     CHECK(check(true).exit_code() == fs::ExitCode::kOk);
+  }
+
+  TEST_CASE_FIXTURE(Images, "an extraction takes a file without a name along, and says so") {
+    in_pool([](Executor&, Insides& inside) {
+      const fs::InodeRef root = inside.inodes.find(kRootInode);
+      LockGuard lock(root->mutex);
+      inside.modify_locked(*root);
+      root->directory->remove(fs::Directory::cookie_of("file"));
+    });
+    const fs::ExtractReport copy = extract();
+    CHECK(copy.counts.files == 1);
+    CHECK(copy.counts.nameless == 1);
+    CHECK(copy.exit_code() == fs::ExitCode::kDegraded);
   }
 
   TEST_CASE_FIXTURE(Images, "so does a tree that has no root directory, and the check is shown") {

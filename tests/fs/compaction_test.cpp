@@ -132,6 +132,34 @@ TEST_SUITE("compaction") {
     CHECK(test.pool.read("f").value() == test.content);
   }
 
+  TEST_CASE(
+      "a flush of a compaction that fails is a disk that has failed, and no fsync succeeds behind "
+      "it") {
+    SimPoolOptions options;
+    options.disk_bytes = {256 * kMiB};
+    options.policy = *journal::Policy::parse("single");
+    SimPool pool(seed_from_environment(33), options);
+    pool.format();
+    REQUIRE(pool.mount().has_value());
+    REQUIRE(pool.create("f").has_value());
+    std::string content = pattern(33, kWindow);
+    REQUIRE(pool.write("f", 0, content).has_value());
+    scatter(pool, 33, &content);
+    REQUIRE(pool.run(pool.fs().sync()).has_value());
+    // Once: the kernel says it to one flush only.
+    const auto failed = std::make_shared<int>(0);
+    pool.disks[0]->faults().fail = [failed](const scheduler::IoRequest& request) {
+      const bool mine = request.op == scheduler::IoOp::kFlush &&
+                        request.io_class == scheduler::IoClass::kBackground;
+      return mine && (*failed)++ == 0 ? Code::kDiskWrite : Code::kOk;
+    };
+    const Result<void> compacted = pool.run(pool.fs().compact());
+    compacted.ignore("the disk is gone");
+    CHECK(*failed == 1);
+    CHECK(pool.fs().pool().read_only());
+    CHECK_FALSE(pool.write("f", 0, content).has_value());
+  }
+
   TEST_CASE("a MiB that is being written to is left alone") {
     const std::uint64_t seed = seed_from_environment(2);
     CAPTURE(seed);
