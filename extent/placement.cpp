@@ -1,6 +1,7 @@
 #include "extent/placement.hpp"
 
 #include <algorithm>
+#include <limits>
 
 #include "base/assert.hpp"
 
@@ -27,9 +28,16 @@ std::uint64_t chunks_that_fit(std::span<const Candidate> disks, std::size_t widt
   return low;
 }
 
-Placement::Credit& Placement::credit_of(DiskId disk) {
-  if (disk.raw >= credits_.size()) credits_.resize(disk.raw + std::size_t{1});
-  return credits_[disk.raw];
+Placement::Account& Placement::account_of(DiskId disk) {
+  if (disk.raw >= accounts_.size()) accounts_.resize(disk.raw + std::size_t{1});
+  return accounts_[disk.raw];
+}
+
+std::uint64_t& Placement::shared_by(DiskId a, DiskId b) {
+  std::vector<std::uint64_t>& shared = account_of(std::max(a, b)).shared;
+  const std::size_t other = std::min(a, b).raw;
+  if (other >= shared.size()) shared.resize(other + 1);
+  return shared[other];
 }
 
 std::vector<DiskId> Placement::choose(std::span<const Candidate> disks, std::size_t width) {
@@ -41,36 +49,49 @@ std::vector<DiskId> Placement::choose(std::span<const Candidate> disks, std::siz
     std::int64_t credit = 0;
     std::size_t turn = 0;
     bool critical = false;  // has at least as many free slots as chunks are still to come
+    double shared = 0;      // chunks with those that are chosen
   };
   std::int64_t total = 0;
   for (const Candidate& disk : disks) total += static_cast<std::int64_t>(disk.free_slots);
   std::uint64_t reachable = 0;
-  bool level = true;
-  std::int64_t first_credit = 0;
   std::vector<Seat> seats;
   for (std::size_t i = 0; i < disks.size(); ++i) {
     const Candidate& disk = disks[i];
     reachable += std::min(disk.free_slots, fit);
-    Credit& credit = credit_of(disk.disk);
-    if (i == 0) first_credit = credit.credit;
-    level &= credit.credit == first_credit;
-    credit.credit += static_cast<std::int64_t>(disk.free_slots * width);
+    std::int64_t& credit = account_of(disk.disk).credit;
+    credit += static_cast<std::int64_t>(disk.free_slots * width);
     if (disk.free_slots == 0) continue;
     seats.push_back({.disk = disk.disk,
-                     .credit = credit.credit,
-                     .turn = i,
+                     .credit = credit,
+                     .turn = (i + disks.size() - turn_ % disks.size()) % disks.size(),
                      .critical = disk.free_slots >= fit});
   }
-  // Among equals the turn begins one disk further in each round, so that over time every pair of
-  // neighbours shares chunks and a lost disk is rebuilt from several others.
-  if (level) ++rotation_;
-  for (Seat& seat : seats) {
-    seat.turn =
-        (seat.turn + disks.size() - (rotation_ + disks.size() - 1) % disks.size()) % disks.size();
-  }
+  ++turn_;
   std::sort(seats.begin(), seats.end(), [](const Seat& a, const Seat& b) {
     return a.credit != b.credit ? a.credit > b.credit : a.turn < b.turn;
   });
+  // Behind the first, a chunk that a disk shares with the chosen ones beyond the part that others share with them counts
+  // as much as the credit of one chunk. At most as much as being chosen costs: a disk is passed over for a round, not
+  // for ever, so that each gets its part of the chunks whatever they can have in common.
+  const auto share = [this](const Seat& seat) {
+    return seat.shared / std::max<double>(1, static_cast<double>(account_of(seat.disk).chunks));
+  };
+  for (std::size_t next = 1; next < width; ++next) {
+    const auto rest = seats.begin() + static_cast<std::ptrdiff_t>(next);
+    double least = std::numeric_limits<double>::infinity();
+    for (auto seat = rest; seat != seats.end(); ++seat) {
+      seat->shared += static_cast<double>(shared_by(seat->disk, seats[next - 1].disk));
+      least = std::min(least, share(*seat));
+    }
+    const auto worth = [&](const Seat& seat) {
+      const double excess = seat.shared - least * static_cast<double>(account_of(seat.disk).chunks);
+      const double mean = static_cast<double>(total) / static_cast<double>(disks.size());
+      return static_cast<double>(seat.credit) - std::min(excess * mean, static_cast<double>(total));
+    };
+    const auto best = std::max_element(
+        rest, seats.end(), [&](const Seat& a, const Seat& b) { return worth(a) < worth(b); });
+    std::rotate(rest, best, best + 1);  // the others keep their order
+  }
 
   // With fit chunks to come, sum of min(free, fit) exceeds what they take by `slack`. Each critical
   // disk that is left out now costs one of it; when more would be left out than that, critical ones
@@ -94,13 +115,16 @@ std::vector<DiskId> Placement::choose(std::span<const Candidate> disks, std::siz
 
   std::vector<DiskId> chosen;
   for (std::size_t i = 0; i < width; ++i) {
+    for (const DiskId other : chosen) ++shared_by(seats[i].disk, other);
     chosen.push_back(seats[i].disk);
-    credit_of(seats[i].disk).credit -= total;
+    Account& account = account_of(seats[i].disk);
+    account.credit -= total;
+    ++account.chunks;
   }
   // A disk that takes part in every chunk gains all the time; nobody saves up more than a round.
   for (const Candidate& disk : disks) {
-    Credit& credit = credit_of(disk.disk);
-    credit.credit = std::clamp(credit.credit, -total, total);
+    std::int64_t& credit = account_of(disk.disk).credit;
+    credit = std::clamp(credit, -total, total);
   }
   return chosen;
 }

@@ -1,6 +1,7 @@
 // On which disks the next chunk goes: arithmetic only.
 //
-// Two aims. Equal disks are used in turn, so that a sequential file lies on all of them; and
+// Three aims. Equal disks are used in turn, so that a sequential file lies on all of them; every two of them share
+// about as many chunks as any other two, so that all others have the same part in it when one is rebuilt; and
 // unequal disks fill in proportion, such that no space is left that another order could have used:
 // usable(r = 2) = min(sum / 2, sum - largest).
 //
@@ -50,13 +51,17 @@ class Placement {
   std::vector<DiskId> choose(std::span<const Candidate> disks, std::size_t width);
 
  private:
-  struct Credit {
+  struct Account {
     std::int64_t credit = 0;
+    std::uint64_t chunks = 0;  // chosen for it
+    std::vector<std::uint64_t>
+        shared;  // chunks chosen for both, by the id of the other, a lower one
   };
-  Credit& credit_of(DiskId disk);
+  Account& account_of(DiskId disk);
+  std::uint64_t& shared_by(DiskId a, DiskId b);
 
-  std::vector<Credit> credits_;  // by disk id
-  std::size_t rotation_ = 0;
+  std::vector<Account> accounts_;  // by disk id
+  std::size_t turn_ = 0;           // who is first among equals
 };
 
 }  // namespace dynamicfs::extent

@@ -341,11 +341,12 @@ Task<void> Rebuild::let_go() {
       co_return;
     }
     if (!fs_.store->close_if_unused(id)) continue;
+    // Without it there are as many that keep the journal as may be lost, and one.
+    const Result<void> kept = co_await fs_.journal->settle_members();
+    if (!kept.has_value()) co_return;
     const Result<void> removed = co_await fs_.pool->remove_disk(id);
     if (removed.has_value()) {
       log_info("disk {} ({}) has left the pool", id, disk.record.path);
-      const Result<void> kept = co_await fs_.journal->settle_members();
-      kept.ignore("the journal has stopped and said so");
       continue;
     }
     log_warning("disk {} ({}) cannot leave the pool: {}", id, disk.record.path,

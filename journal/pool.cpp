@@ -351,8 +351,15 @@ Task<Result<void>> Pool::adopt_member(DiskId id, const scheduler::Disk* copied_t
     LockGuard lock(impl.mutex);
     std::vector<DiskId>& members = impl.superblock.members;
     const bool is_one = std::ranges::find(members, id) != members.end();
-    if (is_one || members.size() >= kMembersMax || disk(id) != copied_to) co_return Result<void>{};
-    members.push_back(id);
+    if (is_one || disk(id) != copied_to) co_return Result<void>{};
+    if (members.size() < kMembersMax) {
+      members.push_back(id);
+    } else {
+      const auto leaving = std::ranges::find_if(
+          members, [&](DiskId one) { return impl.superblock.find(one)->leaving; });
+      if (leaving == members.end()) co_return Result<void>{};  // it is to stay after all
+      *leaving = id;
+    }
   }
   impl.announce_epoch();
   co_return co_await impl.store(Impl::Copies::kBoth);
@@ -585,16 +592,22 @@ std::vector<DiskId> Pool::members() const {
 std::vector<DiskId> Pool::members_found() const { return impl_->members_found; }
 
 std::vector<DiskId> Pool::members_to_be() const {
-  std::vector<DiskId> members = this->members();
   LockGuard lock(impl_->mutex);
-  for (const DiskId id : *impl_->healthy) {
-    if (impl_->superblock.find(id)->leaving) continue;
-    if (members.size() >= kMembersMax) break;
-    if (std::ranges::find(members, id) != members.end()) continue;
-    if (impl_->superblock.find(id)->journal_bytes < impl_->superblock.log_bytes) continue;
-    members.push_back(id);
+  const Superblock& superblock = impl_->superblock;
+  std::vector<DiskId> wanted;
+  std::vector<DiskId> leaving;
+  for (const DiskId id : superblock.members) {
+    if (impl_->seat(id)->here()) (superblock.find(id)->leaving ? leaving : wanted).push_back(id);
   }
-  return members;
+  for (const DiskId id : *impl_->healthy) {
+    const DiskRecord& record = *superblock.find(id);
+    const bool is_one = std::ranges::find(superblock.members, id) != superblock.members.end();
+    if (!is_one && !record.leaving && record.journal_bytes >= superblock.log_bytes)
+      wanted.push_back(id);
+  }
+  wanted.insert(wanted.end(), leaving.begin(), leaving.end());
+  if (wanted.size() > kMembersMax) wanted.resize(kMembersMax);
+  return wanted;
 }
 
 std::vector<DiskStatus> Pool::status() const {

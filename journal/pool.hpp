@@ -139,7 +139,8 @@ class Pool {
   // Members of the superblock as it was found, before begin(): where the old log is. Some may be
   // missing now.
   std::vector<DiskId> members_found() const;
-  // Who should be members now: old members first, then by id, at most kMembersMax.
+  // Who should be members now, at most kMembersMax: old members first, then others by id, and last those that are
+  // leaving, which keep the log only until another has it.
   std::vector<DiskId> members_to_be() const;
   std::vector<DiskStatus> status() const;
   bool degraded() const;  // any disk missing, failed or stale

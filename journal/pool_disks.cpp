@@ -122,8 +122,9 @@ Task<Result<void>> Pool::set_leaving(DiskId id, Leaving leaving) {
         co_return error(Code::kTooFewDisks, width);
       record->leaving = leaving != Leaving::kNo;
       record->lost = leaving == Leaving::kWhileAway;
-      // It may be needed for the log.
-      if (std::exchange(record->spare, false)) impl.changes.fetch_add(1, std::memory_order_seq_cst);
+      record->spare = false;
+      // Another may be needed for the log, or this one.
+      impl.changes.fetch_add(1, std::memory_order_seq_cst);
       impl.update();  // who looks at the disks looks again
     }
     stored = co_await impl.store(Impl::Copies::kBoth);

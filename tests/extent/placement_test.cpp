@@ -110,7 +110,41 @@ TEST_SUITE("placement") {
       used.insert(chunks[i + 1].begin(), chunks[i + 1].end());
       CHECK(used.size() == 4);
     }
-    CHECK(pairs.size() >= 2);
+    CHECK(pairs.size() == 6);
+  }
+
+  TEST_CASE("every two of equal disks share about as many chunks as any other two") {
+    for (const std::size_t disks : {3u, 4u, 5u, 6u, 9u}) {
+      for (const std::size_t width : {2u, 3u}) {
+        // Not all equally full, as they are after some years.
+        for (const std::uint64_t fuller : {0u, 3u, 20u}) {
+          std::vector<std::uint64_t> free(disks, 1200);
+          free[1] -= fuller;
+          free[disks - 1] -= fuller / 2;
+          CAPTURE(disks);
+          CAPTURE(width);
+          CAPTURE(fuller);
+          std::vector<std::vector<int>> shared(disks, std::vector<int>(disks));
+          auto chunks = fill(free, width);
+          chunks.resize(disks * (disks - 1) * 4);
+          for (const std::vector<DiskId>& chunk : chunks) {
+            for (const DiskId one : chunk) {
+              for (const DiskId other : chunk) ++shared[one.raw][other.raw];
+            }
+          }
+          const double mean = static_cast<double>(chunks.size() * width * (width - 1)) /
+                              static_cast<double>(disks * (disks - 1));
+          for (std::size_t a = 0; a < disks; ++a) {
+            for (std::size_t b = 0; b < a; ++b) {
+              CAPTURE(a);
+              CAPTURE(b);
+              CHECK(shared[a][b] >= 0.7 * mean);
+              CHECK(shared[a][b] <= 1.4 * mean);
+            }
+          }
+        }
+      }
+    }
   }
 
   TEST_CASE("unequal disks fill in proportion") {

@@ -76,8 +76,9 @@ TEST_SUITE("matrix") {
   TEST_CASE("seeds that have found something once") {
     const Quiet quiet;
     MatrixCounts counts;
-    for (const std::uint64_t seed : {47u, 256u, 485u, 797u, 1007u, 2578u, 6999u, 23400u, 23435u,
-                                     32091u, 101395u, 1041899772u, 1041913692u, 1041934482u}) {
+    for (const std::uint64_t seed :
+         {47u, 256u, 485u, 797u, 1007u, 2578u, 6999u, 23400u, 23435u, 32091u, 101395u, 1041899772u,
+          1041913692u, 1041934482u, 2026120247u}) {
       CAPTURE(seed);
       MatrixRun run(seed, counts);
       std::string what;

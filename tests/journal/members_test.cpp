@@ -255,6 +255,36 @@ TEST_SUITE("journal members") {
     CHECK(texts(pool.replayed) == list({"one"}));
   }
 
+  TEST_CASE("a member that is to leave keeps the log until another has it, and then no longer") {
+    Started pool{4};
+    REQUIRE(pool.append_and_sync("one").has_value());
+    REQUIRE(pool.executor.run(pool.pool->set_leaving(kDiskB, journal::Pool::Leaving::kYes))
+                .has_value());
+    CHECK(pool.pool->log_set()->has(kDiskB));
+    SUBCASE("at the next commit") { REQUIRE(pool.append_and_sync("two").has_value()); }
+    SUBCASE("when that is asked for") {
+      REQUIRE(pool.executor.run(pool.log->settle_members()).has_value());
+      REQUIRE(pool.append_and_sync("two").has_value());
+    }
+    SUBCASE("unless there is no other") {
+      REQUIRE(pool.executor.run(pool.pool->report_failure(DiskId{3}, error(Code::kDiskWrite)))
+                  .has_value());
+      REQUIRE(pool.append_and_sync("two").has_value());
+      CHECK(pool.pool->log_set()->has(kDiskB));
+      CHECK(pool.pool->members().size() == 3);
+      return;
+    }
+    CHECK(pool.pool->members() == std::vector<DiskId>{DiskId{0}, DiskId{3}, DiskId{2}});
+    CHECK(!pool.pool->log_set()->has(kDiskB));
+    CHECK(pool.pool->log_set()->has(DiskId{3}));
+    pool.power_cut();
+    // Only the new member can tell now.
+    for (const std::size_t i : {0u, 1u, 2u})
+      pool.media[i]->write(journal::kJournalOffset, Bytes(64 * kKiB));
+    pool.boot_with({true, false, true, true});
+    CHECK(texts(pool.replayed) == list({"one", "two"}));
+  }
+
   TEST_CASE("a spare disk that cannot be given the log is left out, and commits go on") {
     Started pool{4};
     REQUIRE(pool.append_and_sync("one").has_value());
