@@ -509,10 +509,11 @@ TEST_SUITE("injected faults") {
           std::uint64_t errors = 0;
           for (int i = 0; i < kInjectedFiles; ++i) {
             const std::string name = "f" + std::to_string(i);
-            for (std::size_t at = 0; at < test.text(i).size(); at += kBlockBytes) {
+            const std::string text = test.text(i);
+            for (std::size_t at = 0; at < text.size(); at += kBlockBytes) {
               const auto read = test.pool.read(name, at, kBlockBytes);
               if (read.has_value()) {
-                CHECK((read.value() == test.text(i).substr(at, kBlockBytes)));
+                CHECK((read.value() == text.substr(at, kBlockBytes)));
               } else {
                 CHECK(read.error().code == Code::kCorrupt);
                 damaged.insert("/" + name);
