@@ -142,25 +142,29 @@ Json problems_json(Filesystem& filesystem, bool chosen_read_only,
         "The journal has stopped, nothing can be written any more. The log says why; "
         "unmount and mount again when the cause is gone.");
   }
+  // Nothing is taken back by a pool that is read-only.
+  const bool at_mount = filesystem.pool().read_only();
+  const auto online = [&](const DiskStatus& disk, std::string_view more = "") {
+    return at_mount ? std::string{"unmount and mount again"}
+                    : fmt::format("'dynamicfs disk online MOUNTPOINT {}'{}", disk.record.id, more);
+  };
   for (const DiskStatus& disk : disks) {
     switch (disk.health) {
       case DiskHealth::kHealthy: break;
       case DiskHealth::kMissing:
-        problems.push_back(fmt::format(
-            "{} is missing. Connect it, then 'dynamicfs disk online MOUNTPOINT {}', with its path "
-            "behind that if it has moved.",
-            disk_name(disk), disk.record.id));
+        problems.push_back(
+            fmt::format("{} is missing. Connect it, then {}.", disk_name(disk),
+                        online(disk, ", with its path behind that if it has moved")));
         break;
       case DiskHealth::kFailed:
         problems.push_back(fmt::format(
-            "{} has failed{}{}. Check its cables and its health, then 'dynamicfs disk online "
-            "MOUNTPOINT {}'.",
-            disk_name(disk), disk.reason.empty() ? "" : ": ", disk.reason, disk.record.id));
+            "{} has failed{}{}. Check its cables and its health, then {}.", disk_name(disk),
+            disk.reason.empty() ? "" : ": ", disk.reason, online(disk)));
         break;
       case DiskHealth::kOffline:
-        problems.push_back(fmt::format(
-            "{} was taken offline. 'dynamicfs disk online MOUNTPOINT {}' takes it back.",
-            disk_name(disk), disk.record.id));
+        problems.push_back(fmt::format("{} was taken offline. To take it back, {}.",
+                                       disk_name(disk),
+                                       at_mount ? online(disk) : "run " + online(disk)));
         break;
       case DiskHealth::kStale:
         problems.push_back(fmt::format(
@@ -179,6 +183,17 @@ Json problems_json(Filesystem& filesystem, bool chosen_read_only,
         : rebuild.obstacle.code == Code::kDiskRead
             ? "'dynamicfs scrub start' finds the files; remove them or restore them from a backup."
             : "It is tried again every minute."));
+  }
+  for (const DiskStatus& disk : disks) {
+    const bool stays = !disk.record.leaving || disk.record.spare;
+    if (stays || filesystem.pool().disk(disk.record.id) == nullptr || rebuild.due ||
+        rebuild.running || !filesystem.store().has_chunks(disk.record.id))
+      continue;
+    problems.push_back(fmt::format(
+        "{} cannot leave the pool: files there cannot be made whole on other disks without one "
+        "that is away. Connect that, or remove the files ('dynamicfs scrub start' names them), or "
+        "'dynamicfs disk keep MOUNTPOINT {}'.",
+        disk_name(disk), disk.record.id));
   }
   for (const DiskStatus& disk : disks) {
     const scheduler::Disk* const present = filesystem.pool().disk(disk.record.id);
