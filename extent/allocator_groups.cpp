@@ -149,7 +149,13 @@ ParityGroup& Allocator::open(Groups& groups, ChunkLog& log) {
   ChunkPut put{.chunk = ChunkId{next_chunk_}, .layout = groups.policy, .places = {}};
   std::vector<DiskId> disks = groups.placement.choose(candidates(false, true), width);
   DFS_ASSERT(disks.size() == width);
-  std::ranges::rotate(disks, disks.begin() + static_cast<std::ptrdiff_t>(groups.opened++ % width));
+  // A large read asks the disks with data: each is to have its part of the parity.
+  groups.parities.resize(std::max(groups.parities.size(), disks_.size()));
+  std::ranges::sort(disks);
+  std::ranges::stable_sort(disks, std::greater{},
+                           [&groups](DiskId disk) { return groups.parities[disk.raw]; });
+  for (std::size_t i = groups.policy.copies_or_data; i < width; ++i)
+    ++groups.parities[disks[i].raw];
   for (const DiskId disk : disks) {
     const std::optional<SlotId> slot = slots_.take_lowest(disk);
     DFS_ASSERT(slot.has_value());

@@ -43,7 +43,8 @@ struct Allocator::Groups {
   journal::Policy policy;
   ErasureCodec codec;
   Placement placement;
-  std::uint64_t opened = 0;         // the parity moves on by a disk with each
+  std::vector<std::uint64_t>
+      parities;                     // columns of parity that each disk has been given, by its id
   std::vector<ParityGroup*> lanes;  // write points; null: none yet
   std::size_t next_lane = 0;
   NodeList<ParityGroup> partial;   // sealed, with free rows

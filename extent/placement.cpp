@@ -6,6 +6,11 @@
 #include "base/assert.hpp"
 
 namespace dynamicfs::extent {
+namespace {
+
+constexpr std::uint64_t kRemembered = 512;  // chunks of a disk
+
+}  // namespace
 
 // The largest n with sum of min(free, n) >= width * n: a disk has at most one slot of each chunk,
 // and filling always the disks with most left reaches the bound.
@@ -40,6 +45,14 @@ std::uint64_t& Placement::shared_by(DiskId a, DiskId b) {
   return shared[other];
 }
 
+// What was long ago, with other disks maybe, is not to be made up for.
+void Placement::forget_half() {
+  for (Account& account : accounts_) {
+    account.chunks /= 2;
+    for (std::uint64_t& chunks : account.shared) chunks /= 2;
+  }
+}
+
 std::vector<DiskId> Placement::choose(std::span<const Candidate> disks, std::size_t width) {
   const std::uint64_t fit = chunks_that_fit(disks, width);
   if (fit == 0) return {};
@@ -70,9 +83,11 @@ std::vector<DiskId> Placement::choose(std::span<const Candidate> disks, std::siz
   std::sort(seats.begin(), seats.end(), [](const Seat& a, const Seat& b) {
     return a.credit != b.credit ? a.credit > b.credit : a.turn < b.turn;
   });
-  // Behind the first, a chunk that a disk shares with the chosen ones beyond the part that others share with them counts
-  // as much as the credit of one chunk. At most as much as being chosen costs: a disk is passed over for a round, not
-  // for ever, so that each gets its part of the chunks whatever they can have in common.
+  // Behind the first, each chunk that a disk shares with the chosen ones beyond the part of its chunks that others share with
+  // them counts as much credit as a disk of mean room gains by one choice of width 1; all of them at most as much as being
+  // chosen costs: a disk is passed over for a round, not for ever, so that each gets its part of the chunks whatever they
+  // can have in common.
+  const double mean = static_cast<double>(total) / static_cast<double>(disks.size());
   const auto share = [this](const Seat& seat) {
     return seat.shared / std::max<double>(1, static_cast<double>(account_of(seat.disk).chunks));
   };
@@ -85,7 +100,6 @@ std::vector<DiskId> Placement::choose(std::span<const Candidate> disks, std::siz
     }
     const auto worth = [&](const Seat& seat) {
       const double excess = seat.shared - least * static_cast<double>(account_of(seat.disk).chunks);
-      const double mean = static_cast<double>(total) / static_cast<double>(disks.size());
       return static_cast<double>(seat.credit) - std::min(excess * mean, static_cast<double>(total));
     };
     const auto best = std::max_element(
@@ -113,14 +127,16 @@ std::vector<DiskId> Placement::choose(std::span<const Candidate> disks, std::siz
     --out;
   }
 
+  bool full = false;
   std::vector<DiskId> chosen;
   for (std::size_t i = 0; i < width; ++i) {
     for (const DiskId other : chosen) ++shared_by(seats[i].disk, other);
     chosen.push_back(seats[i].disk);
     Account& account = account_of(seats[i].disk);
     account.credit -= total;
-    ++account.chunks;
+    full |= ++account.chunks == kRemembered;
   }
+  if (full) forget_half();
   // A disk that takes part in every chunk gains all the time; nobody saves up more than a round.
   for (const Candidate& disk : disks) {
     std::int64_t& credit = account_of(disk.disk).credit;

@@ -53,12 +53,13 @@ class Placement {
  private:
   struct Account {
     std::int64_t credit = 0;
-    std::uint64_t chunks = 0;  // chosen for it
+    std::uint64_t chunks = 0;  // chosen for it, of late
     std::vector<std::uint64_t>
         shared;  // chunks chosen for both, by the id of the other, a lower one
   };
   Account& account_of(DiskId disk);
   std::uint64_t& shared_by(DiskId a, DiskId b);
+  void forget_half();
 
   std::vector<Account> accounts_;  // by disk id
   std::size_t turn_ = 0;           // who is first among equals

@@ -341,9 +341,9 @@ Task<void> Rebuild::let_go() {
       co_return;
     }
     if (!fs_.store->close_if_unused(id)) continue;
-    // Without it there are as many that keep the journal as may be lost, and one.
-    const Result<void> kept = co_await fs_.journal->settle_members();
-    if (!kept.has_value()) co_return;
+    fs_.pool->let_log_go(id);
+    const Result<void> given = co_await fs_.journal->settle_members();
+    if (!given.has_value()) co_return;  // the journal has stopped, and said so
     const Result<void> removed = co_await fs_.pool->remove_disk(id);
     if (removed.has_value()) {
       log_info("disk {} ({}) has left the pool", id, disk.record.path);

@@ -270,9 +270,10 @@ Task<bool> Journal::Impl::write_batch(Batch* batch) {
     while (log_set == nullptr || pool.changes() != changes_seen) {
       changes_seen = pool.changes();
       co_await pool.settled();
+      unfit.clear();  // what has changed may be the cause
       log_set = pool.log_set();
       if (pool.read_only()) co_return false;
-      co_await replace_members();
+      co_await replace_member();
     }
     if (pool.read_only() || stopped.load(std::memory_order_acquire)) co_return false;
     const bool written = co_await write_once(batch);
@@ -280,13 +281,17 @@ Task<bool> Journal::Impl::write_batch(Batch* batch) {
   }
 }
 
-// Disks that should keep the log and do not, since a member has failed, get it and do: an epoch for
-// each. The commit waits for that: at most half the log is copied, once for each disk that fails.
-Task<void> Journal::Impl::replace_members() {
-  const std::vector<DiskId> wanted = pool.members_to_be();
-  for (const DiskId id : wanted) {
+// The first of the disks that should keep the log and do not, since a member has failed or is about to leave, gets it and
+// does, in an epoch of its own. The commit waits for that: at most half the log is copied, once for each disk that fails; one that leaves does so
+// behind a checkpoint.
+Task<void> Journal::Impl::replace_member() {
+  while (true) {
+    const std::vector<DiskId> wanted = pool.members_to_be(unfit);
+    const auto next =
+        std::ranges::find_if(wanted, [this](DiskId one) { return !log_set->has(one); });
+    if (next == wanted.end()) co_return;
+    const DiskId id = *next;
     const scheduler::Disk* const disk = pool.disk(id);
-    if (log_set->has(id) || std::ranges::find(unfit, disk) != unfit.end()) continue;
     const bool copied = co_await copy_log(id);
     if (!copied) {
       unfit.push_back(disk);
@@ -296,6 +301,7 @@ Task<void> Journal::Impl::replace_members() {
     if (!adopted.has_value()) co_return;
     metrics.members_replaced.add();
     log_info("disk {} keeps the journal from now on", id);
+    co_return;  // that is a change: who calls looks again
   }
 }
 

@@ -66,7 +66,7 @@ struct JournalMetrics {
   Counter flushes;           // of data disks, for commits
   Counter reserve_waits;     // reserve() had to wait
   Counter log_space_waits;   // a commit had to wait for a checkpoint
-  Counter members_replaced;  // a disk took the place of a member that had failed
+  Counter members_replaced;  // a disk took the place of a member that had failed, or was to leave
   Counter settle_waits;      // a commit waited for company
   Histogram commit_latency_us;
   Histogram batch_records;
@@ -162,7 +162,7 @@ class Journal {
   // sync(appended()), then a header that covers it: afterwards covered() == durable() if nothing
   // new came. Two device trips; one if there was nothing to commit; none if already covered.
   Task<Result<void>> drain();
-  // Disks that should keep the log, since others have left or come, do when it completes, as far as they can be given it.
+  // Disks that should keep the log (Pool::members_to_be()) do when it completes, as far as they can be given it.
   // Every commit sees to that; this is for when there is nothing to commit. kJournalStopped.
   Task<Result<void>> settle_members();
 

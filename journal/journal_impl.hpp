@@ -113,7 +113,7 @@ struct Journal::Impl {
   void take_mark(Batch& batch);
   Task<bool> find_room(Batch* batch);
   Task<bool> write_batch(Batch* batch);
-  Task<void> replace_members();
+  Task<void> replace_member();
   Task<bool> copy_log(DiskId to);
   Task<bool> write_once(Batch* batch);
   Task<bool> run(scheduler::IoGroup& group, const std::vector<DiskId>& ids);

@@ -351,14 +351,13 @@ Task<Result<void>> Pool::adopt_member(DiskId id, const scheduler::Disk* copied_t
     LockGuard lock(impl.mutex);
     std::vector<DiskId>& members = impl.superblock.members;
     const bool is_one = std::ranges::find(members, id) != members.end();
-    if (is_one || disk(id) != copied_to) co_return Result<void>{};
+    if (is_one || disk(id) != copied_to) co_return error(Code::kBusy, id.raw);
     if (members.size() < kMembersMax) {
       members.push_back(id);
     } else {
-      const auto leaving = std::ranges::find_if(
-          members, [&](DiskId one) { return impl.superblock.find(one)->leaving; });
-      if (leaving == members.end()) co_return Result<void>{};  // it is to stay after all
-      *leaving = id;
+      const auto going = std::ranges::find(members, impl.going);
+      if (going == members.end()) co_return error(Code::kBusy, id.raw);
+      *going = id;
     }
   }
   impl.announce_epoch();
@@ -591,23 +590,38 @@ std::vector<DiskId> Pool::members() const {
 
 std::vector<DiskId> Pool::members_found() const { return impl_->members_found; }
 
-std::vector<DiskId> Pool::members_to_be() const {
+std::vector<DiskId> Pool::members_to_be(std::span<const scheduler::Disk* const> without) const {
   LockGuard lock(impl_->mutex);
-  const Superblock& superblock = impl_->superblock;
+  return impl_->members_to_be(without);
+}
+
+std::vector<DiskId> Pool::Impl::members_to_be(
+    std::span<const scheduler::Disk* const> without) const {
+  const auto is_one = [](const std::vector<DiskId>& members, DiskId id) {
+    return std::ranges::find(members, id) != members.end();
+  };
   std::vector<DiskId> wanted;
-  std::vector<DiskId> leaving;
   for (const DiskId id : superblock.members) {
-    if (impl_->seat(id)->here()) (superblock.find(id)->leaving ? leaving : wanted).push_back(id);
+    if (seat(id)->here() && id != going) wanted.push_back(id);
   }
-  for (const DiskId id : *impl_->healthy) {
-    const DiskRecord& record = *superblock.find(id);
-    const bool is_one = std::ranges::find(superblock.members, id) != superblock.members.end();
-    if (!is_one && !record.leaving && record.journal_bytes >= superblock.log_bytes)
-      wanted.push_back(id);
+  for (const bool leaving : {false, true}) {
+    for (const DiskId id : *healthy) {
+      const DiskRecord& record = *superblock.find(id);
+      const bool may = record.leaving == leaving && !(leaving && record.spare) &&
+                       record.journal_bytes >= superblock.log_bytes &&
+                       std::ranges::find(without, seat(id)->disk.get()) == without.end();
+      if (may && !is_one(superblock.members, id)) wanted.push_back(id);
+    }
   }
-  wanted.insert(wanted.end(), leaving.begin(), leaving.end());
+  if (is_one(superblock.members, going) && seat(going)->here()) wanted.push_back(going);
   if (wanted.size() > kMembersMax) wanted.resize(kMembersMax);
   return wanted;
+}
+
+void Pool::let_log_go(DiskId id) {
+  LockGuard lock(impl_->mutex);
+  impl_->going = id;
+  impl_->changes.fetch_add(1, std::memory_order_seq_cst);
 }
 
 std::vector<DiskStatus> Pool::status() const {

@@ -139,9 +139,12 @@ class Pool {
   // Members of the superblock as it was found, before begin(): where the old log is. Some may be
   // missing now.
   std::vector<DiskId> members_found() const;
-  // Who should be members now, at most kMembersMax: old members first, then others by id, and last those that are
-  // leaving, which keep the log only until another has it.
-  std::vector<DiskId> members_to_be() const;
+  // Who should be members now, at most kMembersMax: old members first, then others by id, of these those that are
+  // leaving last, and behind all the one of let_log_go(). None of `without` that is not a member.
+  std::vector<DiskId> members_to_be(std::span<const scheduler::Disk* const> without = {}) const;
+  // This disk is about to leave, so if there is another one for it, that is to keep the log instead: the next commit
+  // sees to that, or Journal::settle_members(). Until another disk is named, or it is to stay (set_leaving()).
+  void let_log_go(DiskId id);
   std::vector<DiskStatus> status() const;
   bool degraded() const;  // any disk missing, failed or stale
   // How many disks have gone, for whatever reason, since the pool was opened: grows when one does.
@@ -169,14 +172,15 @@ class Pool {
 
   // For the journal. Asked where the log ends when a disk fails; called with no lock of ours held.
   void set_log_source(std::function<LogEnd()> source);
-  // Failures noted and epochs announced so far.
+  // Failures noted, epochs announced, and disks told to go or to stay so far.
   std::uint64_t changes() const;
   // Completes when every failure noted before the call is part of a durable epoch, or the pool is
   // read-only.
   Task<void> settled();
   // This disk keeps the log from the next batch on: in a new epoch, durable when it completes. The
   // caller has copied all that is still needed of the log to it, durably, and commits nothing
-  // meanwhile. Nothing happens if it has failed, `copied_to` is not this disk any more, or there are enough. kReadOnly.
+  // meanwhile. In the place of that of let_log_go() if there are enough. kBusy, and nothing happens, if it has failed,
+  // `copied_to` is not this disk any more, or there are enough otherwise. kReadOnly.
   Task<Result<void>> adopt_member(DiskId id, const scheduler::Disk* copied_to);
   // The newest durable epoch.
   std::shared_ptr<const LogSet> log_set() const;
@@ -234,7 +238,8 @@ class Pool {
   bool is_leaving(DiskId id) const;
   // The disk, which may be away, is no part of the pool any more, in a new epoch, durably; its superblocks are overwritten if it is here. The caller
   // has seen that no chunk has a place there, as of the checkpoint too. Errors, with everything as it was: kNotInPool;
-  // kTooFewDisks: nobody else keeps the journal; kBusy: a run has a copy there; kReadOnly.
+  // kTooFewDisks: nobody else keeps the journal; kBusy: a run has a copy there, or somebody else could keep the journal
+  // in its place and has yet to be given it, as by let_log_go(); kReadOnly.
   Task<Result<void>> remove_disk(DiskId id);
   // The last thing of an orderly shutdown, after a checkpoint.
   Task<Result<void>> mark_clean();

@@ -123,7 +123,8 @@ Task<Result<void>> Pool::set_leaving(DiskId id, Leaving leaving) {
       record->leaving = leaving != Leaving::kNo;
       record->lost = leaving == Leaving::kWhileAway;
       record->spare = false;
-      // Another may be needed for the log, or this one.
+      if (impl.going == id) impl.going = DiskId{kDiskIdsMax};
+      // It may be needed for the log.
       impl.changes.fetch_add(1, std::memory_order_seq_cst);
       impl.update();  // who looks at the disks looks again
     }
@@ -153,6 +154,14 @@ Task<Result<void>> Pool::remove_disk(DiskId id) {
         return member != id && impl.seat(member)->here();
       });
       if (!keeps_log) co_return error(Code::kTooFewDisks, 1);
+      if (std::exchange(impl.going, id) != id) impl.changes.fetch_add(1, std::memory_order_seq_cst);
+      // Not before somebody keeps the log in its place, if there is somebody.
+      const std::vector<DiskId>& members = superblock.members;
+      const auto is_member = [&members](DiskId one) {
+        return std::ranges::find(members, one) != members.end();
+      };
+      if (is_member(id) && !std::ranges::all_of(impl.members_to_be({}), is_member))
+        co_return Code::kBusy;
       for (const RunRef& run : superblock.manifest.runs) {
         const bool named =
             std::ranges::any_of(run.copies, [&](const RunCopy& copy) { return copy.disk == id; });

@@ -79,6 +79,7 @@ struct Pool::Impl {
   std::vector<std::unique_ptr<Seat>> removed DFS_GUARDED_BY(mutex);
   Superblock superblock DFS_GUARDED_BY(mutex);  // this_disk is meaningless here
   bool begun DFS_GUARDED_BY(mutex) = false;
+  DiskId going DFS_GUARDED_BY(mutex){kDiskIdsMax};  // let_log_go(); a number that no disk has: none
   LogEnd log_end DFS_GUARDED_BY(mutex);  // as of begin(); used while there is no source
   std::function<LogEnd()> log_source DFS_GUARDED_BY(mutex);
   std::shared_ptr<const std::vector<DiskId>> healthy DFS_GUARDED_BY(mutex);
@@ -98,6 +99,9 @@ struct Pool::Impl {
   void enter_seat(Seat& seat);  // whoever asks for the disk finds it there
   // Takes the disk out of the superblock, and nobody is told of it any more.
   void drop_seat(Seat& seat) DFS_REQUIRES(mutex);
+  // Pool::members_to_be().
+  std::vector<DiskId> members_to_be(std::span<const scheduler::Disk* const> without) const
+      DFS_REQUIRES(mutex);
   // Derives `healthy` and `read_only` after a seat has changed.
   void update() DFS_REQUIRES(mutex);
   Task<Result<void>> mark(std::function<Result<bool>(Superblock&)> change);

@@ -105,7 +105,7 @@ void Recovery::find_copies() {
   }
   if (!pool_.read_only()) {
     for (const DiskId id : pool_.members_to_be()) {
-      if (std::ranges::find(ids, id) == ids.end() && ids.size() < kMembersMax) ids.push_back(id);
+      if (std::ranges::find(ids, id) == ids.end()) ids.push_back(id);
     }
   }
   if (replay_.salvage) {

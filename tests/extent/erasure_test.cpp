@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <array>
+#include <map>
 #include <numeric>
 #include <random>
 
@@ -188,6 +189,31 @@ TEST_SUITE("erasure coding") {
     lose(3);
     CHECK(read(1, 0, at).value() == times(at, 7));
     CHECK(reconstructed() > 0);
+  }
+
+  TEST_CASE("each disk has its part of the parity, also if not all have the same room") {
+    for (const std::uint64_t less : {0u, 1u, 5u}) {
+      CAPTURE(less);
+      std::vector<std::uint64_t> bytes(4, 128 * kMiB);
+      bytes[1] -= less * kSlotBytes;
+      bytes[2] -= less * kSlotBytes;
+      SimStore store{1, {.disk_bytes = bytes, .policy = erasure(3, 1), .latency = {}}};
+      for (std::uint64_t i = 0; i < 140; ++i) REQUIRE(store.write(1, i * 256, 256, 1).has_value());
+      std::map<DiskId, int> parities;
+      int groups = 0;
+      for (const extent::ChunkPut& chunk : store.store->chunks()) {
+        if (chunk.places.size() != 4) continue;
+        ++groups;
+        ++parities[chunk.places.back().disk];
+      }
+      CHECK(groups >= 10);
+      REQUIRE(parities.size() == 4);
+      for (const auto& [disk, count] : parities) {
+        CAPTURE(disk.raw);
+        CHECK(count >= groups / 4);
+        CHECK(count <= groups / 4 + 1);
+      }
+    }
   }
 
   TEST_CASE("with any two of six disks gone everything is read, and written") {

@@ -147,6 +147,29 @@ TEST_SUITE("placement") {
     }
   }
 
+  TEST_CASE("also with a disk that comes later") {
+    Placement placement;
+    std::vector<std::uint64_t> free(4, 4000);
+    std::vector<std::vector<int>> shared(5, std::vector<int>(5));
+    constexpr int kChunks = 4000;
+    for (int chunk = 0; chunk < 2 * kChunks; ++chunk) {
+      if (chunk == kChunks) free.push_back(2000);  // as much room as the others have left
+      const std::vector<DiskId> chosen = placement.choose(disks_of(free), 2);
+      for (const DiskId one : chosen) {
+        --free[one.raw];
+        for (const DiskId other : chosen) shared[one.raw][other.raw] += chunk >= kChunks ? 1 : 0;
+      }
+    }
+    for (std::size_t a = 0; a < 5; ++a) {
+      for (std::size_t b = 0; b < a; ++b) {
+        CAPTURE(a);
+        CAPTURE(b);
+        CHECK(shared[a][b] >= 0.7 * kChunks / 10);
+        CHECK(shared[a][b] <= 1.4 * kChunks / 10);
+      }
+    }
+  }
+
   TEST_CASE("unequal disks fill in proportion") {
     const auto chunks = fill({300, 200, 100}, 1);
     std::vector<int> used(3);

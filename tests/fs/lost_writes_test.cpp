@@ -53,8 +53,6 @@ class InTheHand {
     }
   }
 
-  SimPool pool;
-
  private:
   std::size_t index_of(const scheduler::SimulatedDisk* disk) const {
     return static_cast<std::size_t>(disk->path().back() - '0');
@@ -64,6 +62,7 @@ class InTheHand {
     const std::vector<extent::ChunkPut> chunks = pool.fs().store().chunks();
     for (const auto& [chunk, live] : pool.fs().store().live()) {
       const auto put = std::ranges::find(chunks, chunk, &extent::ChunkPut::chunk);
+      DFS_ASSERT(put != chunks.end());
       const bool beside = std::ranges::any_of(
           put->places, [&](const auto& place) { return place.disk.raw == index_of(disk); });
       if (beside) blocks += live.count();
@@ -93,6 +92,9 @@ class InTheHand {
   std::map<const std::byte*, scheduler::SimulatedDisk*> first_copies_;
   scheduler::SimulatedDisk* lost_ = nullptr;
   std::uint64_t live_then_ = 0;  // blocks in chunks that have a copy there
+
+ public:
+  SimPool pool;  // the last: what still runs when it goes uses the rest
 };
 
 void set_policy_of(SimPool& pool, const std::string& path, const std::string& policy) {

@@ -260,7 +260,10 @@ TEST_SUITE("journal members") {
     REQUIRE(pool.append_and_sync("one").has_value());
     REQUIRE(pool.executor.run(pool.pool->set_leaving(kDiskB, journal::Pool::Leaving::kYes))
                 .has_value());
+    REQUIRE(pool.append_and_sync("while it is emptied").has_value());
     CHECK(pool.pool->log_set()->has(kDiskB));
+    CHECK(pool.executor.run(pool.pool->remove_disk(kDiskB)).error().code == Code::kBusy);
+    pool.pool->let_log_go(kDiskB);
     SUBCASE("at the next commit") { REQUIRE(pool.append_and_sync("two").has_value()); }
     SUBCASE("when that is asked for") {
       REQUIRE(pool.executor.run(pool.log->settle_members()).has_value());
@@ -282,7 +285,44 @@ TEST_SUITE("journal members") {
     for (const std::size_t i : {0u, 1u, 2u})
       pool.media[i]->write(journal::kJournalOffset, Bytes(64 * kKiB));
     pool.boot_with({true, false, true, true});
-    CHECK(texts(pool.replayed) == list({"one", "two"}));
+    CHECK(texts(pool.replayed) == list({"one", "while it is emptied", "two"}));
+  }
+
+  TEST_CASE("the power may fail at any moment of that, and any two of three copies be lost then") {
+    Started::Options options = SimPool::replicas(4);
+    options.policy.copies_or_data = 3;
+    for (std::uint64_t index = 0, cuts = 1; cuts != 0; ++index) {
+      CAPTURE(index);
+      cuts = 0;
+      for (unsigned lost = 0; lost < 6; ++lost) {
+        // Two of the four.
+        std::vector<bool> here(4, true);
+        const unsigned first = lost < 3 ? 0 : lost < 5 ? 1 : 2;
+        here[first] = here[lost < 3 ? lost + 1 : lost < 5 ? lost - 1 : 3] = false;
+        Started pool(options, 100 + index);
+        REQUIRE(pool.append_and_sync("one").has_value());
+        REQUIRE(pool.executor.run(pool.pool->set_leaving(kDiskB, journal::Pool::Leaving::kYes))
+                    .has_value());
+        REQUIRE(pool.append_and_sync("two").has_value());
+        pool.pool->let_log_go(kDiskB);
+        pool.cut_at_operation(index);
+        const bool three = pool.append_and_sync("three").has_value();
+        const bool removed = pool.executor.run(pool.pool->remove_disk(kDiskB)).has_value();
+        cuts += pool.cut_done ? 1 : 0;
+        pool.power_cut();
+        if (removed) here[1] = false;  // it is nobody's disk then
+        CAPTURE(lost);
+        CAPTURE(removed);
+        pool.here = here;
+        pool.on_new_disk = {};
+        const Result<void> booted = pool.boot();
+        INFO(pool.problem.text);
+        REQUIRE(booted.has_value());
+        const std::vector<std::string> found = texts(pool.replayed);
+        REQUIRE(found.size() >= (three ? 3u : 2u));
+        CHECK(found[1] == "two");
+      }
+    }
   }
 
   TEST_CASE("a spare disk that cannot be given the log is left out, and commits go on") {
