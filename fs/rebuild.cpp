@@ -349,6 +349,7 @@ Task<void> Rebuild::let_go() {
       log_info("disk {} ({}) has left the pool", id, disk.record.path);
       continue;
     }
+    changes_seen_.store(fs_.pool->changes());  // let_log_go() is one: not at once again
     log_warning("disk {} ({}) cannot leave the pool: {}", id, disk.record.path,
                 describe(removed.error()));
   }

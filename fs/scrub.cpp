@@ -13,7 +13,7 @@ namespace {
 // Pieces in flight, each a window in every copy: with four of two copies 8 MiB, which keeps the
 // quarter of a device's queue busy that background requests may have. More copies, fewer pieces.
 constexpr std::size_t kBytesInFlight = 8 * kMiB;
-constexpr std::size_t kWorkersMax = 4;
+constexpr std::size_t kScrubWorkersMax = 4;
 // How often it is noted how far a scrub is: a superblock is written for it.
 constexpr Duration kWritesPause = std::chrono::milliseconds{10};
 constexpr Duration kNoteEvery = std::chrono::minutes{5};
@@ -328,7 +328,7 @@ Task<void> Scrub::run() {
     const std::size_t width = std::max<std::size_t>(1, fs_.pool->policy().width());
     std::vector<Task<bool>> workers;
     for (std::size_t i = 0;
-         i < std::clamp<std::size_t>(kBytesInFlight / (width * kWindowBytes), 1, kWorkersMax);
+         i < std::clamp<std::size_t>(kBytesInFlight / (width * kWindowBytes), 1, kScrubWorkersMax);
          ++i) {
       workers.push_back(check_data());
     }

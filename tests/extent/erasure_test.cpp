@@ -20,9 +20,6 @@ using namespace dynamicfs::test;
 
 namespace {
 
-using Versions = std::vector<std::uint64_t>;
-Versions times(std::size_t count, std::uint64_t version) { return Versions(count, version); }
-
 constexpr journal::Policy erasure(std::uint8_t data, std::uint8_t parity) {
   return {.kind = journal::Policy::Kind::kErasure, .copies_or_data = data, .parity = parity};
 }

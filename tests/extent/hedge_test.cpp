@@ -16,7 +16,6 @@ namespace {
 
 using std::chrono::milliseconds;
 using std::chrono::seconds;
-using Versions = std::vector<std::uint64_t>;
 
 struct HedgedCopies : SimStore {
   HedgedCopies() : SimStore(seed_from_environment(1)) {}

@@ -13,7 +13,6 @@ using namespace dynamicfs::test;
 
 namespace {
 
-using Versions = std::vector<std::uint64_t>;
 Versions all_of(std::size_t count, std::uint64_t version) { return Versions(count, version); }
 
 struct Movable : SimStore {

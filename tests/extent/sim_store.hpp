@@ -62,6 +62,10 @@ inline Buffer stamped(std::uint64_t inode, std::uint64_t first, std::uint64_t co
   return data;
 }
 
+// Of consecutive blocks, as stamp_block() has them; 0: a hole.
+using Versions = std::vector<std::uint64_t>;
+inline Versions times(std::size_t count, std::uint64_t version) { return Versions(count, version); }
+
 struct SimStoreOptions {
   std::vector<std::uint64_t> disk_bytes = {64 * kMiB, 64 * kMiB};
   journal::Policy policy{.copies_or_data = 2};

@@ -17,10 +17,6 @@ using namespace dynamicfs::test;
 
 namespace {
 
-using Versions = std::vector<std::uint64_t>;
-
-Versions times(std::size_t count, std::uint64_t version) { return Versions(count, version); }
-
 struct TwoCopies : SimStore {
   TwoCopies() : SimStore(seed_from_environment(1)) {}
 };

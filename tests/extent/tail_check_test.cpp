@@ -6,8 +6,6 @@
 namespace dynamicfs::test {
 namespace {
 
-using Versions = std::vector<std::uint64_t>;
-
 // Two files, both in the last batch, beside their data. The devices have all of it.
 struct Tail : SimStore {
   Tail() : SimStore(7) {

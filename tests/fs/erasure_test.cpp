@@ -22,8 +22,8 @@ SimPoolOptions erasure(std::uint8_t data, std::uint8_t parity, std::uint64_t dis
 }
 
 // Some large files and many small ones.
-struct Library {
-  explicit Library(std::uint64_t seed, SimPoolOptions options = erasure(4, 2, 128 * kMiB))
+struct StripedLibrary {
+  explicit StripedLibrary(std::uint64_t seed, SimPoolOptions options = erasure(4, 2, 128 * kMiB))
       : pool(seed, std::move(options)) {
     pool.format();
     REQUIRE(pool.mount().has_value());
@@ -50,7 +50,9 @@ struct Library {
     std::uint64_t striped = 0;
     std::uint64_t copied = 0;
     for (const auto& [chunk, live] : pool.fs().store().live())
-      (pool.fs().store().layout(chunk)->kind == journal::Policy::Kind::kErasure ? striped : copied) += live.count();
+      (pool.fs().store().layout(chunk)->kind == journal::Policy::Kind::kErasure ? striped
+                                                                                : copied) +=
+          live.count();
     return {striped, copied};
   }
   void remount(const std::vector<std::size_t>& away = {}) {
@@ -76,7 +78,7 @@ TEST_SUITE("erasure coding") {
   TEST_CASE("small files are packed into rows when nobody has written to them for a while") {
     const std::uint64_t seed = seed_from_environment(1);
     CAPTURE(seed);
-    Library library(seed);
+    StripedLibrary library(seed);
     const auto [striped, copied] = library.blocks();
     CHECK(striped >= 3 * 768);
     CHECK(copied > 250);
@@ -99,7 +101,7 @@ TEST_SUITE("erasure coding") {
       "with as many disks away as there is parity everything is read and written, and comes back") {
     const std::uint64_t seed = seed_from_environment(2);
     CAPTURE(seed);
-    Library library(seed);
+    StripedLibrary library(seed);
     library.pool.executor.run_for(std::chrono::minutes{4});
     library.remount({1, 4});
     library.check();
@@ -121,7 +123,7 @@ TEST_SUITE("erasure coding") {
     const std::uint64_t first = seed_from_environment(3);
     for (std::uint64_t seed = first; seed < first + 6; ++seed) {
       CAPTURE(seed);
-      Library library(seed, erasure(2, 1, 96 * kMiB));
+      StripedLibrary library(seed, erasure(2, 1, 96 * kMiB));
       REQUIRE(library.pool.run(library.pool.fs().sync()).has_value());
       std::mt19937_64 random(seed);
       // Not durable: any of it may be there or not, but what is there is right.
@@ -144,7 +146,7 @@ TEST_SUITE("erasure coding") {
   TEST_CASE("a scrub mends data and parity of a disk that rots, and nobody reads a wrong byte") {
     const std::uint64_t seed = seed_from_environment(4);
     CAPTURE(seed);
-    Library library(seed);
+    StripedLibrary library(seed);
     library.pool.executor.run_for(std::chrono::minutes{4});
     library.remount();
     scheduler::SimulatedMedia& media = *library.pool.media[2];
