@@ -163,6 +163,13 @@ Outcome<CheckReport> look(Executor& executor, const CheckRequest& request,
   }
   const std::vector<std::string> cut_off = block_on(executor, filesystem.cut_off_files());
   judge_scrub(report, block_on(executor, filesystem.damaged_files()), cut_off);
+  const std::uint64_t unavailable = filesystem.store().unavailable_bytes();
+  if (!request.data && unavailable != 0) {
+    report.problems.push_back(
+        fmt::format("{} of files lie only on disks that are away, and cannot be read without them. "
+                    "--data names the files.",
+                    size_text(unavailable)));
+  }
   report.disks = filesystem.pool().status();
   const Result<void> unmounted = block_on(executor, filesystem.unmount());
   unmounted.ignore("nothing was written");

@@ -253,6 +253,11 @@ Outcome<void> Daemon::open_pool(StartReport& report) {
   options.maker = {.uid = ::geteuid(), .gid = ::getegid()};
   auto mounted = block_on(*executor_, Filesystem::mount(*executor_, std::move(pool), options));
   if (!mounted) {
+    if (mounted.error().code == Code::kReadOnly && request_.options.read_only) {
+      return Refusal{ExitCode::kFailed,
+                     "This pool has never been mounted: there is nothing to look at.",
+                     "Mount it once without -o ro."};
+    }
     if (mounted.error().code == Code::kReadOnly) {
       return Refusal{ExitCode::kDiskMissing, "The disks that are here do not take writes.",
                      "Connect the missing disks, or mount with -o ro to look at what can be read."};

@@ -216,9 +216,9 @@ Task<void> DiskOrders::follow(std::string command, std::optional<DiskId> disk, C
       case Code::kTooFewDisks:
         if (command == "disk_offline") {
           refuse(ExitCode::kTooFewDisks, "What is on it cannot be done without just now.",
-                 "It may hold the only copy of something, or another disk is away or not whole "
-                 "yet: see 'dynamicfs "
-                 "status'. 'dynamicfs umount' lets go of all disks.");
+                 "It has files of which there is no other copy ('dynamicfs policy' sets how many "
+                 "there are), or another disk is away or not whole yet: see 'dynamicfs status'. "
+                 "'dynamicfs umount' lets go of all disks.");
           break;
         }
         refuse(
@@ -236,7 +236,9 @@ Task<void> DiskOrders::follow(std::string command, std::optional<DiskId> disk, C
                "Add a disk ('dynamicfs disk add'), or remove files.");
         break;
       case Code::kReadOnly:
-        refuse(ExitCode::kFailed, "The pool is read-only.", "Connect what is missing first.");
+        refuse(ExitCode::kFailed, "The pool is read-only.",
+               "'dynamicfs status' says what is missing, if anything is: connect that, and mount "
+               "the pool for writing.");
         break;
       case Code::kDiskGone:
         refuse(ExitCode::kUsage, "That disk is not here.", "'dynamicfs status' shows which are.");

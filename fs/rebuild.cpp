@@ -67,7 +67,7 @@ void Rebuild::verify_if_due() {
   if (task_.active() || !go_on() || is_due()) return;
   // Not if one is under way, which may have passed it.
   if (!fs_.scrub->start(ScrubScope::kAll).has_value()) return;
-  log_info("everything is where it should be; a scrub verifies what was made anew");
+  log_info("nothing is left to be moved; a scrub verifies what was made anew");
   LockGuard lock(mutex_);
   made_anew_before_ = made_anew;
 }
@@ -187,7 +187,8 @@ Task<void> Rebuild::run() {
   bool idle = false;
   while (go_on() && !idle) {
     asked_.store(false);
-    std::vector<Step> steps = plan();
+    std::map<DiskId, std::uint64_t> to_give;
+    std::vector<Step> steps = plan(to_give);
     const bool to_balance = steps.empty() || steps.front().off.has_value();
     const Result<void> told = co_await note_cut_files(steps);
     if (!told.has_value()) break;
@@ -195,6 +196,7 @@ Task<void> Rebuild::run() {
     {
       LockGuard lock(mutex_);
       steps_ = std::move(steps);
+      to_give_ = std::move(to_give);
       next_ = moved_ = waits_ = 0;
       stuck_ = 0;
       obstacle_ = {};
@@ -250,10 +252,16 @@ Task<Result<void>> Rebuild::work() {
       LockGuard lock(mutex_);
       if (next_ == steps_.size()) break;
       step = steps_[next_++];
+      if (step.off) {
+        if (to_give_[*step.off] == 0) continue;
+        --to_give_[*step.off];
+      }
     }
     const Result<bool> moved =
         co_await fs_.store->move_chunk(step.chunk, step.off, step.off.has_value());
     LockGuard lock(mutex_);
+    // Another one instead.
+    if (step.off && (!moved.has_value() || !*moved)) ++to_give_[*step.off];
     if (moved.has_value()) {
       moved_ += *moved ? 1 : 0;
       continue;
@@ -286,8 +294,9 @@ Task<Result<void>> Rebuild::note_cut_files(std::span<const Step> steps) {
   co_return Result<void>{};
 }
 
-// Misplaced chunks first; then, if that is wanted, as many of the fuller disks as they have more than the mean.
-std::vector<Rebuild::Step> Rebuild::plan() const {
+// Misplaced chunks first; then, if that is wanted, all of the fuller disks, and in `to_give` how many each has more than the
+// mean: not every chunk can go to an emptier disk, which may have a copy of it.
+std::vector<Rebuild::Step> Rebuild::plan(std::map<DiskId, std::uint64_t>& to_give) const {
   std::vector<Step> steps;
   for (const ChunkId chunk : fs_.store->misplaced_chunks())
     steps.push_back({.chunk = chunk, .off = {}});
@@ -315,8 +324,8 @@ std::vector<Rebuild::Step> Rebuild::plan() const {
       const std::optional<journal::Policy> layout = fs_.store->layout(chunk);
       return layout && layout->whole_files;
     });
-    const std::size_t count = std::min(here.size(), static_cast<std::size_t>(more));
-    for (std::size_t i = 0; i < count; ++i) steps.push_back({.chunk = here[i], .off = disk});
+    to_give[disk] = static_cast<std::uint64_t>(more);
+    for (const ChunkId chunk : here) steps.push_back({.chunk = chunk, .off = disk});
   }
   return steps;
 }
@@ -377,6 +386,7 @@ RebuildReport Rebuild::report() const {
 // Filesystem.
 
 Task<Result<DiskId>> Filesystem::add_disk(std::unique_ptr<scheduler::Disk> disk, bool spare) {
+  CO_TRY(impl_->writable());
   co_return co_await impl_->pool->add_disk(std::move(disk), spare);
 }
 

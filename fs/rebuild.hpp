@@ -60,7 +60,7 @@ class Rebuild {
   Task<void> run();
   std::size_t worker_count(std::span<const Step> steps) const;
   Task<Result<void>> work();
-  std::vector<Step> plan() const;
+  std::vector<Step> plan(std::map<DiskId, std::uint64_t>& to_give) const;
   // Chunks of files that are kept whole go to other disks, not all to the same perhaps: a sweep looks for such files.
   Task<Result<void>> note_cut_files(std::span<const Step> steps);
   Task<void> let_go();
@@ -71,7 +71,7 @@ class Rebuild {
   // Disks that were leaving when files that are cut were last noted. Of the task that is active.
   std::optional<std::vector<DiskId>> noted_cut_for_;
   std::atomic<bool> forget_cut_{false};  // none was leaving meanwhile
-  std::atomic<bool> asked_{false};  // to begin, since the last look
+  std::atomic<bool> asked_{false};       // to begin, since the last look
   std::atomic<TimePoint> again_at_{TimePoint{}};
   std::atomic<std::uint64_t> changes_seen_{0};  // of the pool, when nothing could be done
 
@@ -80,6 +80,8 @@ class Rebuild {
   std::set<DiskId> told_ DFS_GUARDED_BY(mutex_);  // that are lost, and cannot be made anew
   std::vector<Step> steps_ DFS_GUARDED_BY(mutex_);
   std::size_t next_ DFS_GUARDED_BY(mutex_) = 0;
+  // To balance: how many chunks are still to leave each disk.
+  std::map<DiskId, std::uint64_t> to_give_ DFS_GUARDED_BY(mutex_);
   std::uint64_t moved_ DFS_GUARDED_BY(mutex_) = 0;  // of this pass
   std::uint64_t waits_ DFS_GUARDED_BY(mutex_) = 0;  // of this pass: somebody else was at it
   std::uint64_t stuck_ DFS_GUARDED_BY(mutex_) = 0;  // of the last pass: could not be moved

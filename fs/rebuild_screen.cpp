@@ -61,9 +61,13 @@ std::string rebuild_phrase(const Json& rebuild) {
 
 std::string rebuild_screen(const Json& rebuild) {
   const std::string phrase = rebuild_phrase(rebuild);
-  if (phrase.empty()) return "Everything is where it should be.\n";
-  std::string out = fmt::format("copying: {}\n", phrase);
-  for (const Json& disk : rebuild.value("leaving", Json::array())) {
+  const Json leaving = rebuild.value("leaving", Json::array());
+  if (phrase.empty() && leaving.empty()) return "Everything is where it should be.\n";
+  std::string out =
+      phrase.empty()
+          ? "copying: nothing more can be copied now; 'dynamicfs status' says what is in the way\n"
+          : fmt::format("copying: {}\n", phrase);
+  for (const Json& disk : leaving) {
     out += fmt::format("  disk {} ({}) {}\n", disk.value("disk", 0), disk.value("path", ""),
                        disk.value("lost", false) ? "is lost: what it had is made anew on the others"
                                                  : "is leaving the pool");
@@ -72,7 +76,9 @@ std::string rebuild_screen(const Json& rebuild) {
 }
 
 ExitCode rebuild_exit_code(const Json& rebuild) {
-  return rebuild.value("state", "idle") == "idle" ? ExitCode::kOk : ExitCode::kDegraded;
+  const bool done =
+      rebuild.value("state", "idle") == "idle" && rebuild.value("leaving", Json::array()).empty();
+  return done ? ExitCode::kOk : ExitCode::kDegraded;
 }
 
 }  // namespace dynamicfs::fs

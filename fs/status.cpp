@@ -176,7 +176,8 @@ Json problems_json(Filesystem& filesystem, bool chosen_read_only,
   const RebuildReport rebuild = filesystem.rebuild_report();
   if (rebuild.stuck_chunks > 0 && !rebuild.running) {
     problems.push_back(fmt::format(
-        "{} chunks of 4 MiB cannot be put where they should be: {}. {}", rebuild.stuck_chunks,
+        "{} chunk{} of 4 MiB cannot be put where {} should be: {}. {}", rebuild.stuck_chunks,
+        rebuild.stuck_chunks == 1 ? "" : "s", rebuild.stuck_chunks == 1 ? "it" : "they",
         describe(rebuild.obstacle),
         rebuild.obstacle.code == Code::kNoSpace
             ? "Add a disk ('dynamicfs disk add'), or remove files."
@@ -190,9 +191,9 @@ Json problems_json(Filesystem& filesystem, bool chosen_read_only,
         rebuild.running || !filesystem.store().has_chunks(disk.record.id))
       continue;
     problems.push_back(fmt::format(
-        "{} cannot leave the pool: files there cannot be made whole on other disks without one "
-        "that is away. Connect that, or remove the files ('dynamicfs scrub start' names them), or "
-        "'dynamicfs disk keep MOUNTPOINT {}'.",
+        "{} cannot leave the pool: files there cannot be made whole on other disks without one of "
+        "those that are away. Connect one of these, or remove the files ('dynamicfs check --data' "
+        "names them, unmounted), or 'dynamicfs disk keep MOUNTPOINT {}'.",
         disk_name(disk), disk.record.id));
   }
   for (const DiskStatus& disk : disks) {
@@ -222,11 +223,11 @@ Json problems_json(Filesystem& filesystem, bool chosen_read_only,
         names_of(absent.stale), names_of(absent.away)));
   }
   if (unavailable_bytes != 0) {
-    problems.push_back(
-        fmt::format("{} of files lie only on disks that are away, and cannot be read: {}. They can "
-                    "again when it "
-                    "is connected: mount with it.",
-                    size_text(unavailable_bytes), names_of(absent.away)));
+    problems.push_back(fmt::format(
+        "{} of files lie only on disks that are away, and cannot be read: {}. They can "
+        "again when it is connected: mount with it. If it is dead, 'dynamicfs check "
+        "--data' names the files, unmounted: remove them, or restore them from a backup.",
+        size_text(unavailable_bytes), names_of(absent.away)));
   }
   const ReencodeReport reencoding = filesystem.reencode_report();
   if (reencoding.stuck_bytes > reencoding.cut_bytes) {
@@ -266,7 +267,8 @@ Json problems_json(Filesystem& filesystem, bool chosen_read_only,
   }
   const std::size_t metadata_copies = filesystem.metadata_copies();
   const std::size_t here = filesystem.pool().staying()->size();
-  if (metadata_copies != 0 && metadata_copies < std::min<std::size_t>(2, here)) {
+  if (metadata_copies != 0 && metadata_copies < std::min<std::size_t>(2, here) &&
+      !filesystem.pool().read_only()) {
     problems.push_back(
         "The metadata has one copy only, for want of room. Make room on another disk, or delete "
         "files; the second copy is written by itself then.");

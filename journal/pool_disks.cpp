@@ -70,12 +70,12 @@ Task<Result<DiskId>> Pool::add_disk(std::unique_ptr<scheduler::Disk> disk, bool 
 Task<Result<void>> Pool::Impl::take_disk(std::unique_ptr<scheduler::Disk>* disk,
                                          DiskRecord* record) {
   Superblock next;
+  if (read_only.load(std::memory_order_acquire)) co_return Code::kReadOnly;
   {
     LockGuard lock(mutex);
     DFS_ASSERT(begun);
     next = superblock;
   }
-  if (read_only.load(std::memory_order_acquire)) co_return Code::kReadOnly;
   if (next.disks.size() == kDisksMax || next.next_disk.raw >= kDiskIdsMax)
     co_return error(Code::kInvalid, kDisksMax);
   record->id = next.next_disk;

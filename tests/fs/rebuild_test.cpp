@@ -314,6 +314,41 @@ TEST_SUITE("the life of disks") {
     archive.check();
   }
 
+  TEST_CASE(
+      "a fourth disk gets as much as the others have: chunks that cannot go there are passed "
+      "over") {
+    Archive archive(seed_from_environment(7), copies(2), equal(3, 128 * kMiB));
+    archive.add(40, 4'000'000);
+    archive.sync();
+    REQUIRE(archive.pool.add_disk(128 * kMiB).has_value());
+    REQUIRE(archive.pool.run(archive.pool.fs().rebalance(true)).has_value());
+    archive.settle();
+    std::uint64_t least = archive.used(0);
+    std::uint64_t most = least;
+    for (std::size_t disk = 1; disk < 4; ++disk) {
+      least = std::min(least, archive.used(disk));
+      most = std::max(most, archive.used(disk));
+    }
+    CHECK(least >= 40 * kMiB);
+    CHECK(most - least <= 3 * kSlotBytes);
+    archive.check();
+    check_whole(archive.pool);
+  }
+
+  TEST_CASE("a pool that was mounted read-only takes no disk") {
+    Archive archive(seed_from_environment(8), copies(2), equal(2, 64 * kMiB));
+    archive.add(5, 100'000);
+    REQUIRE(archive.pool.unmount().has_value());
+    REQUIRE(archive.pool.mount({}, true).has_value());
+    for (const bool spare : {false, true}) {
+      const auto added = archive.pool.add_disk(64 * kMiB, spare);
+      REQUIRE_FALSE(added.has_value());
+      CHECK(added.error().code == Code::kReadOnly);
+      archive.pool.media.pop_back();
+    }
+    archive.check();
+  }
+
   TEST_CASE("what finds no room is told, and goes on when there is some") {
     const std::uint64_t seed = seed_from_environment(9);
     CAPTURE(seed);
