@@ -150,12 +150,13 @@ ParityGroup& Allocator::open(Groups& groups, ChunkLog& log) {
   std::vector<DiskId> disks = groups.placement.choose(candidates(false, true), width);
   DFS_ASSERT(disks.size() == width);
   // A large read asks the disks with data: each is to have its part of the parity.
-  groups.parities.resize(std::max(groups.parities.size(), disks_.size()));
+  groups.parity_due.resize(std::max(groups.parity_due.size(), disks_.size()));
+  const auto due = [&groups](DiskId disk) -> std::int64_t& { return groups.parity_due[disk.raw]; };
+  for (const DiskId disk : disks) due(disk) += groups.policy.parity;
   std::ranges::sort(disks);
-  std::ranges::stable_sort(disks, std::greater{},
-                           [&groups](DiskId disk) { return groups.parities[disk.raw]; });
+  std::ranges::stable_sort(disks, std::less{}, due);
   for (std::size_t i = groups.policy.copies_or_data; i < width; ++i)
-    ++groups.parities[disks[i].raw];
+    due(disks[i]) -= static_cast<std::int64_t>(width);
   for (const DiskId disk : disks) {
     const std::optional<SlotId> slot = slots_.take_lowest(disk);
     DFS_ASSERT(slot.has_value());

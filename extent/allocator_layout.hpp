@@ -43,8 +43,9 @@ struct Allocator::Groups {
   journal::Policy policy;
   ErasureCodec codec;
   Placement placement;
-  std::vector<std::uint64_t>
-      parities;                     // columns of parity that each disk has been given, by its id
+  // By disk: its part of the parity of the groups that it is in, less what it has been given of it; in columns, times the
+  // width.
+  std::vector<std::int64_t> parity_due;
   std::vector<ParityGroup*> lanes;  // write points; null: none yet
   std::size_t next_lane = 0;
   NodeList<ParityGroup> partial;   // sealed, with free rows

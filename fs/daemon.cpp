@@ -240,6 +240,8 @@ Outcome<void> Daemon::open_pool(StartReport& report) {
                             disk.reason.empty() ? "" : ": ", disk.reason));
   }
 
+  const journal::Superblock as_found = pool->superblock();
+  const bool never_mounted = as_found.clean && as_found.manifest.runs.empty();
   FilesystemOptions options;
   options.read_memory_bytes = request_.options.read_memory_bytes;
   options.acl = request_.options.acl;
@@ -253,7 +255,7 @@ Outcome<void> Daemon::open_pool(StartReport& report) {
   options.maker = {.uid = ::geteuid(), .gid = ::getegid()};
   auto mounted = block_on(*executor_, Filesystem::mount(*executor_, std::move(pool), options));
   if (!mounted) {
-    if (mounted.error().code == Code::kReadOnly && request_.options.read_only) {
+    if (mounted.error().code == Code::kReadOnly && never_mounted) {
       return Refusal{ExitCode::kFailed,
                      "This pool has never been mounted: there is nothing to look at.",
                      "Mount it once without -o ro."};

@@ -1,6 +1,7 @@
 #include "fs/rebuild.hpp"
 
 #include <algorithm>
+#include <ranges>
 
 #include "base/log.hpp"
 #include "fs/filesystem_impl.hpp"
@@ -14,6 +15,8 @@ namespace {
 constexpr std::size_t kWorkersPerDisk = 6;
 constexpr std::size_t kWorkersMin = 4;
 constexpr std::size_t kWorkersMax = 24;
+constexpr std::size_t kSample = 32;     // chunks that tell what the others of a disk are
+constexpr unsigned kInVainAtOnce = 64;  // chunks that cannot be moved
 // After a pass that could not do a thing.
 constexpr Duration kAgainAfter = std::chrono::minutes{1};
 // Disks are balanced when their use differs by no more than this, in percent of a disk. A guess: less is not worth moving.
@@ -187,20 +190,18 @@ Task<void> Rebuild::run() {
   bool idle = false;
   while (go_on() && !idle) {
     asked_.store(false);
-    std::map<DiskId, std::uint64_t> to_give;
-    std::vector<Step> steps = plan(to_give);
-    const bool to_balance = steps.empty() || steps.front().off.has_value();
-    const Result<void> told = co_await note_cut_files(steps);
+    Plan plan = make_plan();
+    const bool to_balance = plan.misplaced.empty();
+    const Result<void> told = co_await note_cut_files(plan.misplaced);
     if (!told.has_value()) break;
-    const std::size_t count = worker_count(steps);
+    const std::size_t count = worker_count(plan);
     {
       LockGuard lock(mutex_);
-      steps_ = std::move(steps);
-      to_give_ = std::move(to_give);
-      next_ = moved_ = waits_ = 0;
+      idle = to_balance && plan.givers.empty();
+      plan_ = std::move(plan);
+      moved_ = waits_ = 0;
       stuck_ = 0;
       obstacle_ = {};
-      idle = steps_.empty();
     }
     std::vector<Task<Result<void>>> workers;
     for (std::size_t i = 0; i < count; ++i) workers.push_back(work());
@@ -228,57 +229,70 @@ Task<void> Rebuild::run() {
   {
     LockGuard lock(mutex_);
     if (!left) since_ = {};
-    steps_.clear();
+    plan_ = {};
   }
   again_at_.store(left && idle ? fs_.executor.now() + kAgainAfter : TimePoint{});
   end();
 }
 
-std::size_t Rebuild::worker_count(std::span<const Step> steps) const {
+std::size_t Rebuild::worker_count(const Plan& plan) const {
   std::size_t read_at_once = 1;
-  for (const Step& step : steps) {
-    const std::optional<journal::Policy> layout = fs_.store->layout(step.chunk);
+  const auto look = [&](ChunkId chunk) {
+    const std::optional<journal::Policy> layout = fs_.store->layout(chunk);
     if (layout && layout->kind == journal::Policy::Kind::kErasure)
       read_at_once = std::max<std::size_t>(read_at_once, layout->copies_or_data);
-  }
+  };
+  std::ranges::for_each(plan.misplaced, look);
+  for (const Giver& giver : plan.givers)
+    std::ranges::for_each(giver.chunks | std::views::take(kSample), look);
   const std::size_t wanted = kWorkersPerDisk * fs_.pool->staying()->size() / read_at_once;
   return std::clamp(wanted, kWorkersMin, kWorkersMax);
 }
 
 Task<Result<void>> Rebuild::work() {
+  unsigned in_vain = 0;
   while (go_on()) {
-    Step step;
+    std::optional<Step> step;
     {
       LockGuard lock(mutex_);
-      if (next_ == steps_.size()) break;
-      step = steps_[next_++];
-      if (step.off) {
-        if (to_give_[*step.off] == 0) continue;
-        --to_give_[*step.off];
+      step = next_step();
+    }
+    // To balance: those who are at the last chunks go on with others, if these cannot be moved.
+    if (!step) break;
+    const Result<bool> moved =
+        co_await fs_.store->move_chunk(step->chunk, step->off, step->off.has_value());
+    const bool done = moved.has_value() && *moved;
+    {
+      LockGuard lock(mutex_);
+      if (step->off && !done) ++std::ranges::find(plan_.givers, *step->off, &Giver::disk)->to_give;
+      moved_ += done ? 1 : 0;
+      if (!moved.has_value() && moved.error().code == Code::kBusy) {
+        ++waits_;
+      } else if (!moved.has_value()) {
+        ++stuck_;
+        obstacle_ = moved.error();
       }
     }
-    const Result<bool> moved =
-        co_await fs_.store->move_chunk(step.chunk, step.off, step.off.has_value());
-    LockGuard lock(mutex_);
-    // Another one instead.
-    if (step.off && (!moved.has_value() || !*moved)) ++to_give_[*step.off];
-    if (moved.has_value()) {
-      moved_ += *moved ? 1 : 0;
-      continue;
-    }
-    if (moved.error().code == Code::kBusy) {
-      ++waits_;
-      continue;
-    }
-    ++stuck_;
-    obstacle_ = moved.error();
+    // It may have waited for nothing.
+    if (!done && ++in_vain % kInVainAtOnce == 0) co_await fs_.executor.yield();
   }
   co_return Result<void>{};
 }
 
-Task<Result<void>> Rebuild::note_cut_files(std::span<const Step> steps) {
-  const bool cuts = std::ranges::any_of(steps, [&](const Step& step) {
-    const std::optional<journal::Policy> layout = fs_.store->layout(step.chunk);
+std::optional<Rebuild::Step> Rebuild::next_step() {
+  if (plan_.next < plan_.misplaced.size())
+    return Step{.chunk = plan_.misplaced[plan_.next++], .off = {}};
+  for (Giver& giver : plan_.givers) {
+    if (giver.to_give == 0 || giver.next == giver.chunks.size()) continue;
+    --giver.to_give;
+    return Step{.chunk = giver.chunks[giver.next++], .off = giver.disk};
+  }
+  return std::nullopt;
+}
+
+Task<Result<void>> Rebuild::note_cut_files(std::span<const ChunkId> chunks) {
+  const bool cuts = std::ranges::any_of(chunks, [&](ChunkId chunk) {
+    const std::optional<journal::Policy> layout = fs_.store->layout(chunk);
     return layout && layout->whole_files;
   });
   if (!cuts) co_return Result<void>{};
@@ -294,13 +308,11 @@ Task<Result<void>> Rebuild::note_cut_files(std::span<const Step> steps) {
   co_return Result<void>{};
 }
 
-// Misplaced chunks first; then, if that is wanted, all of the fuller disks, and in `to_give` how many each has more than the
-// mean: not every chunk can go to an emptier disk, which may have a copy of it.
-std::vector<Rebuild::Step> Rebuild::plan(std::map<DiskId, std::uint64_t>& to_give) const {
-  std::vector<Step> steps;
-  for (const ChunkId chunk : fs_.store->misplaced_chunks())
-    steps.push_back({.chunk = chunk, .off = {}});
-  if (!steps.empty() || !fs_.pool->rebalancing()) return steps;
+// Misplaced chunks first; then, if that is wanted, what the fuller disks have more than the mean.
+Rebuild::Plan Rebuild::make_plan() const {
+  Plan plan;
+  plan.misplaced = fs_.store->misplaced_chunks();
+  if (!plan.misplaced.empty() || !fs_.pool->rebalancing()) return plan;
   std::uint64_t used = 0;
   std::uint64_t total = 0;
   const extent::SpaceReport space = fs_.store->space(fs_.pool->policy());
@@ -313,7 +325,7 @@ std::vector<Rebuild::Step> Rebuild::plan(std::map<DiskId, std::uint64_t>& to_giv
     used += here;
     total += fs_.pool->slot_count(disk);
   }
-  if (total == 0) return steps;
+  if (total == 0) return plan;
   const double mean = static_cast<double>(used) / static_cast<double>(total);
   for (const auto& [disk, of] : slots) {
     const double more = static_cast<double>(of.first) - mean * static_cast<double>(of.second);
@@ -324,10 +336,12 @@ std::vector<Rebuild::Step> Rebuild::plan(std::map<DiskId, std::uint64_t>& to_giv
       const std::optional<journal::Policy> layout = fs_.store->layout(chunk);
       return layout && layout->whole_files;
     });
-    to_give[disk] = static_cast<std::uint64_t>(more);
-    for (const ChunkId chunk : here) steps.push_back({.chunk = chunk, .off = disk});
+    plan.givers.push_back({.disk = disk,
+                           .to_give = static_cast<std::uint64_t>(more),
+                           .chunks = std::move(here),
+                           .next = 0});
   }
-  return steps;
+  return plan;
 }
 
 // Disks that are leaving and on which nothing lies any more, as of a checkpoint.

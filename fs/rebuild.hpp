@@ -47,6 +47,20 @@ class Rebuild {
     ChunkId chunk;
     std::optional<DiskId> off;  // to balance
   };
+  // A disk that has more than the mean. Not each chunk can go to an emptier disk, which may have a copy of it: then the
+  // next is tried.
+  struct Giver {
+    DiskId disk;
+    std::uint64_t to_give = 0;  // chunks, without those that somebody is at
+    std::vector<ChunkId> chunks;
+    std::size_t next = 0;
+  };
+  // Of one pass: misplaced chunks, or if there are none what is to balance.
+  struct Plan {
+    std::vector<ChunkId> misplaced;
+    std::size_t next = 0;
+    std::vector<Giver> givers;
+  };
   bool begin();
   void end();
   bool go_on() const;
@@ -58,11 +72,12 @@ class Rebuild {
   void tell_in_vain(DiskId disk, std::uint64_t bytes);
   bool may_be_made_anew(DiskId disk) const;
   Task<void> run();
-  std::size_t worker_count(std::span<const Step> steps) const;
+  std::size_t worker_count(const Plan& plan) const;
   Task<Result<void>> work();
-  std::vector<Step> plan(std::map<DiskId, std::uint64_t>& to_give) const;
+  Plan make_plan() const;
+  std::optional<Step> next_step() DFS_REQUIRES(mutex_);
   // Chunks of files that are kept whole go to other disks, not all to the same perhaps: a sweep looks for such files.
-  Task<Result<void>> note_cut_files(std::span<const Step> steps);
+  Task<Result<void>> note_cut_files(std::span<const ChunkId> chunks);
   Task<void> let_go();
 
   Filesystem::Impl& fs_;
@@ -78,10 +93,7 @@ class Rebuild {
   mutable Mutex mutex_;
   std::map<DiskId, TimePoint> away_since_ DFS_GUARDED_BY(mutex_);
   std::set<DiskId> told_ DFS_GUARDED_BY(mutex_);  // that are lost, and cannot be made anew
-  std::vector<Step> steps_ DFS_GUARDED_BY(mutex_);
-  std::size_t next_ DFS_GUARDED_BY(mutex_) = 0;
-  // To balance: how many chunks are still to leave each disk.
-  std::map<DiskId, std::uint64_t> to_give_ DFS_GUARDED_BY(mutex_);
+  Plan plan_ DFS_GUARDED_BY(mutex_);
   std::uint64_t moved_ DFS_GUARDED_BY(mutex_) = 0;  // of this pass
   std::uint64_t waits_ DFS_GUARDED_BY(mutex_) = 0;  // of this pass: somebody else was at it
   std::uint64_t stuck_ DFS_GUARDED_BY(mutex_) = 0;  // of the last pass: could not be moved

@@ -55,7 +55,8 @@ std::string rebuild_phrase(const Json& rebuild) {
   if (rebuild.contains("time_left_s") && number_of(rebuild, "left_bytes") > 0)
     out += fmt::format(", about {} to go", duration_text(number_of(rebuild, "time_left_s")));
   if (const std::uint64_t stuck = number_of(rebuild, "stuck_chunks"); stuck > 0)
-    out += fmt::format("; {} chunks cannot be moved now: {}", stuck, rebuild.value("obstacle", ""));
+    out += fmt::format("; {} chunk{} cannot be moved now: {}", stuck, stuck == 1 ? "" : "s",
+                       rebuild.value("obstacle", ""));
   return out;
 }
 

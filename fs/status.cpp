@@ -168,8 +168,10 @@ Json problems_json(Filesystem& filesystem, bool chosen_read_only,
         break;
       case DiskHealth::kStale:
         problems.push_back(fmt::format(
-            "{} was away and may lack what was written meanwhile. It gets that by itself{}.",
-            disk_name(disk), resync_text(filesystem.resync_report())));
+            "{} was away and may lack what was written meanwhile. {}{}.", disk_name(disk),
+            at_mount ? "It gets that when the pool is mounted for writing"
+                     : "It gets that by itself",
+            resync_text(filesystem.resync_report())));
         break;
     }
   }

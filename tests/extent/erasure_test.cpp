@@ -213,6 +213,25 @@ TEST_SUITE("erasure coding") {
     }
   }
 
+  TEST_CASE("a disk that is smaller than the others has its part of the parity, and no more") {
+    std::vector<std::uint64_t> bytes(4, 256 * kMiB);
+    bytes[3] = 96 * kMiB;
+    SimStore store{1, {.disk_bytes = bytes, .policy = erasure(2, 1), .latency = {}}};
+    for (std::uint64_t i = 0; i < 300; ++i) REQUIRE(store.write(1, i * 256, 256, 1).has_value());
+    std::map<DiskId, std::pair<int, int>> columns;  // of parity, and all
+    for (const extent::ChunkPut& chunk : store.store->chunks()) {
+      if (chunk.places.size() != 3) continue;
+      ++columns[chunk.places.back().disk].first;
+      for (const extent::Place& place : chunk.places) ++columns[place.disk].second;
+    }
+    REQUIRE(columns.size() == 4);
+    for (const auto& [disk, of] : columns) {
+      CAPTURE(disk.raw);
+      CHECK(of.second >= 9);
+      CHECK(std::abs(of.first - of.second / 3) <= 2);
+    }
+  }
+
   TEST_CASE("with any two of six disks gone everything is read, and written") {
     for_each_choice(6, 2, [](const std::vector<std::size_t>& lost) {
       FourAndTwo store;
