@@ -241,7 +241,8 @@ Outcome<void> Daemon::open_pool(StartReport& report) {
   }
 
   const journal::Superblock as_found = pool->superblock();
-  const bool never_mounted = as_found.clean && as_found.manifest.runs.empty();
+  const bool never_mounted =
+      request_.options.read_only && as_found.clean && as_found.manifest.runs.empty();
   FilesystemOptions options;
   options.read_memory_bytes = request_.options.read_memory_bytes;
   options.acl = request_.options.acl;

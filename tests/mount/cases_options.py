@@ -276,6 +276,23 @@ def remount(bench):
 
 @case(
     GROUP,
+    "a pool that was never mounted is refused with -o ro, and one that is mounted so takes no disk",
+    where=OWN_POOLS,
+)
+def read_only_pool(bench):
+    pool = _pool(bench)
+    expect_refusal(pool.try_mount(options=["ro"]), EXIT_FAILED, "never been mounted", "without -o ro")
+    pool.mount().umount()
+    pool.mount(options=["ro"])
+    pid = pool.daemon_pid()
+    more = image_disk(bench.scratch / "more.img", DISK_BYTES)
+    expect_refusal(dynamicfs("disk", "add", pool.root, more.path), EXIT_FAILED, "read-only")
+    expect_equal(pool.daemon_pid(), pid, "the daemon")
+    pool.umount()
+
+
+@case(
+    GROUP,
     "mount(8) mounts, remounts and unmounts by type, by a line of fstab and with -a",
     where=OWN_POOLS,
     needs=["root"],

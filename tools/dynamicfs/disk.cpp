@@ -227,8 +227,8 @@ void add_disk_changes(CLI::App& disk, Action& action) {
       make("status", "Show what is being copied, and how far that is", &show_moves);
   status->add_flag("--json", words->json, "Everything, for programs");
   status->footer(
-      "Exit code: 0 everything is where it should be; 1 something is still to be copied; 15 "
-      "nothing is mounted.");
+      "Exit code: 0 nothing is to be copied; 1 something still is, or a disk is to leave and "
+      "cannot; 15 nothing is mounted.");
 }
 
 }  // namespace dynamicfs::tools
